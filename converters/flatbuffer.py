@@ -1,0 +1,109 @@
+"""Reading and writing TFLite files as Python objects, through LiteRT's own schema."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import flatbuffers
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from numpy.typing import NDArray
+
+from torchshrink.errors import ConversionError
+from torchshrink.files import atomic
+
+METADATA_NAME = "torchshrink"
+_DTYPES: dict[int, Any] = {
+    schema.TensorType.FLOAT32: np.float32,
+    schema.TensorType.FLOAT16: np.float16,
+    schema.TensorType.INT8: np.int8,
+    schema.TensorType.UINT8: np.uint8,
+    schema.TensorType.INT32: np.int32,
+    schema.TensorType.INT64: np.int64,
+    schema.TensorType.BOOL: np.bool_,
+}
+_NAMES = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
+
+
+def read(path: Path) -> Any:
+    """Return the model object of a TFLite file.
+
+    Raises:
+        ConversionError: When the file is not TFLite.
+    """
+    content = path.read_bytes()
+    if content[4:8] != b"TFL3":
+        raise ConversionError(f"{path} is not a TFLite file: convert a model first")
+    return schema.ModelT.InitFromPackedBuf(content, 0)
+
+
+def write(model: Any, path: Path) -> None:
+    """Write a model object as a TFLite file."""
+    builder = flatbuffers.Builder(1 << 20)
+    builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
+    with atomic(path) as temporary:
+        temporary.write_bytes(builder.Output())
+
+
+def tensor_name(tensor: Any) -> str:
+    """Return a tensor's name as text."""
+    return tensor.name.decode() if isinstance(tensor.name, bytes) else str(tensor.name)
+
+
+def constant(model: Any, tensor: Any) -> NDArray[Any] | None:
+    """Return the values of a constant tensor; None for a computed or sparse one, or one of an unusual type."""
+    data = model.buffers[tensor.buffer].data
+    if data is None or len(data) == 0 or tensor.sparsity is not None or tensor.type not in _DTYPES:
+        return None
+    return np.frombuffer(bytes(data), _DTYPES[tensor.type]).reshape(tensor.shape if tensor.shape is not None else ())
+
+
+def op_name(model: Any, operator: Any) -> str:
+    """Return the name of an operator, such as CONV_2D."""
+    code = model.operatorCodes[operator.opcodeIndex]
+    return _NAMES.get(max(code.builtinCode, code.deprecatedBuiltinCode), "CUSTOM")
+
+
+def opcode(model: Any, builtin: int) -> int:
+    """Return the index of an operator code, added when the model had no such operator."""
+    for index, code in enumerate(model.operatorCodes):
+        if max(code.builtinCode, code.deprecatedBuiltinCode) == builtin:
+            return index
+    code = schema.OperatorCodeT()
+    code.builtinCode = builtin
+    code.deprecatedBuiltinCode = min(builtin, 127)
+    code.version = 1
+    model.operatorCodes.append(code)
+    return len(model.operatorCodes) - 1
+
+
+def add_buffer(model: Any, data: bytes) -> int:
+    """Append a buffer and return its index."""
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(data, np.uint8)
+    model.buffers.append(buffer)
+    return len(model.buffers) - 1
+
+
+def set_metadata(model: Any, content: dict[str, Any]) -> None:
+    """Store ``content`` as JSON among the model's metadata, in place of an earlier one."""
+    entries = [entry for entry in model.metadata or [] if _entry_name(entry) != METADATA_NAME]
+    entry = schema.MetadataT()
+    entry.name = METADATA_NAME
+    entry.buffer = add_buffer(model, json.dumps(content).encode())
+    model.metadata = [*entries, entry]
+
+
+def get_metadata(model: Any) -> dict[str, Any]:
+    """Return what `set_metadata` stored, or an empty dictionary."""
+    for entry in model.metadata or []:
+        if _entry_name(entry) == METADATA_NAME:
+            content: dict[str, Any] = json.loads(bytes(model.buffers[entry.buffer].data))
+            return content
+    return {}
+
+
+def _entry_name(entry: Any) -> str:
+    return entry.name.decode() if isinstance(entry.name, bytes) else str(entry.name)

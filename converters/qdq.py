@@ -1,0 +1,123 @@
+"""Split a QDQ ONNX graph into a float graph and the ranges that its quantizers hold.
+
+Converters lose or recompute the scales of a QDQ graph; they are reliable on float graphs. So the two travel apart and
+meet again in the target format.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import NodeProto, helper, numpy_helper
+
+from torchshrink.converters.ranges import Range
+from torchshrink.errors import ConversionError
+
+QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
+
+
+def is_quantized(model: onnx.ModelProto) -> bool:
+    """Return whether a graph holds quantize or dequantize nodes."""
+    return any(node.op_type in (QUANTIZE, DEQUANTIZE) for node in model.graph.node)
+
+
+def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
+    """Return a node's attribute by name."""
+    for item in node.attribute:
+        if item.name == name:
+            return helper.get_attribute_value(item)
+    return default
+
+
+def constants(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
+    """Return the graph's initializers as arrays."""
+    return {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+
+
+def replace_initializers(model: onnx.ModelProto, arrays: dict[str, NDArray[Any]]) -> None:
+    """Keep the initializers that are still used, with ``arrays`` added or put in place of old ones."""
+    used = {name for node in model.graph.node for name in node.input}
+    kept = [item for item in model.graph.initializer if item.name in used and item.name not in arrays]
+    added = [numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in arrays.items()]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept + [item for item in added if item.name in used])
+
+
+def split(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Range]]:
+    """Return the float graph of a QDQ graph and the range of every tensor that was quantized.
+
+    Weights become the floats that their codes stand for, so the float graph computes what the quantized one computes
+    but for the rounding of activations. Ranges are named after the tensors of the float graph.
+
+    Raises:
+        ConversionError: When a scale is computed in the graph instead of stored.
+    """
+    model = copy.deepcopy(model)
+    arrays = constants(model)
+    weights: dict[str, NDArray[Any]] = {}
+    ranges: dict[str, Range] = {}
+    alias: dict[str, str] = {}
+    nodes = []
+    for node in model.graph.node:
+        if node.op_type == DEQUANTIZE and node.input[0] in arrays:
+            weight = _range(node, arrays)
+            weights[node.output[0]] = dequantize(arrays[node.input[0]], weight)
+            ranges[node.output[0]] = weight
+        elif node.op_type == QUANTIZE:
+            source = alias.get(node.input[0], node.input[0])
+            alias[node.output[0]] = source
+            ranges.setdefault(source, _range(node, arrays))
+        elif node.op_type == DEQUANTIZE:
+            alias[node.output[0]] = alias.get(node.input[0], node.input[0])
+        else:
+            for index, name in enumerate(node.input):
+                node.input[index] = alias.get(name, name)
+            nodes.append(node)
+    _rename_outputs(model, nodes, alias, ranges)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    del model.graph.value_info[:]
+    replace_initializers(model, weights)
+    return model, ranges
+
+
+def dequantize(codes: NDArray[Any], range_: Range) -> NDArray[np.float32]:
+    """Return ``scale * (codes - zero_point)`` in float32."""
+    shape = [1] * codes.ndim
+    if range_.axis is not None:
+        shape[range_.axis] = -1
+    scale = np.asarray(range_.scale, np.float32).reshape(shape)
+    zero_point = np.asarray(range_.zero_point, np.int32).reshape(shape)
+    return ((codes.astype(np.int32) - zero_point).astype(np.float32) * scale).astype(np.float32)
+
+
+def _range(node: NodeProto, arrays: dict[str, NDArray[Any]]) -> Range:
+    if node.input[1] not in arrays:
+        raise ConversionError(f"{node.op_type} {node.name!r}: its scale is computed, not stored; only static int8 works")
+    scale = arrays[node.input[1]]
+    codes = arrays[node.input[2]] if len(node.input) > 2 and node.input[2] else np.zeros(scale.shape, np.uint8)
+    # An unsigned code is a signed one shifted by 128: the real values are the same.
+    shift = 128 if codes.dtype == np.uint8 else 0
+    is_per_channel = scale.ndim == 1 and scale.size > 1 or (scale.ndim == 1 and node.input[0] in arrays)
+    return Range(
+        scale=tuple(float(value) for value in scale.ravel()),
+        zero_point=tuple(int(value) - shift for value in codes.ravel()),
+        axis=int(attribute(node, "axis", 1)) if is_per_channel else None,
+    )
+
+
+def _rename_outputs(
+    model: onnx.ModelProto, nodes: list[NodeProto], alias: dict[str, str], ranges: dict[str, Range]
+) -> None:
+    """Give the tensors that the dequantize nodes at the end named the names of the graph's outputs."""
+    renamed = {alias[item.name]: item.name for item in model.graph.output if item.name in alias}
+    for node in nodes:
+        for names in (node.input, node.output):
+            for index, name in enumerate(names):
+                names[index] = renamed.get(name, name)
+    for old, new in renamed.items():
+        ranges[new] = ranges.pop(old)

@@ -1,0 +1,74 @@
+"""The ranges that training learned, as one file that every target is made from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torchshrink.errors import ConversionError
+from torchshrink.files import atomic
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Range:
+    """How one tensor is quantized: ``real = scale * (code - zero_point)``.
+
+    Attributes:
+        scale: One positive number, or one per slice of ``axis``; each is exactly a float32.
+        zero_point: Codes, as many as scales.
+        axis: The quantized dimension of a per-channel weight, None for an activation.
+    """
+
+    scale: tuple[float, ...]
+    zero_point: tuple[int, ...]
+    axis: int | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.scale) != len(self.zero_point) or (self.axis is None and len(self.scale) != 1):
+            raise ValueError(f"{len(self.scale)} scales, {len(self.zero_point)} zero points, axis {self.axis}")
+        if not all(np.isfinite(scale) and scale > 0 for scale in self.scale):
+            raise ValueError(f"scales must be positive and finite, got {min(self.scale)}..{max(self.scale)}")
+
+    @property
+    def limits(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The least and greatest real value, in float64 so that dividing gives the same float32 scale again.
+
+        A weight is symmetric in [-127, 127], an activation affine in [-128, 127].
+        """
+        scale = np.asarray(self.scale, dtype=np.float64)
+        zero_point = np.asarray(self.zero_point, dtype=np.float64)
+        lowest = -128 if self.axis is None else -127
+        return (lowest - zero_point) * scale, (127 - zero_point) * scale
+
+
+Ranges = Mapping[str, Range]
+
+
+def save(ranges: Ranges, path: Path) -> None:
+    """Write ranges as JSON: ``{"schema": 1, "tensors": {NAME: {"scale", "zero_point", "axis"}}}``."""
+    content = {"schema": SCHEMA, "tensors": {name: asdict(value) for name, value in ranges.items()}}
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1))
+
+
+def load(path: Path) -> dict[str, Range]:
+    """Read what `save` wrote.
+
+    Raises:
+        ConversionError: When the file is not one of ranges.
+    """
+    try:
+        content = json.loads(path.read_text())
+        return {
+            name: Range(tuple(value["scale"]), tuple(value["zero_point"]), value["axis"])
+            for name, value in content["tensors"].items()
+        }
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConversionError(f"{path} is not a file of ranges as torchshrink writes them: {error}") from error

@@ -1,0 +1,214 @@
+"""Quantize a float TFLite file with the scales that PyTorch learned.
+
+The float file came through onnx2tf, which renames and fuses tensors. Its tensors are matched with those of the float
+ONNX file by their values on one random input, the learned ranges are handed to ai-edge-quantizer as if they were its
+calibration result, and every scale arrives as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from torchshrink.converters import flatbuffer, qdq
+from torchshrink.converters.ranges import Range, Ranges
+from torchshrink.errors import ConversionError
+from torchshrink.files import atomic
+
+# The dimension of each operator's weight that holds the output channels.
+_OUTPUT_AXIS = {"CONV_2D": 0, "TRANSPOSE_CONV": 0, "FULLY_CONNECTED": 0, "DEPTHWISE_CONV_2D": 3}
+_WEIGHT_INPUT = {"CONV_2D": 1, "TRANSPOSE_CONV": 1, "FULLY_CONNECTED": 1, "DEPTHWISE_CONV_2D": 1}
+_MOVES = {"RESHAPE", "TRANSPOSE", "PAD", "MAX_POOL_2D", "AVERAGE_POOL_2D", "SLICE", "STRIDED_SLICE", "SQUEEZE",
+          "EXPAND_DIMS", "RESIZE_NEAREST_NEIGHBOR", "RESIZE_BILINEAR", "CONCATENATION"}  # fmt: skip
+
+
+@dataclass
+class Match:
+    """Which ONNX tensor every TFLite tensor takes its range from."""
+
+    sources: dict[str, str] = field(default_factory=dict)
+    inherited: dict[str, str] = field(default_factory=dict)
+    unmatched: list[str] = field(default_factory=list)
+
+
+def quantize(float_tflite: Path, float_onnx: Path, ranges: Ranges, target: Path) -> Match:
+    """Write the int8 file, full-integer input and output included, and return how its tensors were matched.
+
+    Args:
+        float_tflite: What onnx2tf made of ``float_onnx``.
+        float_onnx: The float half of `qdq.split`.
+        ranges: The other half.
+        target: Where the int8 file goes.
+
+    Raises:
+        ConversionError: When a tensor has no learned range, or ai-edge-quantizer refuses the model.
+    """
+    from ai_edge_quantizer import quantizer, recipe
+
+    model = flatbuffer.read(float_tflite)
+    match = Match()
+    statistics = _weight_statistics(model, float_onnx, ranges, match)
+    statistics |= _activation_statistics(model, float_tflite, float_onnx, ranges, match)
+    if match.unmatched:
+        raise ConversionError(
+            f"{len(match.unmatched)} tensors of {float_tflite.name} match no tensor of the quantized PyTorch graph, "
+            f"first {match.unmatched[0]!r}: their ranges are unknown"
+        )
+    try:
+        worker = quantizer.Quantizer(str(float_tflite), recipe.static_wi8_ai8())
+        content = worker.quantize(statistics).quantized_model
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise ConversionError(f"ai-edge-quantizer refused {float_tflite.name}: {error}") from error
+    with atomic(target) as temporary:
+        temporary.write_bytes(content)
+    return match
+
+
+def _weight_statistics(model: Any, float_onnx: Path, ranges: Ranges, match: Match) -> dict[str, Any]:
+    """Return min and max per channel of every weight, found by the sorted values of each output channel."""
+    arrays = qdq.constants(onnx.load(str(float_onnx)))
+    known = {
+        name: (_channels(arrays[name], range_.axis), range_)
+        for name, range_ in ranges.items()
+        if range_.axis is not None and name in arrays
+    }
+    statistics = {}
+    graph = model.subgraphs[0]
+    for operator in graph.operators:
+        kind = flatbuffer.op_name(model, operator)
+        if kind not in _OUTPUT_AXIS:
+            continue
+        tensor = graph.tensors[operator.inputs[_WEIGHT_INPUT[kind]]]
+        values = flatbuffer.constant(model, tensor)
+        if values is None:
+            continue
+        axis, name = _OUTPUT_AXIS[kind], flatbuffer.tensor_name(tensor)
+        found = _find(_channels(values, axis), {key: channels for key, (channels, _) in known.items()})
+        if found is None:
+            match.unmatched.append(name)
+            continue
+        shape = [1] * values.ndim
+        shape[axis] = -1
+        low, high = known[found][1].limits
+        statistics[name] = {"min": low.reshape(shape), "max": high.reshape(shape)}
+        match.sources[name] = found
+    return statistics
+
+
+def _activation_statistics(
+    model: Any, float_tflite: Path, float_onnx: Path, ranges: Ranges, match: Match
+) -> dict[str, Any]:
+    sample = _random_input(float_onnx)
+    wanted = {name for name, range_ in ranges.items() if range_.axis is None}
+    onnx_values = {name: np.sort(value.ravel()) for name, value in onnx_tensors(float_onnx, wanted, sample).items()}
+    tflite_values = tflite_tensors(float_tflite, sample)
+    graph = model.subgraphs[0]
+    chosen: dict[str, Range] = {}
+    for tensor in graph.tensors:
+        name = flatbuffer.tensor_name(tensor)
+        if name in tflite_values and flatbuffer.constant(model, tensor) is None:
+            found = _find(np.sort(tflite_values[name].ravel()), onnx_values)
+            if found is not None:
+                match.sources[name] = found
+                chosen[name] = ranges[found]
+    _inherit(model, graph, chosen, match)
+    ranks = {flatbuffer.tensor_name(tensor): len(tensor.shape) for tensor in graph.tensors}
+    return {name: _statistic(range_, ranks[name]) for name, range_ in chosen.items()}
+
+
+def _inherit(model: Any, graph: Any, chosen: dict[str, Range], match: Match) -> None:
+    """Give the tensors that the converter added (a PAD, a RESHAPE) the range of the tensor that they move."""
+    names = [flatbuffer.tensor_name(tensor) for tensor in graph.tensors]
+    operators = [op for op in graph.operators if flatbuffer.op_name(model, op) in _MOVES]
+    for _ in range(len(operators)):
+        for operator in operators:
+            ends = [names[index] for index in (operator.inputs[0], operator.outputs[0])]
+            for known, other in (ends, reversed(ends)):
+                if known in chosen and other not in chosen:
+                    chosen[other] = chosen[known]
+                    match.inherited[other] = known
+    computed = {names[index] for op in graph.operators for index in op.outputs} | {names[i] for i in graph.inputs}
+    match.unmatched.extend(
+        flatbuffer.tensor_name(tensor)
+        for tensor in graph.tensors
+        if flatbuffer.tensor_name(tensor) in computed - set(chosen) and tensor.type == 0
+    )
+
+
+def _statistic(range_: Range, rank: int) -> dict[str, NDArray[np.float64]]:
+    low, high = range_.limits
+    return {"min": low.reshape([1] * rank), "max": high.reshape([1] * rank)}
+
+
+def _channels(values: NDArray[Any], axis: int | None) -> NDArray[Any]:
+    """Return ``[channels, n]`` with the values of every channel sorted."""
+    rows = np.moveaxis(values, axis or 0, 0).reshape(values.shape[axis or 0], -1)
+    return np.sort(rows, axis=1)
+
+
+def _find(values: NDArray[Any], candidates: dict[str, NDArray[Any]]) -> str | None:
+    """Return the candidate that holds the same values, the nearest one when several do."""
+    tolerance = 1e-4 * max(float(np.abs(values).max(initial=0.0)), 1e-6)
+    distances = {
+        name: float(np.abs(candidate - values).max(initial=0.0))
+        for name, candidate in candidates.items()
+        if candidate.shape == values.shape
+    }
+    close = [name for name, distance in distances.items() if distance <= tolerance]
+    return min(close, key=distances.__getitem__, default=None)
+
+
+def _random_input(float_onnx: Path) -> NDArray[np.float32]:
+    item = onnx.load(str(float_onnx), load_external_data=False).graph.input[0]
+    shape = [dimension.dim_value or 1 for dimension in item.type.tensor_type.shape.dim]
+    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+
+
+def onnx_tensors(path: Path, names: set[str], sample: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    """Return the values of the named tensors of an ONNX file on one input."""
+    import onnxruntime
+
+    model = onnx.load(str(path))
+    outputs = {item.name for item in model.graph.output}
+    produced = {name for node in model.graph.node for name in node.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(names & produced - outputs))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    entry = model.graph.input[0].name
+    found = [item.name for item in session.get_outputs()]
+    values = dict(zip(found, session.run(found, {entry: sample}), strict=True))
+    return values | ({entry: sample} if entry in names else {})
+
+
+def tflite_tensors(path: Path, sample: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    """Return the values of every float tensor of a TFLite file on one input in PyTorch's layout."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    interpreter = Interpreter(str(path), experimental_preserve_all_tensors=True, num_threads=1)
+    interpreter.allocate_tensors()
+    entry = interpreter.get_input_details()[0]
+    interpreter.set_tensor(entry["index"], to_tflite_layout(sample, tuple(entry["shape"])))
+    interpreter.invoke()
+    values = {}
+    for detail in interpreter.get_tensor_details():
+        if detail["dtype"] == np.float32 and detail["name"]:
+            try:
+                values[detail["name"]] = interpreter.get_tensor(detail["index"])
+            except ValueError:
+                continue  # a temporary tensor without data
+    return values
+
+
+def to_tflite_layout(sample: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return ``[N, C, *size]`` as the channels-last array that a TFLite file expects."""
+    if sample.shape != shape or sample.ndim > 2:
+        sample = np.moveaxis(sample, 1, -1)
+    return np.ascontiguousarray(sample.reshape(shape))
+
+
+_Layout = Callable[[NDArray[Any]], NDArray[Any]]

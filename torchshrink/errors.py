@@ -1,0 +1,58 @@
+"""What can go wrong, as one tree.
+
+ShrinkError
+|-- DataError             data that cannot be read or used: exit code 3
+|-- RecipeError           a recipe with unknown keys or contradicting values: 3
+|-- ModelError            a model or checkpoint that cannot be read or used: 3
+|   `-- UnsupportedOpError    an operation that the target format cannot express: 3
+|-- OutputError           a file or folder that cannot be written: 3
+|-- ConversionError       a converter that stopped: 4
+|-- ParityError           a file that does not compute what its source computes: 4
+`-- MissingExtraError     an optional dependency that is not installed: 5
+"""
+
+from __future__ import annotations
+
+
+class ShrinkError(Exception):
+    """Base of every error that torchshrink raises on purpose; its text is one sentence for the user."""
+
+    exit_code = 3
+
+
+class DataError(ShrinkError):
+    """Data that cannot be read or used."""
+
+
+class RecipeError(ShrinkError):
+    """A recipe with unknown keys or contradicting values."""
+
+
+class ModelError(ShrinkError):
+    """A model or checkpoint that cannot be read or used."""
+
+
+class UnsupportedOpError(ModelError):
+    """An operation that the target format cannot express."""
+
+
+class OutputError(ShrinkError):
+    """A file or folder that cannot be written."""
+
+
+class ConversionError(ShrinkError):
+    """A converter that stopped; the text names its log."""
+
+    exit_code = 4
+
+
+class ParityError(ShrinkError):
+    """A file that does not compute what its source computes."""
+
+    exit_code = 4
+
+
+class MissingExtraError(ShrinkError):
+    """An optional dependency that is not installed."""
+
+    exit_code = 5

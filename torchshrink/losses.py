@@ -1,0 +1,119 @@
+"""Segmentation losses over probabilities: Focal-Tversky, Tversky, Dice and binary cross-entropy.
+
+Each loss is computed per sample and channel and then averaged, so that the value over a data set depends neither on
+the batch size nor on the order. A truth that is empty costs ``1 - smooth / (smooth + beta * FP)``: 0 when nothing is
+predicted, towards 1 the more is.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from torchshrink.errors import RecipeError
+
+
+def tversky_index(
+    probability: Tensor, truth: Tensor, alpha: float = 0.7, beta: float = 0.3, smooth: float = 1.0
+) -> Tensor:
+    """Return the Tversky index of every sample and channel.
+
+    ``(TP + smooth) / (TP + alpha * FN + beta * FP + smooth)`` with soft counts over the positions.
+
+    Args:
+        probability: ``[N, C, *size]`` in [0, 1].
+        truth: ``[N, C, *size]`` of 0 and 1.
+        alpha: Weight of false negatives.
+        beta: Weight of false positives.
+        smooth: Positions added on both sides; it decides what an empty truth costs.
+
+    Returns:
+        ``[N, C]`` in [0, 1]; 1 is a perfect match.
+
+    Source: Salehi, Erdogmus and Gholipour, arXiv:1706.05721, equation 3; alpha and beta as in Abraham and Khan.
+    """
+    probability, truth = probability.float().flatten(2), truth.float().flatten(2)
+    true_positive = (probability * truth).sum(-1)
+    false_negative = ((1 - probability) * truth).sum(-1)
+    false_positive = (probability * (1 - truth)).sum(-1)
+    return (true_positive + smooth) / (true_positive + alpha * false_negative + beta * false_positive + smooth)
+
+
+class FocalTversky(nn.Module):
+    """``mean((1 - TI) ** gamma)`` over samples and channels, TI the Tversky index.
+
+    With ``gamma < 1`` the gradient grows where the overlap is already good, which sharpens small structures.
+
+    Args:
+        alpha: Weight of false negatives.
+        beta: Weight of false positives.
+        gamma: The exponent itself; the paper writes it as ``1 / gamma`` with ``gamma = 4/3``.
+        smooth: Positions added to both sides of the index, see `tversky_index`.
+
+    Raises:
+        RecipeError: When a weight is negative or ``gamma`` or ``smooth`` is not positive.
+
+    Source: Abraham and Khan, arXiv:1810.07842, equation 4.
+
+    >>> FocalTversky()(torch.ones(1, 1, 4), torch.ones(1, 1, 4)).item()
+    0.0
+    """
+
+    def __init__(self, alpha: float = 0.7, beta: float = 0.3, gamma: float = 0.75, smooth: float = 1.0) -> None:
+        super().__init__()
+        if min(alpha, beta) < 0 or min(gamma, smooth) <= 0:
+            raise RecipeError(
+                f"alpha={alpha}, beta={beta}, gamma={gamma}, smooth={smooth}: alpha and beta must not be negative, "
+                "gamma and smooth must be positive"
+            )
+        self.alpha, self.beta, self.gamma, self.smooth = alpha, beta, gamma, smooth
+
+    def forward(self, probability: Tensor, truth: Tensor) -> Tensor:
+        """Return the scalar loss of ``[N, C, *size]`` probabilities against a truth of the same shape."""
+        index = tversky_index(probability, truth, self.alpha, self.beta, self.smooth)
+        # A perfect sample has no slope under gamma < 1 but an infinite one on paper: keep it finite.
+        return (1 - index).clamp_min(0).add(1e-8).pow(self.gamma).sub(1e-8**self.gamma).mean()
+
+
+class Tversky(FocalTversky):
+    """``mean(1 - TI)``: Focal-Tversky with ``gamma = 1``. Source: Salehi et al., arXiv:1706.05721."""
+
+    def __init__(self, alpha: float = 0.7, beta: float = 0.3, smooth: float = 1.0) -> None:
+        super().__init__(alpha, beta, 1.0, smooth)
+
+
+class Dice(Tversky):
+    """``mean(1 - dice)``: Tversky with ``alpha = beta = 0.5``. Source: Milletari et al., arXiv:1606.04797."""
+
+    def __init__(self, smooth: float = 1.0) -> None:
+        super().__init__(0.5, 0.5, smooth)
+
+
+class BCE(nn.Module):
+    """Binary cross-entropy of probabilities, averaged over everything; logarithms are clamped at -100."""
+
+    def forward(self, probability: Tensor, truth: Tensor) -> Tensor:
+        """Return the scalar loss of ``[N, C, *size]`` probabilities against a truth of the same shape."""
+        return nn.functional.binary_cross_entropy(probability.float(), truth.float())
+
+
+BY_NAME: dict[str, type[nn.Module]] = {
+    "focal_tversky": FocalTversky,
+    "tversky": Tversky,
+    "dice": Dice,
+    "bce": BCE,
+}
+
+
+def build(name: str, **settings: float) -> nn.Module:
+    """Return the loss called ``name`` with its settings.
+
+    Raises:
+        RecipeError: When there is no such loss or it has no such setting.
+    """
+    if name not in BY_NAME:
+        raise RecipeError(f"unknown loss {name!r}: expected one of {', '.join(BY_NAME)}, or module:callable")
+    try:
+        return BY_NAME[name](**settings)
+    except TypeError as error:
+        raise RecipeError(f"loss {name!r} does not take {settings}: {error}") from None

@@ -1,0 +1,121 @@
+"""From a float module to a quantized graph: prepare, train or calibrate, convert."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+from torch.fx import GraphModule
+
+from torchshrink.errors import ModelError
+from torchshrink.quantize.prepared import PreparedModule
+
+_TORCHAO_BATCH_NORM_EPS = 1e-5  # built into torchao's QAT pattern
+
+
+def prepare_qat(model: nn.Module, example_input: Tensor) -> PreparedModule:
+    """Return a trainable copy of ``model`` that computes with the TFLite int8 scheme, faked in float.
+
+    BatchNorm is folded into the weights that are quantized and keeps learning its statistics until ``freeze()``.
+    The copy takes any batch size. Pruned weights (exact zeros) stay zero as long as ``apply_masks()`` follows
+    every optimizer step.
+
+    Args:
+        model: A float module whose pruning has been made permanent (`torchshrink.prune.remove`).
+        example_input: ``[N, C, *size]``; only the size of one sample counts.
+
+    Raises:
+        ModelError: When torch.export cannot trace the model.
+
+    Source: Jacob et al., arXiv:1712.05877, sections 3.1 and 3.2, through torchao's PT2E flow.
+    """
+    return _prepare(model, example_input, is_qat=True)
+
+
+def prepare_ptq(model: nn.Module, example_input: Tensor) -> PreparedModule:
+    """Return a copy of ``model`` whose tensors are observed: feed it data with `calibrate`, then `convert` it.
+
+    Args and Raises as `prepare_qat`.
+    """
+    return _prepare(model, example_input, is_qat=False)
+
+
+@torch.no_grad()
+def calibrate(prepared: PreparedModule, batches: Iterable[Tensor]) -> None:
+    """Show a module from `prepare_ptq` batches of ``[N, C, *size]``, from which it learns its ranges."""
+    for batch in batches:
+        prepared(batch)
+
+
+def convert(prepared: PreparedModule) -> GraphModule:
+    """Return the quantized graph: int8 weights, and explicit quantize and dequantize nodes around every operation.
+
+    ``prepared`` is left as it was, so that its training can go on.
+    """
+    with _quiet():
+        from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
+
+        graph: GraphModule = convert_pt2e(copy.deepcopy(prepared).eval().graph_module)
+    return graph
+
+
+def capture(model: nn.Module, example_input: Tensor) -> GraphModule:
+    """Return ``model`` as an exported graph with a free batch size.
+
+    Raises:
+        ModelError: When torch.export cannot trace the model.
+    """
+    # Two samples: torch.export treats a dimension of 1 as a constant.
+    sample = torch.cat([example_input[:1]] * 2)
+    try:
+        with _quiet():
+            program = torch.export.export(model, (sample,), dynamic_shapes=({0: Dim.DYNAMIC},))
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"{type(model).__name__} cannot be traced by torch.export ({type(error).__name__}: {reason}); "
+            "its forward must not branch on the values of tensors"
+        ) from error
+    return program.module()
+
+
+def _prepare(model: nn.Module, example_input: Tensor, is_qat: bool) -> PreparedModule:
+    with _quiet():
+        from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e, prepare_qat_pt2e
+
+        from torchshrink.quantize.quantizer import TFLiteQuantizer
+
+        model = copy.deepcopy(model).train(is_qat)
+        _absorb_batch_norm_eps(model)
+        prepare = prepare_qat_pt2e if is_qat else prepare_pt2e
+        return PreparedModule(prepare(capture(model, example_input), TFLiteQuantizer(is_qat)), is_qat)
+
+
+def _absorb_batch_norm_eps(model: nn.Module) -> None:
+    """Move what a BatchNorm's eps differs from torchao's into its running variance, which computes the same."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_var is not None:
+            module.running_var += module.eps - _TORCHAO_BATCH_NORM_EPS
+            module.eps = _TORCHAO_BATCH_NORM_EPS
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch's and torchao's deprecations and missing CUDA parts off the user's terminal."""
+    loggers = [logging.getLogger("torchao"), logging.getLogger("torch.export")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

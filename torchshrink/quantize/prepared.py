@@ -1,0 +1,79 @@
+"""A module under quantization: an exported graph with observers or fake quantization in it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+
+aten = torch.ops.aten
+
+# Where the operations of an exported graph keep their ``training`` flag.
+_TRAINING_ARGUMENT = {aten.batch_norm.default: 5, aten.dropout.default: 2, aten.dropout_.default: 2}
+
+
+class PreparedModule(nn.Module):
+    """What `prepare_qat` and `prepare_ptq` return: it trains, evaluates and saves like any module.
+
+    An exported graph has its mode written into its operations; this wrapper rewrites them on ``train()`` and
+    ``eval()``. Weights that are exactly zero when it is made are kept zero by `apply_masks`.
+
+    Args:
+        graph: The prepared graph.
+        is_qat: True when the graph is to be trained.
+    """
+
+    def __init__(self, graph: GraphModule, is_qat: bool) -> None:
+        super().__init__()
+        self.graph_module = graph
+        self.is_qat = is_qat
+        self._frozen_statistics = False
+        self._masks = {
+            name: parameter.detach() != 0
+            for name, parameter in graph.named_parameters()
+            if parameter.dim() > 1 and bool((parameter == 0).any())
+        }
+        self.train(is_qat)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Run the graph on what the float module takes, with any batch size."""
+        output: Tensor = self.graph_module(*inputs)
+        return output
+
+    def train(self, mode: bool = True) -> PreparedModule:
+        """Switch BatchNorm and dropout; a frozen BatchNorm stays in evaluation mode."""
+        self.training = mode
+        for node in self.graph_module.graph.nodes:
+            position = _TRAINING_ARGUMENT.get(node.target)
+            if position is not None:
+                is_frozen = self._frozen_statistics and node.target is aten.batch_norm.default
+                _set_argument(node, position, mode and not is_frozen)
+        self.graph_module.recompile()
+        return self
+
+    def freeze(self) -> None:
+        """Stop activation ranges and BatchNorm statistics; weights then train against what production will use.
+
+        Source: Krishnamoorthi, arXiv:1806.08342, section 3.2.
+        """
+        from torchao.quantization.pt2e import FakeQuantizeBase
+
+        self._frozen_statistics = True
+        self.train(self.training)
+        for module in self.graph_module.modules():
+            if isinstance(module, FakeQuantizeBase) and not getattr(module, "is_per_channel", False):
+                module.disable_observer()
+
+    @torch.no_grad()
+    def apply_masks(self) -> None:
+        """Set the weights that were pruned before preparation back to exactly zero; call it after every step."""
+        if self._masks:
+            parameters = dict(self.graph_module.named_parameters())
+            for name, mask in self._masks.items():
+                parameters[name].mul_(mask)
+
+
+def _set_argument(node: Node, position: int, value: bool) -> None:
+    arguments = list(node.args)
+    arguments[position] = value
+    node.args = tuple(arguments)

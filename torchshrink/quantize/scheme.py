@@ -1,0 +1,81 @@
+"""The TFLite 8-bit scheme as torchao quantization specs.
+
+Activations are affine int8 per tensor in [-128, 127]; weights are symmetric int8 per output channel in [-127, 127]
+with zero point 0; a sigmoid, softmax or tanh has fixed parameters.
+
+Source: https://ai.google.dev/edge/litert/models/quantization_spec
+"""
+
+from __future__ import annotations
+
+import torch
+from torchao.quantization.pt2e import (
+    FakeQuantize,
+    FusedMovingAvgObsFakeQuantize,
+    HistogramObserver,
+    MovingAverageMinMaxObserver,
+    MovingAveragePerChannelMinMaxObserver,
+    PerChannelMinMaxObserver,
+)
+from torchao.quantization.pt2e.quantizer import FixedQParamsQuantizationSpec, QuantizationSpec
+
+ACTIVATION_MIN, ACTIVATION_MAX = -128, 127
+WEIGHT_MIN, WEIGHT_MAX = -127, 127
+
+# The smallest scales: a tensor or channel that is all zeros must not get a scale so small that the int32 bias, whose
+# scale is their product, overflows.
+_ACTIVATION_EPS, _WEIGHT_EPS = 2.0**-16, 2.0**-20
+
+
+def activation_spec(is_qat: bool) -> QuantizationSpec:
+    """Return the spec of an activation: int8, affine, one range per tensor."""
+    observer = (
+        FusedMovingAvgObsFakeQuantize.with_args(observer=MovingAverageMinMaxObserver, eps=_ACTIVATION_EPS)
+        if is_qat
+        else HistogramObserver.with_args(eps=_ACTIVATION_EPS)
+    )
+    return QuantizationSpec(
+        dtype=torch.int8,
+        observer_or_fake_quant_ctr=observer,
+        quant_min=ACTIVATION_MIN,
+        quant_max=ACTIVATION_MAX,
+        qscheme=torch.per_tensor_affine,
+    )
+
+
+def weight_spec(is_qat: bool, axis: int) -> QuantizationSpec:
+    """Return the spec of a weight: int8, symmetric, one scale per slice of ``axis``, the output-channel axis."""
+    observer = (
+        # averaging_constant=1: the scale is that of the weights of this very step, not of an average of old ones.
+        # Not the fused class: it quantizes axis 0 only. ch_axis is repeated because torchao drops the spec's own here.
+        FakeQuantize.with_args(
+            observer=MovingAveragePerChannelMinMaxObserver, averaging_constant=1.0, eps=_WEIGHT_EPS, ch_axis=axis
+        )
+        if is_qat
+        else PerChannelMinMaxObserver.with_args(eps=_WEIGHT_EPS)
+    )
+    return QuantizationSpec(
+        dtype=torch.int8,
+        observer_or_fake_quant_ctr=observer,
+        quant_min=WEIGHT_MIN,
+        quant_max=WEIGHT_MAX,
+        qscheme=torch.per_channel_symmetric,
+        ch_axis=axis,
+    )
+
+
+def fixed_spec(scale: float, zero_point: int) -> FixedQParamsQuantizationSpec:
+    """Return the spec of an output whose range is known without looking, such as a sigmoid's."""
+    return FixedQParamsQuantizationSpec(
+        dtype=torch.int8,
+        scale=scale,
+        zero_point=zero_point,
+        quant_min=ACTIVATION_MIN,
+        quant_max=ACTIVATION_MAX,
+        qscheme=torch.per_tensor_affine,
+    )
+
+
+SIGMOID = fixed_spec(1 / 256, -128)
+SOFTMAX = fixed_spec(1 / 256, -128)
+TANH = fixed_spec(1 / 128, 0)

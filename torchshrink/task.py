@@ -1,0 +1,86 @@
+"""What a model is for: data, loss and the normalisation that travels with every exported file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from torchshrink.errors import DataError
+from torchshrink.losses import FocalTversky
+
+Samples = Dataset[tuple[Tensor, Tensor]]
+Augmentation = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """``(raw - mean) / std`` per channel: what a file expects to be done to its input.
+
+    Attributes:
+        mean: One number per input channel, in the units of the raw data.
+        std: As many positive numbers.
+        raw: What the raw data is, such as ``"uint8 / 255"``; for the reader of a file.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    raw: str = "float32"
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std) or not all(value > 0 for value in self.std):
+            raise DataError(f"normalization needs as many positive std as means, got mean={self.mean}, std={self.std}")
+
+    def apply(self, inputs: Tensor) -> Tensor:
+        """Return normalised ``[N, C, *size]``."""
+        shape = (1, -1, *[1] * (inputs.dim() - 2))
+        mean, std = torch.tensor(self.mean).reshape(shape), torch.tensor(self.std).reshape(shape)
+        return (inputs - mean) / std
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what is stored beside and inside exported files."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything that training, calibrating, verifying and measuring need to know about the job.
+
+    Attributes:
+        name: For reports.
+        train: Pairs of a normalised input ``[C, *size]`` (float32) and its truth ``[K, *size]`` (0 and 1).
+        validation: Held out of training; picks the best checkpoint.
+        test: Looked at for the reported figures only.
+        normalization: What was done to the raw inputs.
+        loss: ``loss(probability, truth)``, a scalar, smaller is better.
+        augment: Changes a training batch at random, from the generator it is given.
+        class_names: One per output channel.
+    """
+
+    name: str
+    train: Samples
+    validation: Samples
+    test: Samples
+    normalization: Normalization
+    loss: nn.Module = field(default_factory=FocalTversky)
+    augment: Augmentation | None = None
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def example_input(self) -> Tensor:
+        """The first test input as a batch of one, ``[1, C, *size]``."""
+        return self.test[0][0].unsqueeze(0)
+
+    @property
+    def example_truth(self) -> Tensor:
+        """The first test truth as a batch of one, ``[1, K, *size]``."""
+        return self.test[0][1].unsqueeze(0)
+
+    @property
+    def dims(self) -> int:
+        """2 for images, 1 for signals."""
+        return self.example_input.dim() - 2
