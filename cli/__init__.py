@@ -1,1 +1,5 @@
-"""Command line."""
+"""The command line."""
+
+from torchshrink.cli.app import main
+
+__all__ = ["main"]

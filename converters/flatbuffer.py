@@ -10,6 +10,7 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
+from torchshrink.converters.ranges import Range
 
 from torchshrink.errors import ConversionError
 from torchshrink.files import atomic
@@ -52,12 +53,28 @@ def tensor_name(tensor: Any) -> str:
     return tensor.name.decode() if isinstance(tensor.name, bytes) else str(tensor.name)
 
 
+def dtype(tensor: Any) -> Any:
+    """Return the NumPy type of a tensor's elements."""
+    return _DTYPES[tensor.type]
+
+
 def constant(model: Any, tensor: Any) -> NDArray[Any] | None:
     """Return the values of a constant tensor; None for a computed or sparse one, or one of an unusual type."""
     data = model.buffers[tensor.buffer].data
     if data is None or len(data) == 0 or tensor.sparsity is not None or tensor.type not in _DTYPES:
         return None
     return np.frombuffer(bytes(data), _DTYPES[tensor.type]).reshape(tensor.shape if tensor.shape is not None else ())
+
+
+def quantization(tensor: Any) -> Range | None:
+    """Return how a tensor is quantized, None when it is not."""
+    parameters = tensor.quantization
+    if parameters is None or parameters.scale is None or len(parameters.scale) == 0:
+        return None
+    scale = tuple(float(value) for value in parameters.scale)
+    zero_point = tuple(int(value) for value in parameters.zeroPoint)
+    has_channels = len(scale) > 1 or (tensor.buffer and tensor.shape is not None and len(tensor.shape) > 1)
+    return Range(scale, zero_point, int(parameters.quantizedDimension) if has_channels else None)
 
 
 def op_name(model: Any, operator: Any) -> str:

@@ -14,7 +14,6 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
-
 from torchshrink.converters.qdq import DEQUANTIZE, QUANTIZE, attribute, constants, replace_initializers
 
 _WEIGHTED = {"Conv", "Gemm"}
@@ -110,12 +109,12 @@ def _channels_to_space(
     if len(kernel) == 2:
         settings = {"blocksize": kernel[0], "mode": "CRD"}
         return [helper.make_node("DepthToSpace", [source], [target], f"{target}_space", **settings)]
-    added[f"{target}_apart"] = np.array([0, outputs, kernel[0], -1], np.int64)
-    added[f"{target}_joined"] = np.array([0, outputs, -1], np.int64)
+    added[f"{target}_apart_shape"] = np.array([0, outputs, kernel[0], -1], np.int64)
+    added[f"{target}_joined_shape"] = np.array([0, outputs, -1], np.int64)
     return [
-        helper.make_node("Reshape", [source, f"{target}_apart"], [f"{target}_1"], f"{target}_split"),
-        helper.make_node("Transpose", [f"{target}_1"], [f"{target}_2"], f"{target}_swap", perm=[0, 1, 3, 2]),
-        helper.make_node("Reshape", [f"{target}_2", f"{target}_joined"], [target], f"{target}_join"),
+        helper.make_node("Reshape", [source, f"{target}_apart_shape"], [f"{target}_apart"], f"{target}_split"),
+        helper.make_node("Transpose", [f"{target}_apart"], [f"{target}_swapped"], f"{target}_swap", perm=[0, 1, 3, 2]),
+        helper.make_node("Reshape", [f"{target}_swapped", f"{target}_joined_shape"], [target], f"{target}_join"),
     ]
 
 
@@ -180,4 +179,3 @@ def _make_unsigned(model: onnx.ModelProto) -> None:
             added[name] = (arrays[node.input[2]].astype(np.int16) + 128).astype(np.uint8)
             node.input[2] = name
     replace_initializers(model, added)
-

@@ -13,8 +13,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper
-
 from torchshrink.converters.ranges import Range
+
 from torchshrink.errors import ConversionError
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
@@ -97,12 +97,14 @@ def dequantize(codes: NDArray[Any], range_: Range) -> NDArray[np.float32]:
 
 def _range(node: NodeProto, arrays: dict[str, NDArray[Any]]) -> Range:
     if node.input[1] not in arrays:
-        raise ConversionError(f"{node.op_type} {node.name!r}: its scale is computed, not stored; only static int8 works")
+        raise ConversionError(
+            f"{node.op_type} {node.name!r}: its scale is computed, not stored; only static int8 works"
+        )
     scale = arrays[node.input[1]]
     codes = arrays[node.input[2]] if len(node.input) > 2 and node.input[2] else np.zeros(scale.shape, np.uint8)
     # An unsigned code is a signed one shifted by 128: the real values are the same.
     shift = 128 if codes.dtype == np.uint8 else 0
-    is_per_channel = scale.ndim == 1 and scale.size > 1 or (scale.ndim == 1 and node.input[0] in arrays)
+    is_per_channel = (scale.ndim == 1 and scale.size > 1) or (scale.ndim == 1 and node.input[0] in arrays)
     return Range(
         scale=tuple(float(value) for value in scale.ravel()),
         zero_point=tuple(int(value) - shift for value in codes.ravel()),

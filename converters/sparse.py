@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
-
 from torchshrink.converters import flatbuffer
 
 # What the vector tables, the DENSIFY operator and its output tensor cost on top of the values, about.
 _OVERHEAD_BYTES = 400
-# Operators whose weights XNNPACK and the reference kernels accept from a DENSIFY operator.
-_CONSUMERS = {"DEQUANTIZE", "CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"}
+# Operators whose weights XNNPACK and the reference kernels accept from a DENSIFY operator; DEQUANTIZE is what stands
+# between a float16 weight and its user.
+_CONSUMERS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV", "DEQUANTIZE"}
 
 
 def encode(source: Path, target: Path) -> int:
@@ -49,7 +49,7 @@ def _encode_graph(model: Any, graph: Any) -> int:
         values = flatbuffer.constant(model, tensor)
         if values is None or values.ndim < 2 or users[tensor.buffer] > 1:
             continue
-        order, packed, parameters = _best_layout(values)
+        packed, parameters = _best_layout(values)
         if packed.nbytes + _index_bytes(parameters) + _OVERHEAD_BYTES >= values.nbytes:
             continue
         densify.append(_make_sparse(model, graph, index, packed, parameters))
@@ -75,8 +75,26 @@ def _make_sparse(model: Any, graph: Any, index: int, packed: NDArray[Any], param
     return operator
 
 
-def _best_layout(values: NDArray[Any]) -> tuple[list[int], NDArray[Any], Any]:
-    """Return the traversal order with the smallest encoding, the packed nonzeros and the sparsity parameters."""
+def decode(model: Any, tensor: Any) -> NDArray[Any]:
+    """Return the dense values of a sparse tensor that `encode` wrote."""
+    parameters = tensor.sparsity
+    order = [int(axis) for axis in parameters.traversalOrder]
+    shape = [int(tensor.shape[axis]) for axis in order]
+    segments, indices = (np.asarray(part.values) for part in _compressed(parameters))
+    dtype = flatbuffer.dtype(tensor)
+    rows = np.zeros((len(segments) - 1, shape[-1]), dtype)
+    packed = np.frombuffer(bytes(model.buffers[tensor.buffer].data), dtype)
+    rows[np.repeat(np.arange(len(rows)), np.diff(segments.astype(np.int64))), indices] = packed
+    return rows.reshape(shape).transpose(np.argsort(order))
+
+
+def _compressed(parameters: Any) -> tuple[Any, Any]:
+    last = parameters.dimMetadata[-1]
+    return last.arraySegments, last.arrayIndices
+
+
+def _best_layout(values: NDArray[Any]) -> tuple[NDArray[Any], Any]:
+    """Return the packed nonzeros and the parameters of the traversal order that takes the fewest bytes."""
     best = None
     for innermost in range(values.ndim):
         order = [axis for axis in range(values.ndim) if axis != innermost] + [innermost]
@@ -86,7 +104,7 @@ def _best_layout(values: NDArray[Any]) -> tuple[list[int], NDArray[Any], Any]:
         indices = np.nonzero(mask)[1]
         size = _vector(segments)[1].nbytes + _vector(indices)[1].nbytes
         if best is None or size < best[0]:
-            best = (size, order, rows[mask], _parameters(values.shape, order, segments, indices))
+            best = (size, rows[mask], _parameters(values.shape, order, segments, indices))
     assert best is not None
     return best[1:]
 
@@ -131,8 +149,7 @@ def _vector_table(values: NDArray[Any]) -> tuple[int, Any]:
 
 
 def _index_bytes(parameters: Any) -> int:
-    last = parameters.dimMetadata[-1]
-    return int(last.arraySegments.values.nbytes + last.arrayIndices.values.nbytes)
+    return sum(int(part.values.nbytes) for part in _compressed(parameters))
 
 
 def _buffer_users(model: Any) -> dict[int, int]:

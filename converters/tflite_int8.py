@@ -7,7 +7,6 @@ calibration result, and every scale arrives as it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-
-from torchshrink.converters import flatbuffer, qdq
+from torchshrink.converters import flatbuffer, qdq, runtimes
 from torchshrink.converters.ranges import Range, Ranges
+
 from torchshrink.errors import ConversionError
 from torchshrink.files import atomic
 
@@ -61,8 +60,9 @@ def quantize(float_tflite: Path, float_onnx: Path, ranges: Ranges, target: Path)
             f"first {match.unmatched[0]!r}: their ranges are unknown"
         )
     try:
-        worker = quantizer.Quantizer(str(float_tflite), recipe.static_wi8_ai8())
-        content = worker.quantize(statistics).quantized_model
+        with runtimes.silent_stderr():
+            worker = quantizer.Quantizer(str(float_tflite), recipe.static_wi8_ai8())
+            content = worker.quantize(statistics).quantized_model
     except (ValueError, RuntimeError, KeyError) as error:
         raise ConversionError(f"ai-edge-quantizer refused {float_tflite.name}: {error}") from error
     with atomic(target) as temporary:
@@ -104,16 +104,17 @@ def _weight_statistics(model: Any, float_onnx: Path, ranges: Ranges, match: Matc
 def _activation_statistics(
     model: Any, float_tflite: Path, float_onnx: Path, ranges: Ranges, match: Match
 ) -> dict[str, Any]:
-    sample = _random_input(float_onnx)
+    source = onnx.load(str(float_onnx))
+    sample = _random_input(source)
     wanted = {name for name, range_ in ranges.items() if range_.axis is None}
-    onnx_values = {name: np.sort(value.ravel()) for name, value in onnx_tensors(float_onnx, wanted, sample).items()}
-    tflite_values = tflite_tensors(float_tflite, sample)
+    known = {name: np.sort(value.ravel()) for name, value in runtimes.onnx_values(source, wanted, sample).items()}
+    computed = runtimes.tflite_values(float_tflite, sample)
     graph = model.subgraphs[0]
     chosen: dict[str, Range] = {}
-    for tensor in graph.tensors:
+    for index, tensor in enumerate(graph.tensors):
         name = flatbuffer.tensor_name(tensor)
-        if name in tflite_values and flatbuffer.constant(model, tensor) is None:
-            found = _find(np.sort(tflite_values[name].ravel()), onnx_values)
+        if index in computed and flatbuffer.constant(model, tensor) is None:
+            found = _find(np.sort(computed[index].values.ravel()), known)
             if found is not None:
                 match.sources[name] = found
                 chosen[name] = ranges[found]
@@ -164,51 +165,7 @@ def _find(values: NDArray[Any], candidates: dict[str, NDArray[Any]]) -> str | No
     return min(close, key=distances.__getitem__, default=None)
 
 
-def _random_input(float_onnx: Path) -> NDArray[np.float32]:
-    item = onnx.load(str(float_onnx), load_external_data=False).graph.input[0]
+def _random_input(source: onnx.ModelProto) -> NDArray[np.float32]:
+    item = source.graph.input[0]
     shape = [dimension.dim_value or 1 for dimension in item.type.tensor_type.shape.dim]
     return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-
-
-def onnx_tensors(path: Path, names: set[str], sample: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-    """Return the values of the named tensors of an ONNX file on one input."""
-    import onnxruntime
-
-    model = onnx.load(str(path))
-    outputs = {item.name for item in model.graph.output}
-    produced = {name for node in model.graph.node for name in node.output}
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(names & produced - outputs))
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    entry = model.graph.input[0].name
-    found = [item.name for item in session.get_outputs()]
-    values = dict(zip(found, session.run(found, {entry: sample}), strict=True))
-    return values | ({entry: sample} if entry in names else {})
-
-
-def tflite_tensors(path: Path, sample: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-    """Return the values of every float tensor of a TFLite file on one input in PyTorch's layout."""
-    from ai_edge_litert.interpreter import Interpreter
-
-    interpreter = Interpreter(str(path), experimental_preserve_all_tensors=True, num_threads=1)
-    interpreter.allocate_tensors()
-    entry = interpreter.get_input_details()[0]
-    interpreter.set_tensor(entry["index"], to_tflite_layout(sample, tuple(entry["shape"])))
-    interpreter.invoke()
-    values = {}
-    for detail in interpreter.get_tensor_details():
-        if detail["dtype"] == np.float32 and detail["name"]:
-            try:
-                values[detail["name"]] = interpreter.get_tensor(detail["index"])
-            except ValueError:
-                continue  # a temporary tensor without data
-    return values
-
-
-def to_tflite_layout(sample: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    """Return ``[N, C, *size]`` as the channels-last array that a TFLite file expects."""
-    if sample.shape != shape or sample.ndim > 2:
-        sample = np.moveaxis(sample, 1, -1)
-    return np.ascontiguousarray(sample.reshape(shape))
-
-
-_Layout = Callable[[NDArray[Any]], NDArray[Any]]

@@ -1,0 +1,30 @@
+"""Make a trained PyTorch model smaller, faster and less memory-hungry, and prove it.
+
+Everything below is loaded on first use, so that ``import torchshrink`` costs nothing and a benchmark's process holds
+only the runtime that it measures.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import version
+from typing import Any
+
+__version__ = version("torchshrink")
+
+_ATTRIBUTES = {"UNet": "torchshrink.models", "Task": "torchshrink.task", "open_task": "torchshrink.data"}
+_MODULES = ("bench", "checkpoint", "converters", "data", "losses", "metrics", "prune", "quantize", "stages", "training")
+
+__all__ = [*_ATTRIBUTES, *_MODULES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ATTRIBUTES:
+        return getattr(importlib.import_module(_ATTRIBUTES[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

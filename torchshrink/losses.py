@@ -7,7 +7,6 @@ predicted, towards 1 the more is.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from torchshrink.errors import RecipeError

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.fx import GraphModule
 
+from torchshrink import graphs
 from torchshrink.errors import ModelError
 from torchshrink.quantize.prepared import PreparedModule
 
@@ -61,8 +62,9 @@ def convert(prepared: PreparedModule) -> GraphModule:
     with _quiet():
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
-        graph: GraphModule = convert_pt2e(copy.deepcopy(prepared).eval().graph_module)
-    return graph
+        graph = convert_pt2e(copy.deepcopy(prepared).eval().graph_module)
+    # Through the form that files have: what is used here is what a file will hold.
+    return graphs.from_json(*graphs.to_json(graph))
 
 
 def capture(model: nn.Module, example_input: Tensor) -> GraphModule:
@@ -108,7 +110,7 @@ def _absorb_batch_norm_eps(model: nn.Module) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep torch's and torchao's deprecations and missing CUDA parts off the user's terminal."""
-    loggers = [logging.getLogger("torchao"), logging.getLogger("torch.export")]
+    loggers = [logging.getLogger(name) for name in ("torchao", "torch.export", "torch.utils._pytree")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

@@ -137,7 +137,7 @@ class TFLiteQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no type
     def _annotate_cat(self, node: Node) -> None:
         parts = [part for part in node.args[0] if isinstance(part, Node)]
         shared = SharedQuantizationSpec((parts[0], node))
-        inputs = {part: shared for part in parts[1:]} | {parts[0]: self.activation}
+        inputs = dict.fromkeys(parts[1:], shared) | {parts[0]: self.activation}
         _mark(node, inputs, shared)
 
     def _annotate_pass_through(self, node: Node) -> None:
@@ -153,9 +153,7 @@ class TFLiteQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no type
 
 
 def _mark(node: Node, inputs: dict[Node, QuantizationSpecBase], output: QuantizationSpecBase | None) -> None:
-    node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(
-        input_qspec_map=inputs, output_qspec=output, _annotated=True
-    )
+    node.meta[Q_ANNOTATION_KEY] = QuantizationAnnotation(input_qspec_map=inputs, output_qspec=output, _annotated=True)
 
 
 def _is_annotated(node: Node) -> bool:

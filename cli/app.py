@@ -1,0 +1,79 @@
+"""The ``torchshrink`` program: its commands, and how errors become exit codes."""
+
+from __future__ import annotations
+
+import functools
+import os
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import typer
+
+from torchshrink.cli import bench, convert, doctor, run, train
+from torchshrink.cli.console import errors
+from torchshrink.errors import ShrinkError
+
+app = typer.Typer(
+    name="torchshrink",
+    help="Make a trained PyTorch model smaller, faster and less memory-hungry, and prove it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+def guarded(function: Callable[..., None]) -> Callable[..., None]:
+    """Turn errors into one line on stderr and an exit code; ``--debug`` shows where they came from."""
+
+    @functools.wraps(function)
+    def call(**arguments: Any) -> None:
+        try:
+            function(**arguments)
+        except KeyboardInterrupt:
+            errors.print("interrupted: the same command goes on where it stopped")
+            raise typer.Exit(130) from None
+        except (typer.Exit, typer.Abort, typer.BadParameter):
+            raise
+        except ShrinkError as error:
+            _explain(f"error: {error}", arguments)
+            raise typer.Exit(error.exit_code) from None
+        except OSError as error:
+            _explain(f"error: {error}", arguments)
+            raise typer.Exit(3) from None
+        except Exception as error:
+            _explain(f"internal error: {type(error).__name__}: {error} (--debug shows where)", arguments)
+            raise typer.Exit(1) from None
+
+    return call
+
+
+def _explain(text: str, arguments: dict[str, Any]) -> None:
+    if arguments.get("debug"):
+        traceback.print_exc()
+    errors.print(" ".join(text.split()), style="red", markup=False)
+
+
+def _add(function: Callable[..., None], example: str) -> None:
+    app.command(function.__name__, epilog=f"Example: {example}")(guarded(function))
+
+
+_add(run.run, "torchshrink run --data ../data/nuclei --out runs/nuclei")
+_add(train.train, "torchshrink train --data synthetic:cells --out dense.safetensors --epochs 10")
+_add(train.prune, "torchshrink prune dense.safetensors --data synthetic:cells --amount 0.8 --out pruned.safetensors")
+_add(train.qat, "torchshrink qat pruned.safetensors --data synthetic:cells --out int8.safetensors")
+_add(train.ptq, "torchshrink ptq dense.safetensors --data synthetic:cells --out int8.safetensors")
+_add(convert.export, "torchshrink export int8.safetensors --precision int8 --out model.onnx")
+_add(convert.convert, "torchshrink convert int8.safetensors --precision int8 --sparse --out model.tflite")
+_add(convert.verify, "torchshrink verify model.tflite --against int8.safetensors --data synthetic:cells")
+_add(bench.bench, "torchshrink bench dense.tflite int8.tflite --threads 1 --runs 100")
+_add(bench.compare, "torchshrink compare dense.safetensors --out sizes")
+_add(doctor.doctor, "torchshrink doctor")
+
+
+def main() -> None:
+    """Run the program."""
+    # ONNX Runtime and friends must neither phone home nor look for accelerators that nobody asked for.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    app()

@@ -1,0 +1,31 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout, and nothing else.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show where an error came from.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
+Data = Annotated[
+    str,
+    typer.Option(
+        help="A folder with images/ and masks/ (or train/ and test/ of them), a .npz, a folder with train.npz and "
+        "test.npz, synthetic:cells, synthetic:pulses, or module:callable."
+    ),
+]
+ModelFile = Annotated[Path, typer.Argument(help="A checkpoint: .safetensors (or .pt with --allow-pickle).")]
+Factory = Annotated[
+    Optional[str],  # noqa: UP045  # typer evaluates it
+    typer.Option("--model", help="module:factory that builds the model; not needed for the built-in U-Net."),
+]
+AllowPickle = Annotated[
+    bool, typer.Option("--allow-pickle", help="Unpickle a .pt file, which can run any code its author put in.")
+]
+Epochs = Annotated[int, typer.Option(min=0, help="Passes over the training data.")]
+Rate = Annotated[float, typer.Option("--lr", min=0.0, help="Peak learning rate.")]
+Batch = Annotated[int, typer.Option(min=1, help="Samples per step.")]
+Seed = Annotated[int, typer.Option(min=0, help="Decides everything that is random.")]

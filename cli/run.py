@@ -1,0 +1,73 @@
+"""``torchshrink run``: the whole job."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from torchshrink.cli import console, options
+from torchshrink.errors import ParityError, RecipeError
+
+RecipeFile = Annotated[Optional[Path], typer.Argument(help="A recipe; without one, the built-in U-Net and data.")]  # noqa: UP045
+
+
+def run(
+    recipe: RecipeFile = None,
+    out: Annotated[Optional[Path], typer.Option(help="Folder of the run; by default runs/NAME.")] = None,  # noqa: UP045
+    data: Annotated[Optional[str], typer.Option(help="Data instead of the recipe's.")] = None,  # noqa: UP045
+    resume: Annotated[bool, typer.Option("--resume/--fresh", help="Keep finished steps, or do all again.")] = True,
+    init: Annotated[bool, typer.Option("--init", help="Only write a commented recipe to start from.")] = False,
+    overwrite: options.Overwrite = False,
+    as_json: options.Json = False,
+    debug: options.Debug = False,
+) -> None:
+    """Train, prune, quantize, export, verify and measure: from data to files that production can run."""
+    if init:
+        _write_template(recipe or Path("recipe.yaml"), overwrite)
+        return
+    with console.Progress() as progress:
+        progress.start("load PyTorch")
+        from torchshrink import pipeline, recipe as recipes, report
+        from torchshrink.converters.bridge import Bridge
+
+        settings = recipes.load(recipe) if recipe is not None else recipes.Recipe()
+        if data is not None:
+            settings = settings.model_copy(update={"data": data})
+        folder = out or Path("runs", _name(recipe, settings.data))
+        try:
+            pipeline.run(settings, folder, Bridge(), is_fresh=not resume, progress=progress)
+        except ParityError:
+            _show(report.load(folder), folder, as_json)
+            raise
+    _show(report.load(folder), folder, as_json)
+
+
+def _show(content: dict[str, Any], folder: Path, as_json: bool) -> None:
+    from torchshrink import report
+
+    if as_json:
+        console.show_json(content)
+        return
+    console.show_table(*report.table(content["rows"]))
+    console.show(report.verdict(content["rows"]))
+    console.show(f"report: {folder / 'report.md'}")
+
+
+def _name(recipe: Path | None, data: str) -> str:
+    if recipe is not None:
+        return recipe.stem
+    name = data.partition("?")[0].replace(":", "-") if ":" in data else Path(data).stem
+    return name or "run"
+
+
+def _write_template(path: Path, overwrite: bool) -> None:
+    from torchshrink import recipe as recipes
+    from torchshrink.files import atomic
+
+    if path.exists() and not overwrite:
+        raise RecipeError(f"{path} exists: choose another name, or pass --overwrite")
+    with atomic(path) as temporary:
+        temporary.write_text(recipes.TEMPLATE.format(name=path))
+    console.show(f"wrote {path}; run it with: torchshrink run {path}")

@@ -1,0 +1,136 @@
+"""The converters as a pipeline sees them: every file of a variant, and proof of each."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torchshrink.converters import divergence, islands, onnx_export, onnxruntime_int8, qdq, tflite, verify, weights
+from torchshrink.converters import ranges as range_store
+
+from torchshrink.artefacts import Artefact, Source
+
+
+class Bridge:
+    """Implements `torchshrink.artefacts.Bridge` with onnxruntime, onnx2tf, ai-edge-quantizer and LiteRT."""
+
+    def export(self, source: Source, folder: Path, formats: Sequence[str], precisions: Sequence[str]) -> list[Artefact]:
+        """Write every requested file of a variant into ``folder``; TensorFlow starts once for all of them.
+
+        A variant without a float model has int8 files only. Sparse files come on top of the dense ones where leaving
+        out zeros makes a file smaller.
+
+        Raises:
+            UnsupportedOpError: When an operation has no ONNX counterpart.
+            ConversionError: When a converter fails.
+        """
+        with tempfile.TemporaryDirectory(prefix="torchshrink-") as temporary:
+            job = _Job(source, folder, Path(temporary))
+            wanted = [precision for precision in precisions if precision == "int8" or not source.is_quantized]
+            graphs = job.graphs(wanted)
+            artefacts = []
+            if "onnx" in formats:
+                artefacts += [job.onnx(precision, graphs) for precision in wanted]
+            if "tflite" in formats:
+                artefacts += job.tflite(wanted, graphs)
+        return artefacts
+
+    def outputs(self, artefact: Artefact, source: Source, inputs: Tensor) -> NDArray[np.float32]:
+        """Return what the file's source computes for ``[N, C, *size]``."""
+        return verify.outputs(_reference(artefact, source), inputs)
+
+    def compare(
+        self, artefact: Artefact, source: Source, found: NDArray[np.float32], expected: NDArray[np.float32]
+    ) -> dict[str, Any]:
+        """Return the parity of a file's outputs with those of its source; see `verify.Parity`."""
+        kind = "quantized PyTorch graph" if artefact.precision == "int8" else "PyTorch model"
+        scale = verify.output_scale(_reference(artefact, source))
+        return asdict(verify.compare(found, expected, artefact.precision, f"{source.variant} ({kind})", scale))
+
+    def locate(self, artefact: Artefact, source: Source, sample: Tensor) -> str | None:
+        """Name the first operation at which the file and its source part, for one input."""
+        model = _reference(artefact, source)
+        graph = onnx_export.export(model, source.example_input)
+        return divergence.first(artefact.path, graph, sample, model)
+
+    def weights(self, path: Path) -> list[NDArray[Any]]:
+        """Return the weights that a file stores, dense, in the type that it stores them."""
+        return weights.read(path)
+
+
+class _Job:
+    """The export of one variant: its graphs, and where its files go."""
+
+    def __init__(self, source: Source, folder: Path, temporary: Path) -> None:
+        self.source, self.folder, self.temporary = source, folder, temporary
+
+    def graphs(self, precisions: Sequence[str]) -> dict[str, onnx.ModelProto]:
+        """Export from PyTorch what the precisions need: the float graph, the QDQ graph, or both."""
+        graphs = {}
+        if {"fp32", "fp16"} & set(precisions):
+            graphs["float"] = onnx_export.export(self.source.model, self.source.example_input)
+        if "int8" in precisions and self.source.quantized is not None:
+            graphs["int8"] = onnx_export.export(self.source.quantized, self.source.example_input)
+        return graphs
+
+    def onnx(self, precision: str, graphs: dict[str, onnx.ModelProto]) -> Artefact:
+        """Write one ONNX file."""
+        graph = graphs["int8" if precision == "int8" else "float"]
+        if precision == "fp16":
+            graph = onnx_export.with_float16_weights(graph)
+        elif precision == "int8":
+            graph = onnxruntime_int8.rewrite(graph)
+        path = self._path(precision, "onnx")
+        onnx_export.save(graph, path, self._metadata(precision))
+        return self._artefact("onnx", precision, path)
+
+    def tflite(self, precisions: Sequence[str], graphs: dict[str, onnx.ModelProto]) -> list[Artefact]:
+        """Write every TFLite file, dense and sparse."""
+        floats: dict[str, Path] = {}
+        ranges: range_store.Ranges | None = None
+        for kind, graph in graphs.items():
+            if kind == "int8":
+                graph, ranges = qdq.split(graph)
+                range_store.save(ranges, self.folder / f"{self.source.variant}-int8.ranges.json")
+            floats[kind] = self.temporary / f"{self.source.variant}-{kind}.onnx"
+            onnx_export.save(graph, floats[kind])
+        artefacts = []
+        with tflite.float_files(list(floats.values())) as converted:
+            files = dict(zip(floats, converted, strict=True))
+            for precision in precisions:
+                kind = "int8" if precision == "int8" else "float"
+                for is_sparse in (False, True):
+                    path = self._path(precision, "tflite", is_sparse)
+                    known = ranges if precision == "int8" else None
+                    result = tflite.write(
+                        files[kind], floats[kind], path, precision, known, is_sparse, self._metadata(precision)
+                    )
+                    if is_sparse and result.sparse_tensors == 0:
+                        path.unlink()
+                        continue
+                    artefacts.append(self._artefact("tflite", precision, path, is_sparse))
+        return artefacts
+
+    def _path(self, precision: str, ending: str, is_sparse: bool = False) -> Path:
+        return self.folder / f"{self.source.variant}-{precision}{'-sparse' if is_sparse else ''}.{ending}"
+
+    def _metadata(self, precision: str) -> dict[str, Any]:
+        return {"variant": self.source.variant, "precision": precision, **self.source.metadata}
+
+    def _artefact(self, format_: Any, precision: Any, path: Path, is_sparse: bool = False) -> Artefact:
+        found = islands.find(path) if precision == "int8" else ()
+        return Artefact(self.source.variant, format_, precision, path, is_sparse, found)
+
+
+def _reference(artefact: Artefact, source: Source) -> nn.Module:
+    if artefact.precision == "int8":
+        assert source.quantized is not None
+        return source.quantized
+    return source.model

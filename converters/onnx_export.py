@@ -1,0 +1,216 @@
+"""PyTorch to ONNX: float32, float16 weights, and QDQ int8."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+from torchshrink.converters import onnxruntime_int8, qdq
+
+from torchshrink.errors import ConversionError, ModelError, UnsupportedOpError
+from torchshrink.files import atomic
+
+Precision = Literal["fp32", "fp16", "int8"]
+Target = Literal["onnxruntime", "generic"]
+
+OPSET = 18
+METADATA_KEY = "torchshrink"
+# Float16 holds about 3 digits up to 65504; smaller constants are not worth a Cast.
+_FLOAT16_MAX, _FLOAT16_MIN_ELEMENTS = 65504.0, 64
+
+
+def to_onnx(
+    model: nn.Module,
+    example_input: Tensor,
+    path: Path | str,
+    precision: Precision = "fp32",
+    target: Target = "onnxruntime",
+    metadata: dict[str, Any] | None = None,
+) -> Path:
+    """Export ``model`` to an ONNX file that takes a batch of one and return its path.
+
+    Args:
+        model: A float module; for ``"int8"`` the quantized graph of `torchshrink.quantize.convert`.
+        example_input: ``[N, C, *size]``; the file takes ``[1, C, *size]``.
+        path: The file to write.
+        precision: ``"fp16"`` stores the weights as float16 and computes in float32: half the bytes, the same speed,
+            on every runtime.
+        target: For ``"int8"``: ``"onnxruntime"`` rewrites the graph for the integer kernels of ONNX Runtime,
+            ``"generic"`` keeps the operations of the model, for other runtimes and for `to_tflite`.
+        metadata: Stored in the file as JSON.
+
+    Raises:
+        ModelError: When the precision does not fit the model.
+        UnsupportedOpError: When an operation has no ONNX counterpart.
+    """
+    path = Path(path)
+    exported = export(model, example_input)
+    is_int8 = qdq.is_quantized(exported)
+    if is_int8 != (precision == "int8"):
+        expected = "a quantized graph (torchshrink qat or ptq makes one)" if precision == "int8" else "a float model"
+        raise ModelError(f"precision {precision} needs {expected}, got {'a quantized graph' if is_int8 else 'floats'}")
+    if precision == "fp16":
+        exported = with_float16_weights(exported)
+    elif precision == "int8" and target == "onnxruntime":
+        exported = onnxruntime_int8.rewrite(exported)
+    save(exported, path, metadata)
+    return path
+
+
+def save(model: onnx.ModelProto, path: Path, metadata: dict[str, Any] | None = None) -> None:
+    """Check and write a model, with ``metadata`` as JSON among its properties."""
+    if metadata is not None:
+        helper.set_model_props(model, {METADATA_KEY: json.dumps(metadata)})
+    onnx.checker.check_model(model)
+    with atomic(path) as temporary:
+        onnx.save(model, str(temporary))
+
+
+def get_metadata(path: Path) -> dict[str, Any]:
+    """Return the JSON that `to_onnx` stored in a file; empty when there is none."""
+    properties = {item.key: item.value for item in load(path).metadata_props}
+    content: dict[str, Any] = json.loads(properties.get(METADATA_KEY, "{}"))
+    return content
+
+
+def load(path: Path) -> onnx.ModelProto:
+    """Read an ONNX file.
+
+    Raises:
+        ConversionError: When the file is missing or not ONNX.
+    """
+    try:
+        return onnx.load(str(path))
+    except Exception as error:
+        raise ConversionError(f"{path} cannot be read as ONNX: {str(error).splitlines()[0]}") from error
+
+
+def export(model: nn.Module, example_input: Tensor) -> onnx.ModelProto:
+    """Return ``model`` as ONNX, tensors called ``input`` and ``output``, with everything that converters look for."""
+    example = example_input[:1]
+    if not isinstance(model, torch.fx.GraphModule):
+        model = copy.deepcopy(model).eval()
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                model,
+                (example,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=["input"],
+                output_names=["output"],
+                custom_translation_table=_translations(),
+                verbose=False,
+            )
+    except Exception as error:
+        raise UnsupportedOpError(
+            f"{type(model).__name__} cannot be exported to ONNX: {_reason(error)}; replace that operation in the model"
+        ) from error
+    assert program is not None
+    exported: onnx.ModelProto = program.model_proto
+    exported = _copy_without_notes(exported)
+    _add_kernel_shapes(exported)
+    return exported
+
+
+def with_float16_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the graph with its weights stored as float16 and cast to float32 where they are used.
+
+    Raises:
+        ModelError: When a weight does not fit into float16.
+    """
+    model = copy.deepcopy(model)
+    casts, small = [], []
+    for item in model.graph.initializer:
+        values = numpy_helper.to_array(item)
+        if item.data_type != TensorProto.FLOAT or values.size < _FLOAT16_MIN_ELEMENTS:
+            small.append(item)
+            continue
+        if float(np.abs(values).max()) > _FLOAT16_MAX:
+            raise ModelError(f"weight {item.name} holds values beyond {_FLOAT16_MAX}, the largest float16")
+        small.append(numpy_helper.from_array(values.astype(np.float16), f"{item.name}_fp16"))
+        casts.append(helper.make_node("Cast", [f"{item.name}_fp16"], [item.name], to=TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.initializer[:], model.graph.node[:]
+    model.graph.initializer.extend(small)
+    model.graph.node.extend(nodes)
+    return model
+
+
+def _translations() -> dict[Any, Any]:
+    """Say what torch.onnx does not know: per-channel quantization, as QDQ nodes with an axis."""
+    from onnxscript import opset18 as op
+
+    def dequantize(x, scale, zero_point, axis, low, high, dtype, out_dtype=None):  # type: ignore[no-untyped-def]
+        return op.DequantizeLinear(x, scale, op.Cast(zero_point, to=TensorProto.INT8), axis=axis)
+
+    def quantize(x, scale, zero_point, axis, low, high, dtype):  # type: ignore[no-untyped-def]
+        return op.QuantizeLinear(x, scale, op.Cast(zero_point, to=TensorProto.INT8), axis=axis)
+
+    from torch.ao.quantization.fx import _decomposed  # noqa: F401  # registers the operations named below
+
+    operations = torch.ops.quantized_decomposed
+    return {
+        operations.dequantize_per_channel.default: dequantize,
+        operations.quantize_per_channel.default: quantize,
+    }
+
+
+def _copy_without_notes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Drop what the exporter wrote for its own debugging: stack traces with paths of this machine."""
+    model = onnx.ModelProto.FromString(model.SerializeToString())
+    for holder in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer,
+                   *model.graph.input, *model.graph.output):  # fmt: skip
+        del holder.metadata_props[:]
+        holder.doc_string = ""
+    return model
+
+
+def _add_kernel_shapes(model: onnx.ModelProto) -> None:
+    """Write down every convolution's kernel shape, which the exporter leaves to inference and onnx2tf looks up."""
+    arrays = qdq.constants(model)
+    shapes = {name: array.shape for name, array in arrays.items()}
+    for node in model.graph.node:
+        if node.op_type == qdq.DEQUANTIZE and node.input[0] in shapes:
+            shapes[node.output[0]] = shapes[node.input[0]]
+    for node in model.graph.node:
+        is_convolution = node.op_type in ("Conv", "ConvTranspose") and node.input[1] in shapes
+        if is_convolution and qdq.attribute(node, "kernel_shape") is None:
+            node.attribute.append(helper.make_attribute("kernel_shape", list(shapes[node.input[1]][2:])))
+
+
+def _reason(error: BaseException) -> str:
+    """Return the line of an exporter's chained error that names the operation."""
+    texts = []
+    cause: BaseException | None = error
+    while cause is not None:
+        texts.append(str(cause))
+        cause = cause.__cause__
+    lines = [line.strip() for text in reversed(texts) for line in text.splitlines() if line.strip()]
+    named = [line for line in lines if "No ONNX function found" in line or "aten." in line]
+    return (named or lines or [type(error).__name__])[0][:200]
+
+
+@contextlib.contextmanager
+def _quiet():  # type: ignore[no-untyped-def]
+    """Keep the exporter's progress, torchvision hints and deprecations off the user's terminal."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logger.setLevel(level)

@@ -1,0 +1,97 @@
+"""Look inside the runtimes: the values of intermediate tensors on one input."""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class TensorValue:
+    """A tensor of a TFLite file and what it held, as real numbers in the file's layout."""
+
+    name: str
+    values: NDArray[np.float32]
+
+
+def onnx_values(model: onnx.ModelProto, names: set[str], sample: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    """Return the values of the named tensors of an ONNX graph on one input, and those of its outputs."""
+    import onnxruntime
+
+    model = copy.deepcopy(model)
+    outputs = {item.name for item in model.graph.output}
+    produced = {name for node in model.graph.node for name in node.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(names & produced - outputs))
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    entry = model.graph.input[0].name
+    found = [item.name for item in session.get_outputs()]
+    values = dict(zip(found, session.run(found, {entry: sample}), strict=True))
+    return values | ({entry: sample} if entry in names else {})
+
+
+def tflite_values(path: Path, sample: NDArray[np.float32]) -> dict[int, TensorValue]:
+    """Return the float and int8 tensors of a TFLite file on one input in PyTorch's layout, by tensor index.
+
+    Delegates keep their intermediate tensors to themselves, so this runs without any.
+    """
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    interpreter = Interpreter(
+        str(path),
+        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+        experimental_preserve_all_tensors=True,
+        num_threads=1,
+    )
+    interpreter.allocate_tensors()
+    detail = interpreter.get_input_details()[0]
+    values = to_tflite_layout(sample, tuple(detail["shape"]))
+    if detail["dtype"] == np.int8:
+        scale, zero_point = detail["quantization"]
+        values = np.clip(np.rint(values / scale) + zero_point, -128, 127).astype(np.int8)
+    interpreter.set_tensor(detail["index"], values)
+    interpreter.invoke()
+    found = {}
+    for tensor in interpreter.get_tensor_details():
+        try:
+            codes = interpreter.get_tensor(tensor["index"])
+        except ValueError:
+            continue  # a temporary tensor without data
+        scale, zero_point = tensor["quantization"]
+        if tensor["dtype"] == np.int8 and scale:
+            codes = ((codes.astype(np.float32) - zero_point) * np.float32(scale)).astype(np.float32)
+        if codes.dtype == np.float32:
+            found[int(tensor["index"])] = TensorValue(tensor["name"], codes)
+    return found
+
+
+def to_tflite_layout(sample: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """Return ``[N, C, *size]`` as the channels-last array that a TFLite file expects."""
+    if sample.shape != shape or sample.ndim > 2:
+        sample = np.moveaxis(sample, 1, -1)
+    return np.ascontiguousarray(sample.reshape(shape))
+
+
+@contextmanager
+def silent_stderr() -> Iterator[None]:
+    """Drop what C++ code writes to the process's stderr, such as which delegate was created."""
+    sys.stderr.flush()
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)

@@ -1,0 +1,154 @@
+"""ONNX to TFLite: float32, float16 weights and int8 with learned scales, dense or sparse."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torchshrink.converters import flatbuffer, onnx_export, qdq, sparse, tflite_int8
+from torchshrink.converters import ranges as range_store
+from torchshrink.converters.onnx_export import Precision
+from torchshrink.converters.ranges import Ranges
+from torchshrink.converters.tflite_int8 import Match
+
+from torchshrink.errors import ConversionError
+from torchshrink.files import atomic
+
+_WORKER = Path(__file__).with_name("_tensorflow_worker.py")
+
+
+@dataclass(frozen=True)
+class FloatFiles:
+    """What one run of onnx2tf leaves: two TFLite files, and the folder of the SavedModel."""
+
+    fp32: Path
+    fp16: Path
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was found while writing a file: how int8 tensors were matched, and how many tensors became sparse."""
+
+    match: Match | None
+    sparse_tensors: int
+
+
+def to_tflite(
+    onnx_path: Path | str,
+    path: Path | str,
+    precision: Precision = "fp32",
+    ranges: Ranges | Path | None = None,
+    is_sparse: bool = False,
+    metadata: dict[str, Any] | None = None,
+) -> Path:
+    """Convert an ONNX file to TFLite and return the new file's path.
+
+    Args:
+        onnx_path: A float ONNX file; for ``"int8"`` a generic QDQ file, or a float file together with ``ranges``.
+        path: The file to write.
+        precision: ``"fp16"`` stores float16 weights, ``"int8"`` makes input, output and everything between int8.
+        ranges: What `torchshrink.converters.qdq.split` returned, or a file that `ranges.save` wrote.
+        is_sparse: Store pruned weights as sparse tensors.
+        metadata: Stored in the file as JSON.
+
+    Raises:
+        ConversionError: When onnx2tf or ai-edge-quantizer fails, or a tensor has no range.
+    """
+    onnx_path, path = Path(onnx_path), Path(path)
+    model = onnx_export.load(onnx_path)
+    with tempfile.TemporaryDirectory() as folder:
+        if qdq.is_quantized(model):
+            model, found = qdq.split(model)
+            ranges = ranges or found
+            onnx_path = Path(folder, "float.onnx")
+            onnx_export.save(model, onnx_path)
+        with float_files([onnx_path]) as (files,):
+            write(files, onnx_path, path, precision, ranges, is_sparse, metadata)
+    return path
+
+
+def write(
+    files: FloatFiles,
+    float_onnx: Path,
+    path: Path,
+    precision: Precision,
+    ranges: Ranges | Path | None = None,
+    is_sparse: bool = False,
+    metadata: dict[str, Any] | None = None,
+) -> Written:
+    """Write one TFLite file from what onnx2tf made of ``float_onnx``, and return what there is to know about it."""
+    match, sparse_tensors = None, 0
+    source = files.fp16 if precision == "fp16" else files.fp32
+    with atomic(path) as temporary:
+        if precision == "int8":
+            if ranges is None:
+                raise ConversionError(f"{float_onnx} has no ranges: quantize the model first (torchshrink qat or ptq)")
+            known = range_store.load(ranges) if isinstance(ranges, Path) else ranges
+            match = tflite_int8.quantize(source, float_onnx, known, temporary)
+            source = temporary
+        if is_sparse:
+            sparse_tensors = sparse.encode(source, temporary)
+            source = temporary
+        model = flatbuffer.read(source)
+        if metadata is not None:
+            flatbuffer.set_metadata(model, metadata)
+        flatbuffer.write(model, temporary)
+    return Written(match, sparse_tensors)
+
+
+@contextmanager
+def float_files(onnx_paths: Sequence[Path], keras: bool = False) -> Iterator[list[FloatFiles]]:
+    """Convert float ONNX files with onnx2tf, all in one start of TensorFlow, and yield what it wrote for each.
+
+    The files live as long as the block. Inputs are copied first: onnx2tf was seen rewriting its own.
+
+    Args:
+        onnx_paths: Float ONNX files.
+        keras: Also write ``model_float32.h5`` into each folder.
+
+    Raises:
+        ConversionError: When onnx2tf fails; its log is kept beside the input.
+    """
+    with tempfile.TemporaryDirectory(prefix="torchshrink-") as root:
+        jobs = []
+        for index, path in enumerate(onnx_paths):
+            folder = Path(root, str(index))
+            folder.mkdir()
+            copy = folder / "model.onnx"
+            copy.write_bytes(path.read_bytes())
+            jobs.append({"onnx": str(copy), "folder": str(folder / "out"), "keras": keras})
+        _run(jobs, Path(root), onnx_paths)
+        folders = [Path(str(job["folder"])) for job in jobs]
+        yield [
+            FloatFiles(folder / "model_float32.tflite", folder / "model_float16.tflite", folder) for folder in folders
+        ]
+
+
+def _run(jobs: list[dict[str, Any]], root: Path, onnx_paths: Sequence[Path]) -> None:
+    order = root / "jobs.json"
+    order.write_text(json.dumps(jobs))
+    result = subprocess.run(
+        [sys.executable, "-P", str(_WORKER), str(order)],
+        capture_output=True,
+        text=True,
+        errors="replace",
+        cwd=root,
+        check=False,
+    )
+    written = [Path(str(job["folder"]), f"model_{kind}.tflite") for job in jobs for kind in ("float32", "float16")]
+    if result.returncode == 0 and all(path.is_file() for path in written):
+        return
+    failed = next(i for i, path in enumerate(written) if not path.is_file()) // 2 if written else 0
+    log = onnx_paths[failed].with_suffix(".onnx2tf.log")
+    log.write_text(result.stdout + result.stderr)
+    lines = [line for line in (result.stdout + result.stderr).splitlines() if "error" in line.lower()]
+    reason = lines[-1].strip()[:200] if lines else f"exit status {result.returncode}"
+    raise ConversionError(f"onnx2tf could not convert {onnx_paths[failed].name} ({reason}); its log is {log}")

@@ -1,0 +1,114 @@
+"""Show that an exported file computes what the PyTorch model computes that it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from torchshrink import bench
+from torchshrink.errors import ConversionError, ModelError
+
+# Largest absolute difference, as a share of the range of the reference's outputs.
+FLOAT_LIMITS = {"fp32": 1e-4, "fp16": 1e-2}
+# Shares of the outputs that must lie within 1 and within 3 steps of the output's int8 grid.
+WITHIN_ONE, WITHIN_THREE = 0.95, 0.999
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How a file's outputs compare with its source's.
+
+    Attributes:
+        reference: What the file was compared with.
+        max_abs: Largest absolute difference of any output.
+        mean_abs: Mean absolute difference.
+        lsb_match: For int8, the share of outputs within one step of the output's grid; None for floats.
+        passed: Whether the limits of this module hold.
+        reason: The limit that does not hold, in words; empty when all do.
+    """
+
+    reference: str
+    max_abs: float
+    mean_abs: float
+    lsb_match: float | None
+    passed: bool
+    reason: str = ""
+
+
+def verify(path: Path, model: nn.Module, inputs: Tensor, precision: str, reference: str) -> Parity:
+    """Run a file in its real runtime, default delegates included, and compare it with ``model``.
+
+    Args:
+        path: An ONNX or TFLite file.
+        model: The float module or quantized graph that it was made from.
+        inputs: ``[N, C, *size]`` real inputs, normalised.
+        precision: ``"fp32"``, ``"fp16"`` or ``"int8"``; chooses the limits.
+        reference: The name of ``model`` for the report.
+
+    Raises:
+        ConversionError: When the runtime cannot load or run the file.
+    """
+    try:
+        found = bench.predict(path, inputs.numpy())
+    except ModelError as error:
+        raise ConversionError(f"{path.name} does not run: {error}") from error
+    expected = outputs(model, inputs)
+    return compare(found, expected, precision, reference, output_scale(model))
+
+
+def outputs(model: nn.Module, inputs: Tensor, batch_size: int = 16) -> NDArray[np.float32]:
+    """Return a model's outputs for ``[N, C, *size]``, computed in batches."""
+    with torch.inference_mode():
+        parts = [model(batch) for batch in inputs.split(batch_size)]
+    result: NDArray[np.float32] = torch.cat(parts).float().numpy()
+    return result
+
+
+def compare(
+    found: NDArray[np.float32],
+    expected: NDArray[np.float32],
+    precision: str,
+    reference: str,
+    scale: float | None = None,
+) -> Parity:
+    """Compare outputs with those of the reference; anything that is not a number fails.
+
+    Args:
+        found: The file's outputs.
+        expected: The reference's outputs, same shape.
+        precision: ``"fp32"``, ``"fp16"`` or ``"int8"``.
+        reference: Its name.
+        scale: The step of the int8 output grid; without it an int8 file with float output is held to the fp16 limit.
+    """
+    if found.shape != expected.shape:
+        reason = f"outputs have shape {list(found.shape)} instead of {list(expected.shape)}"
+        return Parity(reference, np.inf, np.inf, None, False, reason)
+    difference = np.abs(found.astype(np.float64) - expected.astype(np.float64))
+    worst, mean = float(difference.max()), float(difference.mean())
+    if precision == "int8" and scale is not None:
+        steps = np.rint(difference / scale)
+        one, three = float((steps <= 1).mean()), float((steps <= 3).mean())
+        # Written so that NaN, which fails every comparison, fails the check.
+        passed = one >= WITHIN_ONE and three >= WITHIN_THREE
+        reason = f"{one:.2%} of outputs within 1 step and {three:.3%} within 3, needed {WITHIN_ONE:.0%} and 99.9%"
+        return Parity(reference, worst, mean, one, passed, "" if passed else reason)
+    limit = FLOAT_LIMITS.get(precision, FLOAT_LIMITS["fp16"]) * float(np.ptp(expected))
+    passed = worst <= limit
+    reason = "" if passed else f"largest difference {worst:.3g}, allowed {limit:.3g} ({precision})"
+    return Parity(reference, worst, mean, None, passed, reason)
+
+
+def output_scale(model: nn.Module) -> float | None:
+    """Return the step of a quantized graph's output; None for a float model or a float output."""
+    if not isinstance(model, GraphModule):
+        return None
+    result = next(iter(model.graph.find_nodes(op="output"))).args[0]
+    node = result[0] if isinstance(result, tuple | list) else result
+    is_quantized = getattr(node.target, "_schema", None) is not None and "dequantize" in str(node.target)
+    return float(node.args[1]) if is_quantized else None

@@ -1,0 +1,37 @@
+"""The weights that a file stores, read back from the file itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torchshrink.converters import flatbuffer, onnx_export, qdq, sparse
+
+
+def read(path: Path) -> list[NDArray[Any]]:
+    """Return the constant tensors of two or more dimensions of an ONNX, TFLite or safetensors file.
+
+    Sparse tensors come back dense; the type is the stored one (float32, float16 or int8).
+    """
+    if path.suffix == ".tflite":
+        return _from_tflite(path)
+    if path.suffix == ".onnx":
+        arrays = qdq.constants(onnx_export.load(path)).values()
+    else:
+        from safetensors.numpy import load_file
+
+        arrays = load_file(path).values()
+    return [array for array in arrays if array.ndim >= 2]
+
+
+def _from_tflite(path: Path) -> list[NDArray[Any]]:
+    model = flatbuffer.read(path)
+    found: dict[int, NDArray[Any]] = {}
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            values = sparse.decode(model, tensor) if tensor.sparsity is not None else flatbuffer.constant(model, tensor)
+            if values is not None and values.ndim >= 2 and not np.issubdtype(values.dtype, np.int32):
+                found[tensor.buffer] = values
+    return list(found.values())

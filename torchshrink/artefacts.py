@@ -1,0 +1,96 @@
+"""What a run produces: models, and the files that are exported from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+Format = Literal["torch", "onnx", "tflite", "h5"]
+Precision = Literal["fp32", "fp16", "int8", "dynamic"]
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """One file of one variant.
+
+    Attributes:
+        variant: The variant's name in the recipe.
+        format: Which runtime reads it.
+        precision: How its weights are stored, and for int8 how it computes.
+        path: The file.
+        is_sparse: Whether zeros are left out of the file.
+        islands: Operations that compute in float although the file is int8.
+    """
+
+    variant: str
+    format: Format
+    precision: Precision
+    path: Path
+    is_sparse: bool = False
+    islands: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Return the row's name, unique in a run: ``pruned-qat/tflite-int8-sparse``."""
+        return f"{self.variant}/{self.format}-{self.precision}{'-sparse' if self.is_sparse else ''}"
+
+    def to_dict(self, root: Path) -> dict[str, Any]:
+        """Return it as JSON-like data, its path relative to ``root``."""
+        return asdict(self) | {"path": str(self.path.relative_to(root)), "islands": list(self.islands)}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any], root: Path) -> Artefact:
+        """Rebuild what `to_dict` returned."""
+        values = content | {"path": root / content["path"], "islands": tuple(content["islands"])}
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class Source:
+    """A variant's model, ready to be exported.
+
+    Attributes:
+        variant: Its name.
+        model: The float module; for a quantized variant, the graph of `torchshrink.quantize.convert`.
+        quantized: The int8 graph: the model itself, or what calibration made of a float model.
+        example_input: ``[1, C, *size]``.
+        metadata: Stored in every file.
+    """
+
+    variant: str
+    model: nn.Module
+    quantized: nn.Module | None
+    example_input: Tensor
+    metadata: dict[str, Any]
+
+    @property
+    def is_quantized(self) -> bool:
+        """Return whether there is no float model, only the int8 graph."""
+        return self.model is self.quantized
+
+
+class Bridge(Protocol):
+    """What a pipeline needs from the converters, which it must not import."""
+
+    def export(self, source: Source, folder: Path, formats: Sequence[str], precisions: Sequence[str]) -> list[Artefact]:
+        """Write every requested file of a variant."""
+
+    def outputs(self, artefact: Artefact, source: Source, inputs: Tensor) -> NDArray[np.float32]:
+        """Return what the file's source computes for ``[N, C, *size]``."""
+
+    def compare(
+        self, artefact: Artefact, source: Source, found: NDArray[np.float32], expected: NDArray[np.float32]
+    ) -> dict[str, Any]:
+        """Return the parity of a file's outputs with those of its source, as the report holds it, and a reason."""
+
+    def locate(self, artefact: Artefact, source: Source, sample: Tensor) -> str | None:
+        """Name the first operation at which the file and its source part, for one input."""
+
+    def weights(self, path: Path) -> list[NDArray[Any]]:
+        """Return the weights that a file stores, dense, in the type that it stores them."""

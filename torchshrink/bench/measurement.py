@@ -1,0 +1,200 @@
+"""What a model file costs in production: memory of a fresh process, time to load, latency."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from torchshrink.bench.process import Worker
+from torchshrink.errors import DataError, RecipeError
+
+OnProgress = Callable[[int, int, str], None]
+
+_WARMUP_RUNS = 5
+_WARMUP_RUNS_PER_TURN = 1  # others ran in between: the caches hold their weights
+_MOST_WORKERS_ALIVE = 24
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of one inference, setting the input and fetching the output included.
+
+    Attributes:
+        median: Over all runs, in ms.
+        p90: The 90th percentile, in ms.
+        threads: How many the runtime was given.
+        runs: How many were timed.
+    """
+
+    median: float
+    p90: float
+    threads: int
+    runs: int
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one file costs; memory in MB of 1e6 bytes.
+
+    Attributes:
+        latency: See `Latency`.
+        peak_rss_mb: The most that a fresh process held, through loading the file and one inference.
+        runtime_rss_mb: The most that the same process had held before it opened the file: Python, numpy, the runtime
+            and the input.
+        model_rss_mb: The difference: what the file adds.
+        load_ms: From the opened file to a model that is ready to run, imports excluded.
+    """
+
+    latency: Latency
+    peak_rss_mb: float
+    runtime_rss_mb: float
+    model_rss_mb: float
+    load_ms: float
+
+
+def measure(path: Path | str, inputs: ArrayLike, *, threads: int = 1, runs: int = 50) -> Measurement:
+    """Measure one file; see `measure_all`, which compares several fairly."""
+    return measure_all([path], inputs, threads=threads, runs=runs)[Path(path)]
+
+
+def measure_all(
+    paths: Iterable[Path | str],
+    inputs: ArrayLike,
+    *,
+    threads: int = 1,
+    runs: int = 50,
+    rounds: int = 5,
+    on_progress: OnProgress | None = None,
+) -> dict[Path, Measurement]:
+    """Measure model files, their latencies interleaved so that a machine that slows down slows all alike.
+
+    Memory comes from one fresh process per file that loads it and runs it once. Latency comes from another, all of
+    them alive together and asleep but for the one whose turn it is: in each round every file gets ``runs / rounds``.
+
+    Args:
+        paths: ``.onnx``, ``.tflite``, ``.pt2`` or ``.safetensors`` files.
+        inputs: ``[1, C, *size]`` float32 in PyTorch's layout, as an array or a tensor; the first sample is used.
+        threads: How many threads each runtime may use.
+        runs: Timed inferences per file.
+        rounds: Turns per file.
+        on_progress: Called with steps done, steps in all, and the step's name.
+
+    Returns:
+        A `Measurement` per path.
+
+    Raises:
+        ModelError: When a file cannot be loaded or run.
+        DataError: When the inputs are not a batch.
+        RecipeError: When a count is not positive.
+    """
+    for name, value in (("threads", threads), ("runs", runs), ("rounds", rounds)):
+        if value < 1:
+            raise RecipeError(f"{name}={value}: measuring needs at least 1")
+    files = list(dict.fromkeys(Path(path) for path in paths))
+    shares = _shares(runs, rounds)
+    report = _Steps(len(files) * (2 + len(shares)), on_progress)
+    memory, latencies = {}, {}
+    with tempfile.TemporaryDirectory(prefix="torchshrink-") as folder:
+        sample = Path(folder, "sample.npy")
+        np.save(sample, _batch(inputs)[:1])
+        for file in files:
+            memory[file] = _memory(file, sample, threads)
+            report.step(f"{file.name}: memory")
+        for batch in _batches(files):
+            latencies.update(_latencies(batch, sample, threads, shares, report))
+    return {file: _measurement(memory[file], latencies[file], threads) for file in files}
+
+
+def predict(path: Path | str, inputs: ArrayLike, *, threads: int = 1, raw: bool = False) -> NDArray[Any]:
+    """Run a file on samples in a fresh process, so that a runtime that crashes takes nothing with it.
+
+    Args:
+        path: As in `measure_all`.
+        inputs: ``[N, C, *size]`` float32 in PyTorch's layout; the file sees one sample at a time.
+        threads: How many threads the runtime may use.
+        raw: Return the integer codes of a quantized output, for bit-exact comparison.
+
+    Returns:
+        ``[N, K, *size]``: float32, or int16 with ``raw``.
+
+    Raises:
+        ModelError: When the file cannot be loaded or run, or ``raw`` is asked of a float output.
+        DataError: When the inputs are not a batch.
+    """
+    with tempfile.TemporaryDirectory(prefix="torchshrink-") as folder:
+        samples, output = Path(folder, "inputs.npy"), Path(folder, "output.npy")
+        np.save(samples, _batch(inputs))
+        with Worker(path, threads=threads) as worker:
+            worker.load()
+            worker.ask("predict", inputs=str(samples), output=str(output), raw=raw)
+        return np.asarray(np.load(output))
+
+
+class _Steps:
+    def __init__(self, total: int, on_progress: OnProgress | None) -> None:
+        self._done, self._total, self._on_progress = 0, total, on_progress
+
+    def step(self, note: str) -> None:
+        self._done += 1
+        if self._on_progress is not None:
+            self._on_progress(self._done, self._total, note)
+
+
+def _batch(inputs: ArrayLike) -> NDArray[np.float32]:
+    values = np.ascontiguousarray(inputs, np.float32)
+    if values.ndim < 2 or len(values) == 0:
+        raise DataError(f"inputs of shape {list(values.shape)}: expected a batch [N, C, *size] of at least one sample")
+    return values
+
+
+def _memory(file: Path, sample: Path, threads: int) -> dict[str, float]:
+    with Worker(file, threads=threads) as worker:
+        return worker.load(sample) | worker.ask("once")
+
+
+def _latencies(
+    files: Sequence[Path], sample: Path, threads: int, shares: Sequence[int], report: _Steps
+) -> dict[Path, list[float]]:
+    found: dict[Path, list[float]] = {file: [] for file in files}
+    with ExitStack() as stack:
+        workers = {file: stack.enter_context(Worker(file, threads=threads)) for file in files}
+        for file, worker in workers.items():
+            worker.load(sample)
+            worker.ask("time", runs=0, warmup=_WARMUP_RUNS)
+            report.step(f"{file.name}: warm-up")
+        for turn, share in enumerate(shares, 1):
+            for file, worker in workers.items():
+                found[file] += worker.ask("time", runs=share, warmup=_WARMUP_RUNS_PER_TURN)["latencies_ms"]
+                report.step(f"{file.name}: latency {turn}/{len(shares)}")
+    return found
+
+
+def _shares(runs: int, rounds: int) -> list[int]:
+    """Return how many runs each round gets: they add up to ``runs``, and no round is empty."""
+    rounds = min(rounds, runs)
+    return [runs // rounds + (turn < runs % rounds) for turn in range(rounds)]
+
+
+def _batches(files: Sequence[Path]) -> list[Sequence[Path]]:
+    """Return as few groups of at most ``_MOST_WORKERS_ALIVE`` as possible, of about the same length."""
+    count = math.ceil(len(files) / _MOST_WORKERS_ALIVE)
+    return [files[start::count] for start in range(count)]
+
+
+def _measurement(memory: dict[str, float], latencies_ms: list[float], threads: int) -> Measurement:
+    median, p90 = np.percentile(latencies_ms, [50, 90]).tolist()
+    return Measurement(
+        latency=Latency(median, p90, threads, len(latencies_ms)),
+        peak_rss_mb=memory["peak_rss_mb"],
+        runtime_rss_mb=memory["runtime_rss_mb"],
+        model_rss_mb=memory["peak_rss_mb"] - memory["runtime_rss_mb"],
+        load_ms=memory["load_ms"],
+    )

@@ -1,0 +1,406 @@
+"""The whole job: a recipe becomes verified, measured files and a report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+from torch.fx import GraphModule
+
+from torchshrink import bench, checkpoint, losses, report, stages
+from torchshrink import recipe as recipes
+from torchshrink.artefacts import Artefact, Bridge, Source
+from torchshrink.data import open_task
+from torchshrink.errors import DataError, ParityError, RecipeError
+from torchshrink.files import atomic, sha256
+from torchshrink.metrics import Scores, score, stack
+from torchshrink.models import UNet
+from torchshrink.progress import SILENT, Progress
+from torchshrink.recipe import Recipe, Variant
+from torchshrink.steps import FOLDER, Steps, digest
+from torchshrink.task import Task
+from torchshrink.training import Settings
+
+LOSS_LIMIT = 0.002  # how far an int8 file's test loss may be from its PyTorch graph's
+PARITY_SAMPLES = 32
+
+
+def run(
+    recipe: Recipe, out: Path, bridge: Bridge, *, is_fresh: bool = False, progress: Progress = SILENT
+) -> dict[str, Any]:
+    """Do what a recipe says and return the report, which is also written into ``out``.
+
+    Finished steps of the same recipe are not done again.
+
+    Args:
+        recipe: What to do.
+        out: A folder that is new, empty, or holds the same run.
+        bridge: Exports and compares (`torchshrink.converters.bridge.Bridge`).
+        is_fresh: Do every step again, also over another run.
+        progress: Told about every step.
+
+    Raises:
+        OutputError: When the folder cannot be written.
+        DataError: When ``out`` holds something else, or the data cannot be used.
+        ParityError: When a file failed verification; the others are in the report.
+    """
+    claim(out, recipe, is_fresh)
+    job = _Job(recipe, out, bridge, Steps(out, is_fresh), progress)
+    for name, variant in recipe.variants.items():
+        job.make(name, variant)
+        job.export(name)
+        job.check(name)
+    result = job.report()
+    report.save(result, out)
+    if result["failed"]:
+        failures = "; ".join(f"{item['name']}: {item['reason']}" for item in result["failed"])
+        raise ParityError(f"{len(result['failed'])} files failed verification and were deleted: {failures}")
+    return result
+
+
+def claim(out: Path, recipe: Recipe, is_fresh: bool) -> None:
+    """Make ``out`` the folder of this run.
+
+    Raises:
+        DataError: When it holds another run, or files that are not a run's.
+    """
+    marker = out / "recipe.json"
+    content = recipes.dump(recipe)
+    if marker.is_file():
+        if json.loads(marker.read_text()) != content and not is_fresh:
+            raise DataError(f"{out} holds another run: choose another --out, or pass --fresh to replace it")
+    elif out.is_dir() and any(path.name != FOLDER for path in out.iterdir()):
+        raise DataError(f"{out} holds files that are not of a torchshrink run: choose another --out")
+    with atomic(marker) as temporary:
+        temporary.write_text(json.dumps(content, indent=1))
+
+
+def make_task(recipe: Recipe) -> Task:
+    """Return the recipe's data with the recipe's loss."""
+    task = open_task(recipe.data, seed=recipe.seed, validation=recipe.validation, augment=recipe.augment)
+    if recipe.loss is None:
+        return task
+    if ":" in recipe.loss.name:
+        loss = recipes.resolve(recipe.loss.name, "loss")(**recipe.loss.settings)
+    else:
+        loss = losses.build(recipe.loss.name, **recipe.loss.settings)
+    return replace(task, loss=loss)
+
+
+def make_model(recipe: Recipe, task: Task) -> nn.Module:
+    """Return the recipe's model, its weights from the checkpoint when there is one.
+
+    The built-in U-Net takes its channels and dimensions from the data.
+    """
+    settings = recipe.model
+    factory: Callable[[], nn.Module]
+    if settings.factory == "unet":
+        shape = {
+            "in_channels": task.example_input.shape[1],
+            "out_channels": task.example_truth.shape[1],
+            "dims": task.dims,
+        }
+        factory = _call(UNet, {**shape, **settings.arguments}, "unet")
+    else:
+        factory = _call(recipes.resolve(settings.factory, "model"), settings.arguments, settings.factory)
+    if settings.checkpoint is None:
+        return factory()
+    return checkpoint.load(Path(settings.checkpoint), factory, settings.allow_pickle)
+
+
+def _call(function: Callable[..., nn.Module], arguments: dict[str, Any], name: str) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        try:
+            return function(**arguments)
+        except TypeError as error:
+            raise RecipeError(f"model {name!r} does not take {arguments}: {error}") from error
+
+    return make
+
+
+@dataclass
+class _State:
+    """What is known of a variant so far."""
+
+    path: Path
+    stamp: str
+    macs: int
+    quantized_path: Path | None = None
+    artefacts: Sequence[Artefact] = ()
+    checked: Sequence[dict[str, Any]] = ()
+    failed: Sequence[dict[str, Any]] = ()
+
+
+class _Job:
+    """One run: its recipe, its folder, and the variants made so far."""
+
+    def __init__(self, recipe: Recipe, out: Path, bridge: Bridge, steps: Steps, progress: Progress) -> None:
+        self.recipe, self.out, self.bridge, self.steps, self.progress = recipe, out, bridge, steps, progress
+        progress.start(f"data {recipe.data}")
+        self.task = make_task(recipe)
+        self.inputs, self.truths = stack(self.task.test)
+        self.data_key = digest(
+            [recipe.data, recipe.seed, recipe.validation, recipe.augment, recipes.dump(recipe).get("loss")]
+            + [_tensor_digest(array.numpy()) for array in (self.inputs, self.truths, *stack(self.task.train))]
+        )
+        self.states: dict[str, _State] = {}
+        self.metadata = {
+            "normalization": self.task.normalization.to_dict(),
+            "class_names": list(self.task.class_names),
+            "input_shape": list(self.task.example_input.shape),
+        }
+
+    def make(self, name: str, variant: Variant) -> None:
+        """Train, prune or quantize one variant and write its model."""
+        path = self.out / "models" / f"{name}.safetensors"
+        parent = self.states[variant.source] if variant.source else None
+
+        def work() -> tuple[dict[str, Any], list[Path]]:
+            model, history = self._build(name, variant, parent)
+            checkpoint.save(model, path, {**self.metadata, "history": history})
+            macs = parent.macs if parent and isinstance(model, GraphModule) else self._macs(model)
+            return {"macs": macs, "history": history}, [path]
+
+        settings = [self.data_key, variant.model_dump(mode="json"), parent.stamp if parent else self._model_key()]
+        result, stamp = self._step(f"make:{name}", settings, work)
+        self.states[name] = _State(path, stamp, result["macs"])
+
+    def export(self, name: str) -> None:
+        """Write every file of a variant."""
+        state = self.states[name]
+        folder = self.out / "files"
+        needs_ptq = "int8" in self.recipe.precisions and not self._is_quantized(name)
+        quantized = self.out / "models" / f"{name}-ptq.safetensors"
+
+        def work() -> tuple[dict[str, Any], list[Path]]:
+            folder.mkdir(parents=True, exist_ok=True)
+            if needs_ptq:
+                self.progress.start(f"{name}: calibrate int8")
+                graph = stages.ptq(self._load(state.path), self.task)
+                checkpoint.save(graph, quantized, self.metadata)
+            self.progress.start(f"{name}: export and convert")
+            artefacts = self.bridge.export(
+                self._source(name, quantized), folder, self.recipe.formats, self.recipe.precisions
+            )
+            paths = [artefact.path for artefact in artefacts] + ([quantized] if needs_ptq else [])
+            return {"artefacts": [artefact.to_dict(self.out) for artefact in artefacts]}, paths
+
+        settings = [state.stamp, self.recipe.formats, self.recipe.precisions]
+        result, state.stamp = self._step(f"export:{name}", settings, work)
+        state.quantized_path = quantized if needs_ptq else None
+        state.artefacts = [Artefact.from_dict(item, self.out) for item in result["artefacts"]]
+
+    def check(self, name: str) -> None:
+        """Run every file of a variant over the test set, compare it with its source and score it."""
+        state = self.states[name]
+
+        def work() -> tuple[dict[str, Any], list[Path]]:
+            self.progress.start(f"{name}: verify")
+            source = self._source(name, state.quantized_path)
+            rows, failed, expected = [], [], {}
+            for index, artefact in enumerate(state.artefacts):
+                kind = "int8" if artefact.precision == "int8" else "float"
+                if kind not in expected:
+                    expected[kind] = self.bridge.outputs(artefact, source, self.inputs)
+                row = self._check_file(artefact, source, expected[kind])
+                (rows if row["parity"]["passed"] else failed).append(row)
+                self.progress.update(index + 1, len(state.artefacts), artefact.name)
+            sidecars = [self._sidecar(row) for row in rows]
+            return {"rows": rows, "failed": [self._failure(row) for row in failed]}, sidecars
+
+        result, state.stamp = self._step(f"verify:{name}", [state.stamp], work)
+        state.checked, state.failed = result["rows"], result["failed"]
+        for item in state.failed:
+            (self.out / item["path"]).unlink(missing_ok=True)
+
+    def report(self) -> dict[str, Any]:
+        """Measure all verified files together and return the report."""
+        rows = [row for name in self.states for row in (*self._torch_rows(name), *self.states[name].checked)]
+
+        def work() -> tuple[dict[str, Any], list[Path]]:
+            self.progress.start("measure every file in fresh processes")
+            measured = bench.measure_all(
+                [self.out / row["path"] for row in rows],
+                self.task.example_input.numpy(),
+                threads=self.recipe.measure.threads,
+                runs=self.recipe.measure.runs,
+                on_progress=self.progress.update,
+            )
+            return {row["name"]: _figures(measured[self.out / row["path"]]) for row in rows}, []
+
+        settings = [self.recipe.measure.model_dump(), [[row["name"], sha256(self.out / row["path"])] for row in rows]]
+        figures, _ = self._step("measure", settings, work)
+        return {
+            "task": self._describe_task(),
+            "environment": report.environment(),
+            "rows": [{**row, **figures[row["name"]]} for row in rows],
+            "failed": [item for state in self.states.values() for item in state.failed],
+        }
+
+    def _build(self, name: str, variant: Variant, parent: _State | None) -> tuple[nn.Module, dict[str, Any]]:
+        step = variant.train or variant.prune or variant.qat
+        assert step is not None
+        fields = {key: getattr(step, key) for key in recipes.Training.model_fields}
+        settings = Settings(seed=self.recipe.seed, **fields)
+        if variant.train is not None:
+            self.progress.start(f"{name}: train")
+            model = make_model(self.recipe, self.task)
+            return model, stages.train(model, self.task, settings, self.progress).to_dict()
+        assert parent is not None
+        model = self._load(parent.path)
+        if variant.prune is not None:
+            self.progress.start(f"{name}: prune to {variant.prune.amount:.0%} and fine-tune")
+            model, history = stages.prune(
+                model,
+                self.task,
+                settings,
+                variant.prune.amount,
+                variant.prune.scope,
+                variant.prune.gradual,
+                self.progress,
+            )
+        else:
+            self.progress.start(f"{name}: quantization-aware training")
+            model, history = stages.qat(model, self.task, settings, self.progress)
+        return model, history.to_dict()
+
+    def _step(self, name: str, settings: Any, work: Any) -> tuple[dict[str, Any], str]:
+        result, stamp, was_done = self.steps.run(name, settings, work)
+        if was_done:
+            self.progress.note(f"{name}: done before")
+        return result, stamp
+
+    def _load(self, path: Path) -> nn.Module:
+        uses_unet = self.recipe.model.factory == "unet"
+        factory = None if uses_unet else (lambda: make_model(self._without_checkpoint(), self.task))
+        return checkpoint.load(path, factory)
+
+    def _without_checkpoint(self) -> Recipe:
+        return self.recipe.model_copy(update={"model": self.recipe.model.model_copy(update={"checkpoint": None})})
+
+    def _source(self, name: str, quantized: Path | None) -> Source:
+        model = self._load(self.states[name].path)
+        if isinstance(model, GraphModule):
+            graph: nn.Module | None = model
+        else:
+            graph = self._load(quantized) if quantized is not None and quantized.is_file() else None
+        return Source(name, model, graph, self.task.example_input, self.metadata)
+
+    def _is_quantized(self, name: str) -> bool:
+        return self.recipe.variants[name].qat is not None
+
+    def _macs(self, model: nn.Module) -> int:
+        return bench.count_macs(model, self.task.example_input)
+
+    def _model_key(self) -> list[Any]:
+        settings = self.recipe.model
+        stored = (
+            sha256(Path(settings.checkpoint)) if settings.checkpoint and Path(settings.checkpoint).is_file() else None
+        )
+        return [settings.model_dump(mode="json"), stored]
+
+    def _check_file(self, artefact: Artefact, source: Source, expected: Any) -> dict[str, Any]:
+        found = bench.predict(artefact.path, self.inputs.numpy())
+        parity = self.bridge.compare(artefact, source, found, expected)
+        reached, wanted = self._score(found), self._score(expected)
+        if parity["passed"] and artefact.precision == "int8" and not abs(reached.loss - wanted.loss) <= LOSS_LIMIT:
+            reason = f"test loss {reached.loss:.4f} instead of the PyTorch graph's {wanted.loss:.4f}"
+            parity |= {"passed": False, "reason": reason}
+        if not parity["passed"]:
+            where = self.bridge.locate(artefact, source, self.inputs[:1])
+            parity["reason"] += f"; first diverging operation: {where or 'none found on the first test input'}"
+        return self._row(artefact, reached, parity)
+
+    def _score(self, outputs: Any) -> Scores:
+        import torch
+
+        return score(torch.from_numpy(np.asarray(outputs)), self.truths, self.task.loss)
+
+    def _row(self, artefact: Artefact, scores: Scores, parity: dict[str, Any]) -> dict[str, Any]:
+        stored = self.bridge.weights(artefact.path)
+        total, nonzero = sum(array.size for array in stored), sum(int(np.count_nonzero(array)) for array in stored)
+        return {
+            "name": artefact.name,
+            "variant": artefact.variant,
+            "format": artefact.format,
+            "precision": artefact.precision,
+            "path": str(artefact.path.relative_to(self.out)),
+            "bytes": bench.size_bytes(artefact.path),
+            "gzip_bytes": bench.gzip_bytes(artefact.path),
+            "entropy_bytes": bench.entropy_bytes(stored),
+            "params": total,
+            "nonzero": nonzero,
+            "sparsity": 1 - nonzero / max(total, 1),
+            "macs": self.states[artefact.variant].macs,
+            "loss": scores.loss,
+            "metrics": {"dice": scores.dice, "iou": scores.iou},
+            "parity": parity,
+            "islands": list(artefact.islands),
+        }
+
+    def _torch_rows(self, name: str) -> list[dict[str, Any]]:
+        """Return the row of a variant's PyTorch checkpoint; a quantized graph is a reference, not a thing to ship."""
+        if self._is_quantized(name) or self.recipe.model.factory != "unet":
+            return []
+
+        def work() -> tuple[dict[str, Any], list[Path]]:
+            path = self.states[name].path
+            artefact = Artefact(name, "torch", "fp32", path)
+            found = bench.predict(path, self.inputs.numpy())
+            parity = {"reference": None, "max_abs": 0.0, "mean_abs": 0.0, "lsb_match": None, "passed": True}
+            return self._row(artefact, self._score(found), parity), []
+
+        row, _ = self._step(f"score:{name}", [sha256(self.states[name].path), self.data_key], work)
+        return [row]
+
+    def _sidecar(self, row: dict[str, Any]) -> Path:
+        """Write what a file's user must know beside it."""
+        path = self.out / f"{row['path']}.json"
+        with atomic(path) as temporary:
+            temporary.write_text(json.dumps({**row, **self.metadata}, indent=1))
+        return path
+
+    def _failure(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {"name": row["name"], "path": row["path"], "reason": row["parity"]["reason"], "parity": row["parity"]}
+
+    def _describe_task(self) -> dict[str, Any]:
+        task = self.task
+        return {
+            "name": task.name,
+            "train": len(task.train),  # type: ignore[arg-type]
+            "validation": len(task.validation),  # type: ignore[arg-type]
+            "test": len(task.test),  # type: ignore[arg-type]
+            "input": list(task.example_input.shape),
+            "output": list(task.example_truth.shape),
+            "loss": type(task.loss).__name__,
+            "seed": self.recipe.seed,
+            "threads": self.recipe.measure.threads,
+            "class_names": list(task.class_names),
+            "normalization": task.normalization.to_dict(),
+        }
+
+
+def _figures(measurement: bench.Measurement) -> dict[str, Any]:
+    latency = measurement.latency
+    return {
+        "latency_ms": {
+            "median": latency.median,
+            "p90": latency.p90,
+            "threads": latency.threads,
+            "runs": latency.runs,
+        },
+        "peak_rss_mb": measurement.peak_rss_mb,
+        "runtime_rss_mb": measurement.runtime_rss_mb,
+        "model_rss_mb": measurement.model_rss_mb,
+    }
+
+
+def _tensor_digest(array: Any) -> str:
+    import hashlib
+
+    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()

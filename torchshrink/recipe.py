@@ -1,0 +1,237 @@
+"""What `torchshrink run` is to do, as validated YAML."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from torchshrink.errors import RecipeError
+
+VERSION = 1
+
+
+class _Strict(BaseModel):
+    """Rejects unknown keys and cannot be changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Training(_Strict):
+    """How long and how fast to train; see `torchshrink.training.Settings`."""
+
+    epochs: int = Field(30, ge=0)
+    lr: float = Field(3e-3, gt=0)
+    batch_size: int = Field(16, ge=1)
+    weight_decay: float = Field(1e-4, ge=0)
+    patience: int = Field(0, ge=0)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+
+class Pruning(Training):
+    """Prune to a sparsity while fine-tuning."""
+
+    amount: float = Field(0.8, ge=0, lt=1)
+    scope: Literal["global", "layer"] = "global"
+    gradual: bool = True
+    epochs: int = Field(20, ge=0)
+    lr: float = Field(2e-3, gt=0)
+
+
+class Qat(Training):
+    """Quantization-aware training."""
+
+    epochs: int = Field(10, ge=1)
+    lr: float = Field(5e-4, gt=0)
+
+
+class Variant(_Strict):
+    """One model: where it comes from and the one thing that is done to it."""
+
+    source: str | None = Field(None, alias="from")
+    train: Training | None = None
+    prune: Pruning | None = None
+    qat: Qat | None = None
+
+    @model_validator(mode="after")
+    def _has_one_step(self) -> Variant:
+        steps = [name for name in ("train", "prune", "qat") if getattr(self, name) is not None]
+        if len(steps) != 1:
+            raise ValueError(f"needs exactly one of train, prune, qat; has {', '.join(steps) or 'none'}")
+        if (self.source is None) != (steps == ["train"]):
+            raise ValueError("'train' starts from the model and takes no 'from'; 'prune' and 'qat' need one")
+        return self
+
+
+class Model(_Strict):
+    """The architecture, and weights to start from."""
+
+    factory: str = "unet"
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    checkpoint: str | None = None
+    allow_pickle: bool = False
+
+
+class Loss(_Strict):
+    """A built-in loss with its settings, or ``module:callable``."""
+
+    name: str = "focal_tversky"
+    settings: dict[str, float] = Field(default_factory=dict)
+
+
+class Measuring(_Strict):
+    """How files are timed."""
+
+    threads: int = Field(1, ge=1)
+    runs: int = Field(50, ge=5)
+
+
+def _default_variants() -> dict[str, Variant]:
+    return {
+        "dense": Variant(train=Training()),
+        "pruned": Variant(source="dense", prune=Pruning()),
+        "pruned-qat": Variant(source="pruned", qat=Qat()),
+    }
+
+
+class Recipe(_Strict):
+    """The whole job; every value has a default."""
+
+    version: Literal[1] = VERSION
+    data: str = "synthetic:cells"
+    seed: int = Field(0, ge=0)
+    validation: float = Field(0.1, gt=0, lt=1)
+    augment: bool = True
+    model: Model = Field(default_factory=Model)
+    loss: Loss | None = None
+    variants: dict[str, Variant] = Field(default_factory=_default_variants)
+    formats: tuple[Literal["onnx", "tflite"], ...] = ("onnx", "tflite")
+    precisions: tuple[Literal["fp32", "fp16", "int8"], ...] = ("fp32", "fp16", "int8")
+    measure: Measuring = Field(default_factory=Measuring)
+
+    @field_validator("variants")
+    @classmethod
+    def _variants_are_ordered(cls, variants: dict[str, Variant]) -> dict[str, Variant]:
+        known: set[str] = set()
+        quantized: set[str] = set()
+        for name, variant in variants.items():
+            if not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
+                raise ValueError(f"{name!r} becomes a file name: use letters, digits, '-', '_' and '.'")
+            if variant.source is not None and variant.source not in known:
+                raise ValueError(f"{name!r} comes from {variant.source!r}, which is not defined above it")
+            if variant.source in quantized:
+                raise ValueError(f"{name!r} comes from {variant.source!r}, which is quantized: qat is the last step")
+            known.add(name)
+            if variant.qat is not None:
+                quantized.add(name)
+        if not variants:
+            raise ValueError("there is nothing to do: define at least one variant")
+        return variants
+
+
+def load(path: Path) -> Recipe:
+    """Read a recipe.
+
+    Raises:
+        RecipeError: Naming every key that is wrong, by its path.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise RecipeError(f"cannot read recipe {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path} holds no settings: `torchshrink run --init {path}` writes a recipe to start from")
+    return parse(content, str(path))
+
+
+def parse(content: dict[str, Any], name: str = "recipe") -> Recipe:
+    """Validate settings; ``name`` is what the error calls them. Raises as `load`."""
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        problems = [f"{'.'.join(str(key) for key in item['loc'])}: {_problem(item)}" for item in error.errors()]
+        raise RecipeError(f"{name}: " + "; ".join(problems)) from None
+
+
+def dump(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe as plain data that `parse` reads back."""
+    return recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def save(recipe: Recipe, path: Path) -> None:
+    """Write a recipe as YAML, headed by the command that runs it."""
+    text = yaml.safe_dump(dump(recipe), sort_keys=False)
+    path.write_text(f"# Run with: torchshrink run {path.name}\n{text}")
+
+
+def resolve(reference: str, what: str) -> Callable[..., Any]:
+    """Import ``module:name``, looking in the current folder too.
+
+    Raises:
+        RecipeError: When it cannot be imported; ``what`` says what it was to be.
+    """
+    module, _, name = reference.partition(":")
+    if not module or not name:
+        raise RecipeError(f"{what} {reference!r}: expected MODULE:NAME, such as my_package.models:make")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise RecipeError(f"{what} {reference!r} cannot be imported: {error}") from error
+    finally:
+        sys.path.pop(0)
+    if not callable(found):
+        raise RecipeError(f"{what} {reference!r} is not callable")
+    return found  # type: ignore[no-any-return]
+
+
+def _problem(item: Any) -> str:
+    if item["type"] == "extra_forbidden":
+        return "unknown key"
+    message: str = item["msg"].removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]
+
+
+TEMPLATE = """\
+# What `torchshrink run` does. Run with: torchshrink run {name}
+# Every line is optional; what is written here is the default.
+version: 1
+
+# synthetic:cells, synthetic:pulses, a folder with images/ and masks/ (or train/ and test/ of them),
+# a .npz file with x and y (or a folder with train.npz and test.npz), or module:callable returning a torchshrink.Task.
+data: synthetic:cells
+seed: 0
+validation: 0.1        # share of the training data that picks the best epoch
+augment: true          # flips, rotations and noise
+
+model:
+  factory: unet        # or module:factory, called with the arguments below
+  arguments: {{}}        # for unet: widths, up, kernel_size; channels and dimensions come from the data
+  # checkpoint: model.safetensors    # start from these weights
+
+# loss:                # the task's own, focal_tversky for built-in kinds of data
+#   name: focal_tversky     # tversky, dice, bce, or module:callable
+#   settings: {{alpha: 0.7, beta: 0.3, gamma: 0.75}}
+
+variants:
+  dense:
+    train: {{epochs: 30, lr: 0.003, batch_size: 16, weight_decay: 0.0001, patience: 0, precision: auto}}
+  pruned:
+    from: dense
+    prune: {{amount: 0.8, scope: global, gradual: true, epochs: 20, lr: 0.002}}
+  pruned-qat:
+    from: pruned
+    qat: {{epochs: 10, lr: 0.0005}}
+
+formats: [onnx, tflite]
+precisions: [fp32, fp16, int8]   # int8 of a variant without qat is calibrated on the training data
+
+measure: {{threads: 1, runs: 50}}
+"""

@@ -1,0 +1,204 @@
+"""report.json and what is made of it: the table, report.md and the plot."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from torchshrink.errors import DataError
+from torchshrink.files import atomic
+
+SCHEMA = 1
+_PACKAGES = ("torchshrink", "torch", "torchao", "onnx", "onnxruntime", "onnx2tf", "tensorflow", "ai-edge-litert",
+             "ai-edge-quantizer", "numpy")  # fmt: skip
+_HEADINGS = ("file", "MB", "smaller", "sparse", "loss", "dice", "ms", "faster", "RAM MB", "parity")
+
+Row = dict[str, Any]
+
+
+def environment() -> dict[str, Any]:
+    """Return where the figures were measured: versions, processor, system."""
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()}",
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "command": " ".join(["torchshrink", *sys.argv[1:]]),
+    }
+
+
+def save(report: dict[str, Any], out: Path) -> None:
+    """Write report.json, report.md and report.png into a folder."""
+    with atomic(out / "report.json") as temporary:
+        temporary.write_text(json.dumps({"schema": SCHEMA, **report}, indent=1))
+    with atomic(out / "report.md") as temporary:
+        temporary.write_text(markdown(report))
+    plot(report["rows"], out / "report.png")
+
+
+def load(out: Path) -> dict[str, Any]:
+    """Read a run's report.json.
+
+    Raises:
+        DataError: When there is none, or of another schema.
+    """
+    path = out / "report.json"
+    try:
+        report: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is missing or damaged: `torchshrink run --out {out}` makes it") from error
+    if report.get("schema") != SCHEMA:
+        raise DataError(f"{path} has schema {report.get('schema')}, this version reads {SCHEMA}")
+    return report
+
+
+def reference(rows: Sequence[Row], format_: str = "tflite") -> Row:
+    """Return the row that others of the same runtime are compared with: the first fp32 file."""
+    same = [row for row in rows if row["format"] == format_ and row["precision"] == "fp32"]
+    return (same or [row for row in rows if row["precision"] == "fp32"] or list(rows))[0]
+
+
+def table(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return headings and cells, one line per row.
+
+    Sizes are compared with the first fp32 TFLite file, latencies with the first fp32 file of the same runtime.
+    """
+    if not rows:
+        return _HEADINGS, []
+    size = reference(rows)["bytes"]
+    cells = []
+    for row in rows:
+        latency = row["latency_ms"]["median"]
+        cells.append(
+            (
+                row["name"],
+                f"{row['bytes'] / 1e6:.3f}",
+                f"{size / row['bytes']:.2f}x",
+                f"{row['sparsity']:.0%}",
+                f"{row['loss']:.4f}",
+                f"{row['metrics']['dice']:.4f}",
+                f"{latency:.2f}",
+                f"{reference(rows, row['format'])['latency_ms']['median'] / latency:.2f}x",
+                f"{row['peak_rss_mb']:.0f}",
+                _parity(row["parity"]),
+            )
+        )
+    return _HEADINGS, cells
+
+
+def verdict(rows: Sequence[Row]) -> str:
+    """Return one sentence: the smallest verified file against the dense fp32 TFLite file and PyTorch."""
+    if not rows:
+        return "No file was verified."
+    dense, torch_row = reference(rows), reference(rows, "torch")
+    best = min(rows, key=lambda row: row["bytes"])
+    return (
+        f"{best['name']} is {dense['bytes'] / best['bytes']:.1f}x smaller and "
+        f"{reference(rows, best['format'])['latency_ms']['median'] / best['latency_ms']['median']:.1f}x faster than the "
+        f"dense fp32 file and its process needs 1/{torch_row['peak_rss_mb'] / best['peak_rss_mb']:.1f} of the RAM of "
+        f"{torch_row['name']}, at a test loss of {best['loss']:.4f} ({best['loss'] - torch_row['loss']:+.4f})."
+    )
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """Return the report as Markdown."""
+    headings, cells = table(report["rows"])
+    lines = ["# torchshrink report", "", verdict(report["rows"]), ""]
+    lines += [f"| {' | '.join(headings)} |", f"|{'---|' * len(headings)}"]
+    lines += [f"| {' | '.join(line)} |" for line in cells]
+    lines += ["", "![Size against loss](report.png)", "", "## Islands", ""]
+    lines += [f"- {row['name']}: {', '.join(row['islands'])}" for row in report["rows"] if row["islands"]] or [
+        "Every int8 file computes in integers from input to output."
+    ]
+    lines += ["", "## Failed verification", ""]
+    lines += [f"- {item['name']}: {item['reason']}" for item in report.get("failed", [])] or ["None."]
+    lines += ["", "## How this was measured", "", *_conditions(report)]
+    return "\n".join(lines) + "\n"
+
+
+def plot(rows: Sequence[Row], path: Path) -> None:
+    """Draw size against test loss, the area of a marker standing for latency, as PNG or SVG by the path's ending."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    colors = {"torch": "#ee4c2c", "onnx": "#4477aa", "tflite": "#228833", "h5": "#aa7733"}
+    slowest = max((row["latency_ms"]["median"] for row in rows), default=1.0)
+    for row in rows:
+        area = 40 + 900 * row["latency_ms"]["median"] / slowest
+        marker = {"fp32": "o", "fp16": "s", "int8": "D"}.get(row["precision"], "^")
+        axes.scatter(row["bytes"] / 1e6, row["loss"], area, colors[row["format"]], marker, alpha=0.35, linewidths=0)
+        axes.scatter(row["bytes"] / 1e6, row["loss"], 8, colors[row["format"]])
+    _label(axes, rows)
+    axes.set_xscale("log")
+    axes.set_xlabel("size of the file [MB]")
+    axes.set_ylabel("test loss (computed with the file)")
+    axes.set_title("Smaller is left, better is low; the larger the marker, the slower")
+    axes.grid(alpha=0.3, which="both")
+    handles = [axes.scatter([], [], 60, color, label=name) for name, color in colors.items() if name != "h5"]
+    handles += [
+        axes.scatter([], [], 60, "#888888", marker, label=name)
+        for name, marker in {"fp32": "o", "fp16": "s", "int8": "D"}.items()
+    ]
+    axes.legend(handles=handles, ncols=2, fontsize=8)
+    with atomic(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+
+
+def _label(axes: Any, rows: Sequence[Row]) -> None:
+    """Name the smallest file of every variant and the largest of all, which is what a reader looks for."""
+    chosen = {id(max(rows, key=lambda row: row["bytes"])): max(rows, key=lambda row: row["bytes"])} if rows else {}
+    for variant in {row["variant"] for row in rows}:
+        best = min((row for row in rows if row["variant"] == variant), key=lambda row: row["bytes"])
+        chosen[id(best)] = best
+    for row in chosen.values():
+        axes.annotate(row["name"], (row["bytes"] / 1e6, row["loss"]), (6, 8), textcoords="offset points", fontsize=8)
+
+
+def _parity(parity: dict[str, Any]) -> str:
+    if parity["reference"] is None:
+        return "reference"
+    if parity["lsb_match"] is not None:
+        return f"{parity['lsb_match']:.2%} within 1"
+    return f"{parity['max_abs']:.1e}"
+
+
+def _conditions(report: dict[str, Any]) -> list[str]:
+    environment_, task = report["environment"], report["task"]
+    packages = ", ".join(f"{name} {number}" for name, number in environment_["packages"].items() if number)
+    return [
+        f"- Task: {task['name']}, {task['train']} training, {task['validation']} validation and {task['test']} test "
+        f"samples of shape {task['input']}, seed {task['seed']}.",
+        "- Loss and dice: computed with each file itself, in its runtime, over the whole test set.",
+        "- Latency: median of one inference at batch 1, "
+        f"{task['threads']} thread(s), the files taking turns; RAM: peak of a fresh process that imports only its "
+        "runtime, after loading and one inference.",
+        f"- Machine: {environment_['processor']}, {environment_['cores']} cores, {environment_['system']}, "
+        f"Python {environment_['python']}.",
+        f"- Packages: {packages}.",
+    ]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

@@ -1,0 +1,77 @@
+"""Do each step of a run once: a finished one is recognised by what went into it and what came out."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torchshrink
+from torchshrink.files import atomic, sha256
+
+FOLDER = ".steps"
+Result = dict[str, Any]
+Work = Callable[[], tuple[Result, Sequence[Path]]]
+
+
+class Steps:
+    """The finished steps of the run in one folder.
+
+    Args:
+        out: The run's folder.
+        is_fresh: Do everything again.
+    """
+
+    def __init__(self, out: Path, is_fresh: bool = False) -> None:
+        self.out = out
+        self.is_fresh = is_fresh
+
+    def run(self, name: str, inputs: Any, work: Work) -> tuple[Result, str, bool]:
+        """Do ``work`` unless the same step with the same inputs is done already.
+
+        Args:
+            name: The step's name; one result is kept per name.
+            inputs: JSON-like: settings, and the keys of the steps before.
+            work: Returns a JSON-like result and the files that it wrote in the run's folder.
+
+        Returns:
+            The result, a key that stands for inputs and outputs, and whether the step was done before.
+        """
+        key = digest([name, inputs, code_version()])
+        record = self.out / FOLDER / f"{name.replace(':', '.')}.json"
+        known = None if self.is_fresh else self._read(record)
+        if known is not None and known["key"] == key and self._are_intact(known["outputs"]):
+            return known["result"], known["stamp"], True
+        result, paths = work()
+        outputs = {str(path.relative_to(self.out)): sha256(path) for path in paths}
+        content = {"key": key, "outputs": outputs, "result": result, "stamp": digest([key, outputs])}
+        with atomic(record) as temporary:
+            temporary.write_text(json.dumps(content, indent=1))
+        return result, content["stamp"], False
+
+    def _read(self, record: Path) -> dict[str, Any] | None:
+        try:
+            content: dict[str, Any] = json.loads(record.read_text())
+        except (OSError, ValueError):
+            return None
+        return content
+
+    def _are_intact(self, outputs: dict[str, str]) -> bool:
+        paths = {self.out / name: expected for name, expected in outputs.items()}
+        return all(path.is_file() and sha256(path) == expected for path, expected in paths.items())
+
+
+def digest(content: Any) -> str:
+    """Return a SHA-256 of JSON-like content."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@functools.cache
+def code_version() -> str:
+    """Return a digest of the package's own sources: a changed program does not trust old results."""
+    root = Path(torchshrink.__file__).parent
+    files = sorted(path for path in root.rglob("*.py") if "cli" not in path.relative_to(root).parts)
+    return digest([torchshrink.__version__, [[path.name, sha256(path)] for path in files]])

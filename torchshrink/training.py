@@ -1,0 +1,179 @@
+"""One small training loop, for dense training, fine-tuning while pruning, and quantization-aware training."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from torchshrink.errors import DataError, ModelError
+from torchshrink.metrics import evaluate
+from torchshrink.progress import SILENT, Progress
+from torchshrink.task import Task
+
+AfterStep = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train.
+
+    Attributes:
+        epochs: Passes over the training data.
+        lr: Peak of the one-cycle schedule (Smith and Topin, arXiv:1708.07120).
+        batch_size: Samples per step and process.
+        weight_decay: Of AdamW.
+        patience: Epochs without a better validation loss after which training stops; 0 never stops early.
+        precision: ``"auto"`` takes bfloat16 where the processor computes with it, else float32.
+        seed: Decides order, augmentation and dropout.
+    """
+
+    epochs: int
+    lr: float = 3e-3
+    batch_size: int = 16
+    weight_decay: float = 1e-4
+    patience: int = 0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    seed: int = 0
+
+
+@dataclass
+class History:
+    """What happened: one entry per epoch, and which epoch's weights were kept."""
+
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    best_loss: float = math.inf
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what is stored in a checkpoint."""
+        return asdict(self)
+
+
+def fit(
+    model: nn.Module,
+    task: Task,
+    settings: Settings,
+    *,
+    after_step: AfterStep | None = None,
+    settled: float = 0.0,
+    progress: Progress = SILENT,
+) -> History:
+    """Train ``model`` in place and leave it, in evaluation mode, with the weights of its best epoch.
+
+    Args:
+        model: Maps ``[N, C, *size]`` to probabilities ``[N, K, *size]``.
+        task: Gives data and loss; its validation part picks the best epoch.
+        settings: Epochs, learning rate and so on.
+        after_step: Called with the number of finished steps after each, for pruning schedules and masks.
+        settled: Share of the training after which an epoch may be the best one; before it, the model is still being
+            pruned or its ranges still move.
+        progress: Told about every step.
+
+    Raises:
+        DataError: When the training data has no sample.
+        ModelError: When the loss stops being a number.
+    """
+    from accelerate import Accelerator
+    from accelerate.utils import set_seed
+
+    set_seed(settings.seed)
+    accelerator = Accelerator()
+    generator = torch.Generator().manual_seed(settings.seed)
+    loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
+        task.train, settings.batch_size, shuffle=True, generator=generator, drop_last=_drops_last(task, settings)
+    )
+    if len(loader) == 0:
+        raise DataError(f"task {task.name!r} has no training sample")
+    optimizer = torch.optim.AdamW(model.parameters(), settings.lr, weight_decay=settings.weight_decay)
+    wrapped, optimizer, loader = accelerator.prepare(model, optimizer, loader)
+    steps = settings.epochs * len(loader)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=max(steps, 2))
+    run = _Run(wrapped, task, settings, accelerator, optimizer, schedule, after_step, progress, steps)
+    history, best = History(), None
+    for epoch in range(1, settings.epochs + 1):
+        train_loss = run.epoch(loader, generator)
+        validation = evaluate(model, task.validation, task.loss, settings.batch_size)
+        history.epochs.append({"train_loss": train_loss, "validation_loss": validation.loss, "dice": validation.dice})
+        progress.update(run.step, steps, f"epoch {epoch}/{settings.epochs} validation loss {validation.loss:.4f}")
+        if run.step < settled * steps:
+            continue
+        if validation.loss < history.best_loss or best is None:
+            history.best_loss, history.best_epoch = validation.loss, epoch
+            best = copy.deepcopy(model.state_dict())
+        elif settings.patience and epoch - history.best_epoch >= settings.patience:
+            progress.note(f"stopped after epoch {epoch}: no better validation loss for {settings.patience} epochs")
+            break
+    if best is not None:
+        model.load_state_dict(best)
+    model.cpu().eval()
+    return history
+
+
+@dataclass
+class _Run:
+    """The state that the steps of one training share."""
+
+    model: nn.Module
+    task: Task
+    settings: Settings
+    accelerator: Any
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    after_step: AfterStep | None
+    progress: Progress
+    steps: int
+    step: int = 0
+
+    def epoch(self, loader: DataLoader[tuple[Tensor, Tensor]], generator: torch.Generator) -> float:
+        """Train on every batch once and return the mean loss."""
+        self.model.train()
+        total = 0.0
+        for inputs, truth in loader:
+            if self.task.augment is not None:
+                inputs, truth = self.task.augment(inputs, truth, generator)
+            total += self._step(inputs, truth)
+            if self.after_step is not None:
+                self.after_step(self.step)
+            self.progress.update(self.step, self.steps)
+        return total / len(loader)
+
+    def _step(self, inputs: Tensor, truth: Tensor) -> float:
+        if inputs.dim() == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        bf16 = uses_bf16(self.settings.precision, inputs.device.type)
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16):
+            output = self.model(inputs)
+        loss = self.task.loss(output.float(), truth)
+        if not torch.isfinite(loss):
+            raise ModelError(
+                f"the training loss became {loss.item()} at step {self.step + 1}: lower lr ({self.settings.lr}), "
+                "or look for extreme values in the data"
+            )
+        self.accelerator.backward(loss)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.schedule.step()
+        self.step += 1
+        return float(loss.detach())
+
+
+def uses_bf16(precision: str, device: str) -> bool:
+    """Return whether training computes in bfloat16; ``"auto"`` asks the hardware."""
+    if precision != "auto":
+        return precision == "bf16"
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported()
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def _drops_last(task: Task, settings: Settings) -> bool:
+    """BatchNorm cannot train on a batch of one."""
+    return len(task.train) % settings.batch_size == 1 and len(task.train) > 1  # type: ignore[arg-type]
