@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import traceback
 from collections.abc import Callable
 from typing import Any
 
 import typer
-
-from torchshrink.cli import bench, convert, doctor, run, train
+from torchshrink.cli import bench, convert, doctor, options, run, train
 from torchshrink.cli.console import errors
+
 from torchshrink.errors import ShrinkError
 
 app = typer.Typer(
@@ -28,7 +29,7 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
     """Turn errors into one line on stderr and an exit code; ``--debug`` shows where they came from."""
 
     @functools.wraps(function)
-    def call(**arguments: Any) -> None:
+    def call(debug: bool = False, **arguments: Any) -> None:
         try:
             function(**arguments)
         except KeyboardInterrupt:
@@ -37,20 +38,24 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
         except ShrinkError as error:
-            _explain(f"error: {error}", arguments)
+            _explain(f"error: {error}", debug)
             raise typer.Exit(error.exit_code) from None
         except OSError as error:
-            _explain(f"error: {error}", arguments)
+            _explain(f"error: {error}", debug)
             raise typer.Exit(3) from None
         except Exception as error:
-            _explain(f"internal error: {type(error).__name__}: {error} (--debug shows where)", arguments)
+            _explain(f"internal error: {type(error).__name__}: {error} (--debug shows where)", debug)
             raise typer.Exit(1) from None
 
+    own = inspect.signature(function)
+    added = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=options.Debug)
+    call.__signature__ = own.replace(parameters=[*own.parameters.values(), added])  # type: ignore[attr-defined]
+    call.__annotations__ = {**function.__annotations__, "debug": options.Debug}
     return call
 
 
-def _explain(text: str, arguments: dict[str, Any]) -> None:
-    if arguments.get("debug"):
+def _explain(text: str, debug: bool) -> None:
+    if debug:
         traceback.print_exc()
     errors.print(" ".join(text.split()), style="red", markup=False)
 

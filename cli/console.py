@@ -23,7 +23,12 @@ class Progress:
 
     def __init__(self) -> None:
         self._is_terminal = errors.is_terminal
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[note]}"))
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[note]}"),
+        )
         self._bars = Bars(*columns, console=errors)
         self._task: TaskID | None = None
         self._title = ""

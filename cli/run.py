@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
-
 from torchshrink.cli import console, options
+
 from torchshrink.errors import ParityError, RecipeError
 
 RecipeFile = Annotated[Optional[Path], typer.Argument(help="A recipe; without one, the built-in U-Net and data.")]  # noqa: UP045
@@ -21,7 +21,6 @@ def run(
     init: Annotated[bool, typer.Option("--init", help="Only write a commented recipe to start from.")] = False,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
-    debug: options.Debug = False,
 ) -> None:
     """Train, prune, quantize, export, verify and measure: from data to files that production can run."""
     if init:
@@ -29,8 +28,10 @@ def run(
         return
     with console.Progress() as progress:
         progress.start("load PyTorch")
-        from torchshrink import pipeline, recipe as recipes, report
         from torchshrink.converters.bridge import Bridge
+
+        from torchshrink import pipeline, report
+        from torchshrink import recipe as recipes
 
         settings = recipes.load(recipe) if recipe is not None else recipes.Recipe()
         if data is not None:

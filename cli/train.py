@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-
 from torchshrink.cli import console, options
-from torchshrink.errors import OutputError
+
+from torchshrink.errors import ModelError, OutputError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,7 +30,6 @@ def train(
     seed: options.Seed = 0,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
-    debug: options.Debug = False,
 ) -> None:
     """Train a model from scratch."""
     check_output(out, overwrite)
@@ -64,7 +63,6 @@ def prune(
     allow_pickle: options.AllowPickle = False,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
-    debug: options.Debug = False,
 ) -> None:
     """Set the smallest weights to zero and fine-tune the rest."""
     check_output(out, overwrite)
@@ -91,7 +89,6 @@ def qat(
     allow_pickle: options.AllowPickle = False,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
-    debug: options.Debug = False,
 ) -> None:
     """Train a model to be int8: its ranges are learned, its pruned zeros kept."""
     check_output(out, overwrite)
@@ -115,7 +112,6 @@ def ptq(
     allow_pickle: options.AllowPickle = False,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
-    debug: options.Debug = False,
 ) -> None:
     """Make a model int8 without training: its ranges are calibrated."""
     check_output(out, overwrite)
@@ -134,26 +130,30 @@ def check_output(path: Path, overwrite: bool) -> None:
         raise OutputError(f"{path} exists: choose another --out, or pass --overwrite")
 
 
-def _load(
-    progress: console.Progress, path: Path, data: str, seed: int, factory: str | None, allow_pickle: bool
-) -> tuple[Task, nn.Module]:
+def load_task(path: Path, data: str, seed: int, factory: str | None, allow_pickle: bool) -> tuple[Task, nn.Module]:
     """Return the data, normalised as the model was trained with, and the model."""
-    progress.start("load model and data")
-    from torch.fx import GraphModule
-
     from torchshrink import checkpoint, recipe
     from torchshrink.data import open_task
-    from torchshrink.errors import ModelError
     from torchshrink.task import Normalization
 
-    make = recipe.resolve(factory, "model") if factory else None
-    model = checkpoint.load(path, make, allow_pickle)
-    if isinstance(model, GraphModule):
-        raise ModelError(f"{path} is quantized already: start from the float model that it was made from")
+    model = checkpoint.load(path, recipe.resolve(factory, "model") if factory else None, allow_pickle)
     description = checkpoint.describe(path) if path.suffix == ".safetensors" else {}
     stored = description.get("normalization")
     normalization = Normalization(tuple(stored["mean"]), tuple(stored["std"]), stored["raw"]) if stored else None
     return open_task(data, seed=seed, normalization=normalization), model
+
+
+def _load(
+    progress: console.Progress, path: Path, data: str, seed: int, factory: str | None, allow_pickle: bool
+) -> tuple[Task, nn.Module]:
+    """Return data and a model that is still float."""
+    progress.start("load model and data")
+    from torch.fx import GraphModule
+
+    task, model = load_task(path, data, seed, factory, allow_pickle)
+    if isinstance(model, GraphModule):
+        raise ModelError(f"{path} is quantized already: start from the float model that it was made from")
+    return task, model
 
 
 def _settings(epochs: int, lr: float, batch_size: int, seed: int) -> Any:
@@ -172,8 +172,7 @@ def _numbers(text: str) -> list[int]:
 def _save(model: nn.Module, out: Path, task: Task, history: dict[str, Any]) -> dict[str, Any]:
     """Write the model and return what to tell about it."""
     from torchshrink import checkpoint
-    from torchshrink.metrics import score, stack
-    from torchshrink.stages import outputs
+    from torchshrink.metrics import outputs, score, stack
 
     inputs, truths = stack(task.test)
     scores = score(outputs(model, inputs), truths, task.loss)

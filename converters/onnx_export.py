@@ -152,10 +152,11 @@ def _translations() -> dict[Any, Any]:
     """Say what torch.onnx does not know: per-channel quantization, as QDQ nodes with an axis."""
     from onnxscript import opset18 as op
 
-    def dequantize(x, scale, zero_point, axis, low, high, dtype, out_dtype=None):  # type: ignore[no-untyped-def]
+    # The names and the order are those of the PyTorch operations.
+    def dequantize(x, scale, zero_point, axis, *_, **__):  # type: ignore[no-untyped-def]
         return op.DequantizeLinear(x, scale, op.Cast(zero_point, to=TensorProto.INT8), axis=axis)
 
-    def quantize(x, scale, zero_point, axis, low, high, dtype):  # type: ignore[no-untyped-def]
+    def quantize(x, scale, zero_point, axis, *_):  # type: ignore[no-untyped-def]
         return op.QuantizeLinear(x, scale, op.Cast(zero_point, to=TensorProto.INT8), axis=axis)
 
     from torch.ao.quantization.fx import _decomposed  # noqa: F401  # registers the operations named below

@@ -98,7 +98,7 @@ def dequantize(codes: NDArray[Any], range_: Range) -> NDArray[np.float32]:
 def _range(node: NodeProto, arrays: dict[str, NDArray[Any]]) -> Range:
     if node.input[1] not in arrays:
         raise ConversionError(
-            f"{node.op_type} {node.name!r}: its scale is computed, not stored; only static int8 works"
+            f"{node.op_type} {node.name!r}: its scale is computed in the graph; only stored scales can be converted"
         )
     scale = arrays[node.input[1]]
     codes = arrays[node.input[2]] if len(node.input) > 2 and node.input[2] else np.zeros(scale.shape, np.uint8)

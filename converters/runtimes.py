@@ -15,6 +15,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from torchshrink.errors import ModelError
+
 
 @dataclass(frozen=True)
 class TensorValue:
@@ -77,10 +79,16 @@ def tflite_values(path: Path, sample: NDArray[np.float32]) -> dict[int, TensorVa
 
 
 def to_tflite_layout(sample: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    """Return ``[N, C, *size]`` as the channels-last array that a TFLite file expects."""
-    if sample.shape != shape or sample.ndim > 2:
+    """Return ``[N, C, *size]`` as the channels-last array that a TFLite file expects.
+
+    Raises:
+        ModelError: When the file takes another size.
+    """
+    if sample.ndim > 2:
         sample = np.moveaxis(sample, 1, -1)
-    return np.ascontiguousarray(sample.reshape(shape))
+    if sample.shape != shape:
+        raise ModelError(f"the TFLite file takes inputs of shape {list(shape)}, got {list(sample.shape)}")
+    return np.ascontiguousarray(sample)
 
 
 @contextmanager

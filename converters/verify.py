@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from torchshrink import bench
 from torchshrink.errors import ConversionError, ModelError
+from torchshrink.metrics import outputs
 
 # Largest absolute difference, as a share of the range of the reference's outputs.
 FLOAT_LIMITS = {"fp32": 1e-4, "fp16": 1e-2}
@@ -58,16 +58,8 @@ def verify(path: Path, model: nn.Module, inputs: Tensor, precision: str, referen
         found = bench.predict(path, inputs.numpy())
     except ModelError as error:
         raise ConversionError(f"{path.name} does not run: {error}") from error
-    expected = outputs(model, inputs)
+    expected = outputs(model, inputs).numpy()
     return compare(found, expected, precision, reference, output_scale(model))
-
-
-def outputs(model: nn.Module, inputs: Tensor, batch_size: int = 16) -> NDArray[np.float32]:
-    """Return a model's outputs for ``[N, C, *size]``, computed in batches."""
-    with torch.inference_mode():
-        parts = [model(batch) for batch in inputs.split(batch_size)]
-    result: NDArray[np.float32] = torch.cat(parts).float().numpy()
-    return result
 
 
 def compare(

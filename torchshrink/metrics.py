@@ -65,6 +65,12 @@ def evaluate(model: nn.Module, samples: Samples, loss: nn.Module, batch_size: in
     return Scores(*(totals / count).tolist())
 
 
+def outputs(model: nn.Module, inputs: Tensor, batch_size: int = 16) -> Tensor:
+    """Return what a model computes for ``[N, C, *size]``, in float32, a batch at a time."""
+    with torch.inference_mode():
+        return torch.cat([model(batch).float() for batch in inputs.split(batch_size)])
+
+
 def stack(samples: Samples) -> tuple[Tensor, Tensor]:
     """Return all inputs and all truths as two tensors, ``[N, C, *size]`` and ``[N, K, *size]``."""
     inputs, truths = zip(*DataLoader(samples, 64), strict=True)

@@ -149,11 +149,7 @@ class _Job:
             + [_tensor_digest(array.numpy()) for array in (self.inputs, self.truths, *stack(self.task.train))]
         )
         self.states: dict[str, _State] = {}
-        self.metadata = {
-            "normalization": self.task.normalization.to_dict(),
-            "class_names": list(self.task.class_names),
-            "input_shape": list(self.task.example_input.shape),
-        }
+        self.metadata = self.task.metadata
 
     def make(self, name: str, variant: Variant) -> None:
         """Train, prune or quantize one variant and write its model."""
@@ -255,15 +251,8 @@ class _Job:
         model = self._load(parent.path)
         if variant.prune is not None:
             self.progress.start(f"{name}: prune to {variant.prune.amount:.0%} and fine-tune")
-            model, history = stages.prune(
-                model,
-                self.task,
-                settings,
-                variant.prune.amount,
-                variant.prune.scope,
-                variant.prune.gradual,
-                self.progress,
-            )
+            how = (variant.prune.amount, variant.prune.scope, variant.prune.gradual)
+            model, history = stages.prune(model, self.task, settings, *how, progress=self.progress)
         else:
             self.progress.start(f"{name}: quantization-aware training")
             model, history = stages.qat(model, self.task, settings, self.progress)
@@ -299,10 +288,8 @@ class _Job:
 
     def _model_key(self) -> list[Any]:
         settings = self.recipe.model
-        stored = (
-            sha256(Path(settings.checkpoint)) if settings.checkpoint and Path(settings.checkpoint).is_file() else None
-        )
-        return [settings.model_dump(mode="json"), stored]
+        path = Path(settings.checkpoint or "")
+        return [settings.model_dump(mode="json"), sha256(path) if path.is_file() else None]
 
     def _check_file(self, artefact: Artefact, source: Source, expected: Any) -> dict[str, Any]:
         found = bench.predict(artefact.path, self.inputs.numpy())

@@ -132,12 +132,3 @@ class Schedule:
         is_due = self.begin <= step < self.end and (step - self.begin) % self.every == 0
         if is_due or step == self.end:
             magnitude(model, self.amount(step), self.scope)
-
-
-def masks(model: nn.Module) -> dict[str, Tensor]:
-    """Return the mask of every pruned layer, by its name: 1 where a weight lives, 0 where it is pruned."""
-    return {
-        name: layer.weight_mask.bool()
-        for name, layer in prunable_layers(model).items()
-        if hasattr(layer, "weight_mask")
-    }

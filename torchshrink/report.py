@@ -99,10 +99,10 @@ def verdict(rows: Sequence[Row]) -> str:
         return "No file was verified."
     dense, torch_row = reference(rows), reference(rows, "torch")
     best = min(rows, key=lambda row: row["bytes"])
+    faster = reference(rows, best["format"])["latency_ms"]["median"] / best["latency_ms"]["median"]
     return (
-        f"{best['name']} is {dense['bytes'] / best['bytes']:.1f}x smaller and "
-        f"{reference(rows, best['format'])['latency_ms']['median'] / best['latency_ms']['median']:.1f}x faster than the "
-        f"dense fp32 file and its process needs 1/{torch_row['peak_rss_mb'] / best['peak_rss_mb']:.1f} of the RAM of "
+        f"{best['name']} is {dense['bytes'] / best['bytes']:.1f}x smaller and {faster:.1f}x faster than the dense fp32 "
+        f"file, and its process needs 1/{torch_row['peak_rss_mb'] / best['peak_rss_mb']:.1f} of the RAM of "
         f"{torch_row['name']}, at a test loss of {best['loss']:.4f} ({best['loss'] - torch_row['loss']:+.4f})."
     )
 

@@ -81,6 +81,15 @@ class Task:
         return self.test[0][1].unsqueeze(0)
 
     @property
+    def metadata(self) -> dict[str, Any]:
+        """What must travel with every checkpoint and exported file."""
+        return {
+            "normalization": self.normalization.to_dict(),
+            "class_names": list(self.class_names),
+            "input_shape": list(self.example_input.shape),
+        }
+
+    @property
     def dims(self) -> int:
         """2 for images, 1 for signals."""
         return self.example_input.dim() - 2

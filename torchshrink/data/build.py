@@ -23,6 +23,7 @@ def task_from_arrays(
     seed: int = 0,
     validation: float = 0.1,
     augment: bool = True,
+    normalization: Normalization | None = None,
 ) -> Task:
     """Return a task whose inputs are normalised by the training part alone.
 
@@ -32,6 +33,7 @@ def task_from_arrays(
         test: Raw samples with the channels, size and value scale of ``train``.
         seed: Chooses the validation part.
         validation: Size of the validation part as a fraction of ``train``; never fewer than one sample.
+        normalization: That of a model that exists already; by default the training part's own.
         augment: Whether the task carries the default augmentation for its kind of data.
 
     Returns:
@@ -47,7 +49,12 @@ def task_from_arrays(
     """
     _check_alike(train, test)
     kept, held_out = split(train, validation, seed)
-    normalization = normalization_of(kept.inputs, kept.raw)
+    normalization = normalization or normalization_of(kept.inputs, kept.raw)
+    if len(normalization.mean) != kept.inputs.shape[1]:
+        raise DataError(
+            f"{train.origin} has {kept.inputs.shape[1]} input channels, but the model was normalised with "
+            f"{len(normalization.mean)}: use data of the kind that it was trained on"
+        )
     size = train.inputs.shape[2:]
     augmentation = flips_rotations_noise(len(size), square=len(set(size)) == 1) if augment else None
     names = train.class_names or test.class_names or tuple(f"class {k}" for k in range(train.truth.shape[1]))

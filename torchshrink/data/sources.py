@@ -20,7 +20,7 @@ from torchshrink.data.folder import read_folders
 from torchshrink.data.labelled import LabelledArrays, split
 from torchshrink.data.synthetic import cells, pulses
 from torchshrink.errors import DataError, ShrinkError
-from torchshrink.task import Task
+from torchshrink.task import Normalization, Task
 
 _EXPECTED = (
     "expected synthetic:cells, synthetic:pulses, a folder (images and masks, train and test, or train.npz and "
@@ -37,7 +37,14 @@ _SYNTHETIC: dict[str, tuple[Callable[[int, int, int], Arrays], str, int]] = {
 }
 
 
-def open_task(source: str | Path, *, seed: int = 0, validation: float = 0.1, augment: bool = True) -> Task:
+def open_task(
+    source: str | Path,
+    *,
+    seed: int = 0,
+    validation: float = 0.1,
+    augment: bool = True,
+    normalization: Normalization | None = None,
+) -> Task:
     """Return the task that ``source`` names.
 
     Args:
@@ -53,6 +60,7 @@ def open_task(source: str | Path, *, seed: int = 0, validation: float = 0.1, aug
         seed: Chooses test and validation samples and makes synthetic data.
         validation: Size of the validation part as a fraction of the training samples; never fewer than one sample.
         augment: Whether the task carries the default augmentation.
+        normalization: That of a model that exists already; by default the training part's own.
 
     Raises:
         DataError: When there is no such source or it cannot be used.
@@ -75,7 +83,9 @@ def open_task(source: str | Path, *, seed: int = 0, validation: float = 0.1, aug
             train, test = _read(path, seed)
         except OSError as error:
             raise DataError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
-    return task_from_arrays(name, train, test, seed=seed, validation=validation, augment=augment)
+    return task_from_arrays(
+        name, train, test, seed=seed, validation=validation, augment=augment, normalization=normalization
+    )
 
 
 def _make(source: str, seed: int) -> tuple[str, LabelledArrays, LabelledArrays]:

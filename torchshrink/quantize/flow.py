@@ -63,8 +63,12 @@ def convert(prepared: PreparedModule) -> GraphModule:
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
         graph = convert_pt2e(copy.deepcopy(prepared).eval().graph_module)
+        from torchshrink.quantize.bias import round_biases
+
     # Through the form that files have: what is used here is what a file will hold.
-    return graphs.from_json(*graphs.to_json(graph))
+    graph = graphs.from_json(*graphs.to_json(graph))
+    round_biases(graph)
+    return graph
 
 
 def capture(model: nn.Module, example_input: Tensor) -> GraphModule:

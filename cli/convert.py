@@ -1,0 +1,177 @@
+"""The commands between formats: export, convert, verify."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+from torchshrink.cli import console, options
+from torchshrink.cli.train import check_output
+
+from torchshrink.errors import ModelError, ParityError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Precision = Annotated[str, typer.Option(help="fp32, fp16 (weights) or int8 (of a quantized model).")]
+Shape = Annotated[
+    Optional[str],  # noqa: UP045  # typer evaluates it
+    typer.Option(help="Input shape such as 1,1,128,128, for checkpoints that do not know theirs."),
+]
+
+
+def export(
+    model_file: options.ModelFile,
+    out: Annotated[Path, typer.Option(help="The ONNX file to write.")],
+    precision: Precision = "fp32",
+    target: Annotated[str, typer.Option(help="int8: onnxruntime, or generic to keep the model's operations.")] = (
+        "onnxruntime"
+    ),
+    shape: Shape = None,
+    factory: options.Factory = None,
+    allow_pickle: options.AllowPickle = False,
+    overwrite: options.Overwrite = False,
+    as_json: options.Json = False,
+) -> None:
+    """Export a PyTorch model to ONNX."""
+    _check_choice(precision, ("fp32", "fp16", "int8"), "--precision")
+    _check_choice(target, ("onnxruntime", "generic"), "--target")
+    check_output(out, overwrite)
+    with console.Progress() as progress:
+        progress.start(f"export {model_file.name}")
+        model, example, metadata = load_model(model_file, shape, factory, allow_pickle)
+        from torchshrink.converters import to_onnx
+
+        to_onnx(model, example, out, precision, target, metadata)  # type: ignore[arg-type]
+    _show_file(out, as_json)
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(help="An ONNX file, or a checkpoint.")],
+    out: Annotated[Path, typer.Option(help="The TFLite file to write.")],
+    precision: Precision = "fp32",
+    is_sparse: Annotated[bool, typer.Option("--sparse", help="Leave pruned zeros out of the file.")] = False,
+    ranges: Annotated[Optional[Path], typer.Option(help="Learned ranges of a float ONNX file, JSON.")] = None,  # noqa: UP045
+    shape: Shape = None,
+    factory: options.Factory = None,
+    allow_pickle: options.AllowPickle = False,
+    overwrite: options.Overwrite = False,
+    as_json: options.Json = False,
+) -> None:
+    """Convert an ONNX file or a checkpoint to TFLite; learned scales arrive exactly."""
+    _check_choice(precision, ("fp32", "fp16", "int8"), "--precision")
+    check_output(out, overwrite)
+    import tempfile
+
+    with console.Progress() as progress, tempfile.TemporaryDirectory() as folder:
+        progress.start(f"convert {source.name}")
+        from torchshrink.converters import to_onnx, to_tflite
+
+        metadata: dict[str, Any] | None = None
+        if source.suffix != ".onnx":
+            model, example, metadata = load_model(source, shape, factory, allow_pickle)
+            kind = "int8" if precision == "int8" else "fp32"
+            source = to_onnx(model, example, Path(folder, f"{source.stem}.onnx"), kind, "generic", metadata)  # type: ignore[arg-type]
+        to_tflite(source, out, precision, ranges, is_sparse, metadata)  # type: ignore[arg-type]
+    _show_file(out, as_json)
+
+
+def verify(
+    file: Annotated[Path, typer.Argument(help="The ONNX or TFLite file.")],
+    against: Annotated[Path, typer.Option(help="The checkpoint that it was made from.")],
+    data: options.Data = "synthetic:cells",
+    precision: Annotated[str, typer.Option(help="Which limits hold: fp32, fp16 or int8; guessed by default.")] = "auto",
+    samples: Annotated[int, typer.Option(min=1, help="Test inputs to compare.")] = 32,
+    seed: options.Seed = 0,
+    factory: options.Factory = None,
+    allow_pickle: options.AllowPickle = False,
+    as_json: options.Json = False,
+) -> None:
+    """Run a file in its runtime, compare it with its PyTorch source, and print trained scales beside shipped ones."""
+    _check_choice(precision, ("auto", "fp32", "fp16", "int8"), "--precision")
+    with console.Progress() as progress:
+        progress.start(f"verify {file.name}")
+        from torch.fx import GraphModule
+        from torchshrink.cli.train import load_task
+        from torchshrink.converters import divergence, onnx_export, scales, weights
+        from torchshrink.converters import verify as checks
+
+        from torchshrink.metrics import stack
+
+        task, model = load_task(against, data, seed, factory, allow_pickle)
+        is_int8 = isinstance(model, GraphModule)
+        if precision == "auto":
+            stored = {str(array.dtype) for array in weights.read(file)}
+            precision = "int8" if is_int8 else "fp16" if "float16" in stored else "fp32"
+        inputs = stack(task.test)[0][:samples]
+        parity = checks.verify(file, model, inputs, precision, str(against))
+        graph = onnx_export.export(model, inputs)
+        rows = scales.compare(file, graph, inputs) if is_int8 else []
+        where = None if parity.passed else divergence.first(file, graph, inputs, model)
+    _show_verdict(file, asdict(parity) | {"first_divergence": where}, rows, as_json)
+    if not parity.passed:
+        raise ParityError(f"{file} failed verification: {parity.reason}; first diverging operation: {where or 'none'}")
+    wrong = [row.tensor for row in rows if not row.is_equal]
+    if wrong:
+        raise ParityError(
+            f"{file}: {len(wrong)} of {len(rows)} tensors do not carry the trained scale, first {wrong[0]}"
+        )
+
+
+def load_model(
+    path: Path, shape: str | None, factory: str | None, allow_pickle: bool
+) -> tuple[nn.Module, Tensor, dict[str, Any]]:
+    """Return a checkpoint's model, an example input and the metadata that travels with it."""
+    import torch
+
+    from torchshrink import checkpoint, recipe
+
+    model = checkpoint.load(path, recipe.resolve(factory, "model") if factory else None, allow_pickle)
+    description = checkpoint.describe(path) if path.suffix == ".safetensors" else {}
+    sizes = [int(part) for part in shape.split(",")] if shape else description.get("input_shape")
+    if sizes is None:
+        raise ModelError(f"{path} does not say what shape its input has: pass --shape, such as --shape 1,1,128,128")
+    kept = ("normalization", "class_names", "input_shape")
+    return model, torch.zeros(sizes), {key: description[key] for key in kept if key in description}
+
+
+def _show_file(path: Path, as_json: bool) -> None:
+    if as_json:
+        console.show_json({"path": str(path), "bytes": path.stat().st_size})
+    else:
+        console.show(f"{path}: {path.stat().st_size / 1e6:.3f} MB")
+
+
+def _show_verdict(file: Path, parity: dict[str, Any], rows: list[Any], as_json: bool) -> None:
+    equal = sum(row.is_equal for row in rows)
+    if as_json:
+        listed = [asdict(row) | {"equal": row.is_equal} for row in rows]
+        console.show_json({"path": str(file), "parity": parity, "scales": listed, "equal_scales": equal})
+        return
+    if rows:
+        cells = [(row.tensor, row.source or "?", *_numbers(row), "yes" if row.is_equal else "NO") for row in rows]
+        console.show_table(("tensor", "PyTorch tensor", "trained", "shipped", "equal"), cells)
+        console.show(f"{equal} of {len(rows)} tensors carry the trained scale and zero point")
+    matched = f", {parity['lsb_match']:.2%} of outputs within 1 step" if parity["lsb_match"] is not None else ""
+    verdict = "verified" if parity["passed"] else "FAILED"
+    console.show(
+        f"{file}: {verdict} against {parity['reference']}, largest difference {parity['max_abs']:.3g}{matched}"
+    )
+
+
+def _numbers(row: Any) -> tuple[str, str]:
+    def text(range_: Any) -> str:
+        if range_ is None:
+            return "?"
+        if len(range_.scale) == 1:
+            return f"{range_.scale[0]:.9g}, {range_.zero_point[0]}"
+        return f"{min(range_.scale):.6g}..{max(range_.scale):.6g} ({len(range_.scale)})"
+
+    return text(row.trained), text(row.shipped)
+
+
+def _check_choice(value: str, allowed: tuple[str, ...], option: str) -> None:
+    if value not in allowed:
+        raise typer.BadParameter(f"{value!r} is not one of {', '.join(allowed)}", param_hint=option)
