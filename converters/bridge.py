@@ -38,9 +38,9 @@ class Bridge:
             graphs = job.graphs(wanted)
             artefacts = []
             if "onnx" in formats:
-                artefacts += [job.onnx(precision, graphs) for precision in wanted]
+                artefacts += [job.onnx_file(precision, graphs) for precision in wanted]
             if "tflite" in formats:
-                artefacts += job.tflite(wanted, graphs)
+                artefacts += job.tflite_files(wanted, graphs)
         return artefacts
 
     def outputs(self, artefact: Artefact, source: Source, inputs: Tensor) -> NDArray[np.float32]:
@@ -82,7 +82,7 @@ class _Job:
             graphs["int8"] = onnx_export.export(self.source.quantized, self.source.example_input)
         return graphs
 
-    def onnx(self, precision: str, graphs: dict[str, onnx.ModelProto]) -> Artefact:
+    def onnx_file(self, precision: str, graphs: dict[str, onnx.ModelProto]) -> Artefact:
         """Write one ONNX file."""
         graph = graphs["int8" if precision == "int8" else "float"]
         if precision == "fp16":
@@ -93,7 +93,7 @@ class _Job:
         onnx_export.save(graph, path, self._metadata(precision))
         return self._artefact("onnx", precision, path)
 
-    def tflite(self, precisions: Sequence[str], graphs: dict[str, onnx.ModelProto]) -> list[Artefact]:
+    def tflite_files(self, precisions: Sequence[str], graphs: dict[str, onnx.ModelProto]) -> list[Artefact]:
         """Write every TFLite file, dense and sparse."""
         floats: dict[str, Path] = {}
         ranges: range_store.Ranges | None = None

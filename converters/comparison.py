@@ -77,7 +77,7 @@ def _float_files(out: Path) -> list[Size]:
         for precision in ("fp32", "fp16"):
             for suffix, is_sparse in (("", False), ("-sparse", True)):
                 path = out / f"model-{precision}{suffix}.tflite"
-                written = tflite.write(files, source, path, precision, is_sparse=is_sparse)  # type: ignore[arg-type]
+                written = tflite.write(files, source, path, precision, is_sparse=is_sparse)
                 if is_sparse and not written.sparse_tensors:
                     path.unlink()
                 else:

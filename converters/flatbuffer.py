@@ -80,7 +80,7 @@ def quantization(tensor: Any) -> Range | None:
 def op_name(model: Any, operator: Any) -> str:
     """Return the name of an operator, such as CONV_2D."""
     code = model.operatorCodes[operator.opcodeIndex]
-    return _NAMES.get(max(code.builtinCode, code.deprecatedBuiltinCode), "CUSTOM")
+    return str(_NAMES.get(max(code.builtinCode, code.deprecatedBuiltinCode), "CUSTOM"))
 
 
 def opcode(model: Any, builtin: int) -> int:

@@ -151,21 +151,32 @@ def _quantize_biases(model: onnx.ModelProto) -> None:
     added: dict[str, NDArray[Any]] = {}
     nodes: list[NodeProto] = []
     for node in model.graph.node:
-        sources = [producers.get(name) for name in node.input[:2]]
-        is_quantized = all(source is not None and source.op_type == DEQUANTIZE for source in sources)
-        if node.op_type in _WEIGHTED and len(node.input) > 2 and node.input[2] in arrays and is_quantized:
-            bias, name = arrays[node.input[2]], node.output[0]
-            scale = np.float32(arrays[sources[0].input[1]]) * arrays[sources[1].input[1]].astype(np.float32)
-            scale = np.broadcast_to(scale, bias.shape).astype(np.float32)
-            codes = np.clip(np.rint(bias.astype(np.float64) / scale), -(2**31), 2**31 - 1)
-            added |= {f"{name}_bias_codes": codes.astype(np.int32), f"{name}_bias_scale": scale}
-            added[f"{name}_bias_zero"] = np.zeros(bias.shape, np.int32)
-            entry = [f"{name}_bias_{part}" for part in ("codes", "scale", "zero")]
-            nodes.append(helper.make_node(DEQUANTIZE, entry, [f"{name}_bias_real"], f"{name}_bias_dequantize", axis=0))
-            node.input[2] = f"{name}_bias_real"
+        if node.op_type in _WEIGHTED and len(node.input) > 2 and node.input[2] in arrays:
+            source, weight = producers.get(node.input[0]), producers.get(node.input[1])
+            if source is not None and weight is not None and source.op_type == weight.op_type == DEQUANTIZE:
+                nodes.append(_integer_bias(node, source, weight, arrays, added))
         nodes.append(node)
     _set_nodes(model, nodes)
     replace_initializers(model, added)
+
+
+def _integer_bias(
+    node: NodeProto,
+    source: NodeProto,
+    weight: NodeProto,
+    arrays: dict[str, NDArray[Any]],
+    added: dict[str, NDArray[Any]],
+) -> NodeProto:
+    """Give ``node`` an int32 bias and return the node that dequantizes it."""
+    bias, name = arrays[node.input[2]], f"{node.output[0]}_bias"
+    scale = np.float32(arrays[source.input[1]]) * arrays[weight.input[1]].astype(np.float32)
+    scale = np.broadcast_to(scale, bias.shape).astype(np.float32)
+    codes = np.clip(np.rint(bias.astype(np.float64) / scale), -(2**31), 2**31 - 1)
+    added[f"{name}_codes"], added[f"{name}_scale"] = codes.astype(np.int32), scale
+    added[f"{name}_zero"] = np.zeros(bias.shape, np.int32)
+    node.input[2] = f"{name}_real"
+    entry = [f"{name}_{part}" for part in ("codes", "scale", "zero")]
+    return helper.make_node(DEQUANTIZE, entry, [f"{name}_real"], f"{name}_dequantize", axis=0)
 
 
 def _make_unsigned(model: onnx.ModelProto) -> None:

@@ -37,7 +37,7 @@ class Scale:
     def is_equal(self) -> bool:
         """Return whether scales (as float32) and zero points are identical."""
         return self.trained is not None and (
-            np.array_equal(np.float32(self.trained.scale), np.float32(self.shipped.scale))
+            np.array_equal(np.asarray(self.trained.scale, np.float32), np.asarray(self.shipped.scale, np.float32))
             and self.trained.zero_point == self.shipped.zero_point
         )
 

@@ -79,7 +79,7 @@ def write(
     files: FloatFiles,
     float_onnx: Path,
     path: Path,
-    precision: Precision,
+    precision: str,
     ranges: Ranges | Path | None = None,
     is_sparse: bool = False,
     metadata: dict[str, Any] | None = None,

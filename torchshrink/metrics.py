@@ -68,7 +68,7 @@ def evaluate(model: nn.Module, samples: Samples, loss: nn.Module, batch_size: in
 def outputs(model: nn.Module, inputs: Tensor, batch_size: int = 16) -> Tensor:
     """Return what a model computes for ``[N, C, *size]``, in float32, a batch at a time."""
     with torch.inference_mode():
-        return torch.cat([model(batch).float() for batch in inputs.split(batch_size)])
+        return torch.cat([model(batch).float() for batch in torch.split(inputs, batch_size)])
 
 
 def stack(samples: Samples) -> tuple[Tensor, Tensor]:

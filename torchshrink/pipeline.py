@@ -198,7 +198,9 @@ class _Job:
         def work() -> tuple[dict[str, Any], list[Path]]:
             self.progress.start(f"{name}: verify")
             source = self._source(name, state.quantized_path)
-            rows, failed, expected = [], [], {}
+            rows: list[dict[str, Any]] = []
+            failed: list[dict[str, Any]] = []
+            expected: dict[str, Any] = {}
             for index, artefact in enumerate(state.artefacts):
                 kind = "int8" if artefact.precision == "int8" else "float"
                 if kind not in expected:

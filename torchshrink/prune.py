@@ -11,6 +11,7 @@ from torch.nn.utils import prune as torch_prune
 from torchshrink.errors import RecipeError
 
 Scope = Literal["global", "layer"]
+Layer = nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.Linear
 PRUNABLE = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.Linear)
 
 
@@ -70,7 +71,7 @@ def keep_zeros(model: nn.Module) -> nn.Module:
     return model
 
 
-def prunable_layers(model: nn.Module) -> dict[str, nn.Module]:
+def prunable_layers(model: nn.Module) -> dict[str, Layer]:
     """Return the layers whose weights can be pruned, by name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, PRUNABLE)}
 
@@ -125,7 +126,7 @@ class Schedule:
         if step >= self.end:
             return self.final
         progress = max(0.0, (step - self.begin) / (self.end - self.begin))
-        return self.final + (self.initial - self.final) * (1 - progress) ** self.power
+        return self.final + float((self.initial - self.final) * (1 - progress) ** self.power)
 
     def step(self, model: nn.Module, step: int) -> None:
         """Prune ``model`` to the sparsity due at ``step``, when it is one that prunes."""

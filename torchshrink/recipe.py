@@ -13,8 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from torchshrink.errors import RecipeError
 
-VERSION = 1
-
 
 class _Strict(BaseModel):
     """Rejects unknown keys and cannot be changed."""
@@ -102,7 +100,7 @@ def _default_variants() -> dict[str, Variant]:
 class Recipe(_Strict):
     """The whole job; every value has a default."""
 
-    version: Literal[1] = VERSION
+    version: Literal[1] = 1
     data: str = "synthetic:cells"
     seed: int = Field(0, ge=0)
     validation: float = Field(0.1, gt=0, lt=1)

@@ -73,7 +73,7 @@ def table(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     if not rows:
         return _HEADINGS, []
     size = reference(rows)["bytes"]
-    cells = []
+    cells: list[tuple[str, ...]] = []
     for row in rows:
         latency = row["latency_ms"]["median"]
         cells.append(
@@ -136,17 +136,19 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     for row in rows:
         area = 40 + 900 * row["latency_ms"]["median"] / slowest
         marker = {"fp32": "o", "fp16": "s", "int8": "D"}.get(row["precision"], "^")
-        axes.scatter(row["bytes"] / 1e6, row["loss"], area, colors[row["format"]], marker, alpha=0.35, linewidths=0)
-        axes.scatter(row["bytes"] / 1e6, row["loss"], 8, colors[row["format"]])
+        axes.scatter(
+            row["bytes"] / 1e6, row["loss"], s=area, c=colors[row["format"]], marker=marker, alpha=0.35, linewidths=0
+        )
+        axes.scatter(row["bytes"] / 1e6, row["loss"], s=8, c=colors[row["format"]])
     _label(axes, rows)
     axes.set_xscale("log")
     axes.set_xlabel("size of the file [MB]")
     axes.set_ylabel("test loss (computed with the file)")
     axes.set_title("Smaller is left, better is low; the larger the marker, the slower")
     axes.grid(alpha=0.3, which="both")
-    handles = [axes.scatter([], [], 60, color, label=name) for name, color in colors.items() if name != "h5"]
+    handles = [axes.scatter([], [], s=60, c=color, label=name) for name, color in colors.items() if name != "h5"]
     handles += [
-        axes.scatter([], [], 60, "#888888", marker, label=name)
+        axes.scatter([], [], s=60, c="#888888", marker=marker, label=name)
         for name, marker in {"fp32": "o", "fp16": "s", "int8": "D"}.items()
     ]
     axes.legend(handles=handles, ncols=2, fontsize=8)

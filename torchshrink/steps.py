@@ -47,10 +47,11 @@ class Steps:
             return known["result"], known["stamp"], True
         result, paths = work()
         outputs = {str(path.relative_to(self.out)): sha256(path) for path in paths}
-        content = {"key": key, "outputs": outputs, "result": result, "stamp": digest([key, outputs])}
+        stamp = digest([key, outputs])
+        content = {"key": key, "outputs": outputs, "result": result, "stamp": stamp}
         with atomic(record) as temporary:
             temporary.write_text(json.dumps(content, indent=1))
-        return result, content["stamp"], False
+        return result, stamp, False
 
     def _read(self, record: Path) -> dict[str, Any] | None:
         try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
+from typing import Any
 
 import torch
 from torch.fx import GraphModule, Node
@@ -74,7 +75,7 @@ class TFLiteQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no type
         super().__init__()
         self.is_qat = is_qat
         self.activation = scheme.activation_spec(is_qat)
-        self._annotators: list[tuple[set[object], Callable[[Node], None]]] = [
+        self._annotators: list[tuple[Set[Any], Callable[[Any], None]]] = [
             (CONVOLUTIONS | TRANSPOSED | {aten.linear.default}, self._annotate_weighted),
             (ADDITIONS | PRODUCTS, self._annotate_elementwise),
             (RELUS | RELU6S | MEANS, self._annotate_unary),
@@ -109,7 +110,7 @@ class TFLiteQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no type
     def validate(self, model: GraphModule) -> None:
         """Accept any annotated graph: what has no int8 kernel was left alone."""
 
-    def _annotate_weighted(self, node: Node) -> None:
+    def _annotate_weighted(self, node: Any) -> None:
         source, weight = node.args[:2]
         axis = 1 if node.target in TRANSPOSED else 0
         if node.target in TRANSPOSED and len(node.args) > 6 and node.args[6] != 1:
@@ -122,7 +123,7 @@ class TFLiteQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no type
         if tail is not node:
             _mark(tail, {}, self.activation)
 
-    def _annotate_elementwise(self, node: Node) -> None:
+    def _annotate_elementwise(self, node: Any) -> None:
         operands = [arg for arg in node.args[:2] if isinstance(arg, Node)]
         if not all(_is_float(operand) for operand in operands):
             return
@@ -131,16 +132,16 @@ class TFLiteQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no type
         if tail is not node:
             _mark(tail, {}, self.activation)
 
-    def _annotate_unary(self, node: Node) -> None:
+    def _annotate_unary(self, node: Any) -> None:
         _mark(node, {node.args[0]: self.activation}, self.activation)
 
-    def _annotate_cat(self, node: Node) -> None:
+    def _annotate_cat(self, node: Any) -> None:
         parts = [part for part in node.args[0] if isinstance(part, Node)]
         shared = SharedQuantizationSpec((parts[0], node))
         inputs = dict.fromkeys(parts[1:], shared) | {parts[0]: self.activation}
         _mark(node, inputs, shared)
 
-    def _annotate_pass_through(self, node: Node) -> None:
+    def _annotate_pass_through(self, node: Any) -> None:
         source = node.args[0]
         if _output_spec(source) is not None:
             shared: QuantizationSpecBase = SharedQuantizationSpec(source)
@@ -148,7 +149,7 @@ class TFLiteQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no type
         else:
             _mark(node, {source: self.activation}, SharedQuantizationSpec((source, node)))
 
-    def _annotate_fixed(self, node: Node) -> None:
+    def _annotate_fixed(self, node: Any) -> None:
         _mark(node, {node.args[0]: self.activation}, FIXED_OUTPUT[node.target])
 
 
@@ -169,7 +170,7 @@ def _is_float(node: Node) -> bool:
     return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
-def _only_user(node: Node, targets: set[object]) -> Node | None:
+def _only_user(node: Node, targets: Set[Any]) -> Node | None:
     """Return the one user of ``node`` when it is the only one and one of ``targets``."""
     users = list(node.users)
     return users[0] if len(users) == 1 and users[0].target in targets and _is_clamp_ok(users[0]) else None
@@ -186,9 +187,9 @@ def _fused_tail(node: Node) -> Node:
     return _only_user(tail, RELUS | RELU6S) or tail
 
 
-def _between(first: Node, last: Node) -> list[Node]:
+def _between(first: Any, last: Any) -> list[Node]:
     """Return the nodes of a chain strictly between its ends."""
-    chain = []
+    chain: list[Node] = []
     while last is not first and (last := last.args[0]) is not first:
         chain.append(last)
     return chain
