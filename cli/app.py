@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import os
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -47,7 +46,7 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
             _explain(f"internal error: {type(error).__name__}: {error} (--debug shows where)", debug)
             raise typer.Exit(1) from None
 
-    own = inspect.signature(function)
+    own = inspect.signature(function, eval_str=True)  # typer does not evaluate a signature that was set
     added = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=options.Debug)
     call.__signature__ = own.replace(parameters=[*own.parameters.values(), added])  # type: ignore[attr-defined]
     call.__annotations__ = {**function.__annotations__, "debug": options.Debug}
@@ -79,6 +78,4 @@ _add(doctor.doctor, "torchshrink doctor")
 
 def main() -> None:
     """Run the program."""
-    # ONNX Runtime and friends must neither phone home nor look for accelerators that nobody asked for.
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     app()

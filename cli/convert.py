@@ -93,15 +93,15 @@ def verify(
     _check_choice(precision, ("auto", "fp32", "fp16", "int8"), "--precision")
     with console.Progress() as progress:
         progress.start(f"verify {file.name}")
-        from torch.fx import GraphModule
         from torchshrink.cli.train import load_task
         from torchshrink.converters import divergence, onnx_export, scales, weights
         from torchshrink.converters import verify as checks
 
         from torchshrink.metrics import stack
+        from torchshrink.quantize import is_quantized
 
         task, model = load_task(against, data, seed, factory, allow_pickle)
-        is_int8 = isinstance(model, GraphModule)
+        is_int8 = is_quantized(model)
         if precision == "auto":
             stored = {str(array.dtype) for array in weights.read(file)}
             precision = "int8" if is_int8 else "fp16" if "float16" in stored else "fp32"

@@ -148,10 +148,10 @@ def _load(
 ) -> tuple[Task, nn.Module]:
     """Return data and a model that is still float."""
     progress.start("load model and data")
-    from torch.fx import GraphModule
+    from torchshrink.quantize import is_quantized
 
     task, model = load_task(path, data, seed, factory, allow_pickle)
-    if isinstance(model, GraphModule):
+    if is_quantized(model):
         raise ModelError(f"{path} is quantized already: start from the float model that it was made from")
     return task, model
 

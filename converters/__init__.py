@@ -1,5 +1,10 @@
 """The bridge from PyTorch to ONNX and TFLite: export, convert, transfer learned ranges, verify."""
 
+import os
+
+# Recent versions of ONNX Runtime write a device identifier when they are imported, unless told not to before.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 from torchshrink.converters.onnx_export import to_onnx
 from torchshrink.converters.tflite import to_tflite
 

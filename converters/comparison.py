@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule
 from torchshrink.converters import onnx_export, tflite, weights
 
 from torchshrink import bench, checkpoint
 from torchshrink.files import atomic
+from torchshrink.quantize import is_quantized
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def sizes(model: nn.Module, example_input: Tensor, out: Path) -> list[Size]:
         ConversionError: When a converter fails.
     """
     out.mkdir(parents=True, exist_ok=True)
-    is_int8 = isinstance(model, GraphModule)
+    is_int8 = is_quantized(model)
     checkpoint.save(model, out / "model.safetensors")
     rows = [_size(out / "model.safetensors", "PyTorch", "int8" if is_int8 else "fp32")]
     if not is_int8:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
-from torch.fx import GraphModule
 
-from torchshrink import bench, checkpoint, losses, report, stages
+from torchshrink import bench, checkpoint, graphs, losses, quantize, report, stages
 from torchshrink import recipe as recipes
 from torchshrink.artefacts import Artefact, Bridge, Source
 from torchshrink.data import open_task
@@ -108,6 +108,7 @@ def make_model(recipe: Recipe, task: Task) -> nn.Module:
         factory = _call(UNet, {**shape, **settings.arguments}, "unet")
     else:
         factory = _call(recipes.resolve(settings.factory, "model"), settings.arguments, settings.factory)
+    torch.manual_seed(recipe.seed)
     if settings.checkpoint is None:
         return factory()
     return checkpoint.load(Path(settings.checkpoint), factory, settings.allow_pickle)
@@ -159,7 +160,7 @@ class _Job:
         def work() -> tuple[dict[str, Any], list[Path]]:
             model, history = self._build(name, variant, parent)
             checkpoint.save(model, path, {**self.metadata, "history": history})
-            macs = parent.macs if parent and isinstance(model, GraphModule) else self._macs(model)
+            macs = parent.macs if parent and quantize.is_quantized(model) else self._macs(model)
             return {"macs": macs, "history": history}, [path]
 
         settings = [self.data_key, variant.model_dump(mode="json"), parent.stamp if parent else self._model_key()]
@@ -276,7 +277,7 @@ class _Job:
 
     def _source(self, name: str, quantized: Path | None) -> Source:
         model = self._load(self.states[name].path)
-        if isinstance(model, GraphModule):
+        if quantize.is_quantized(model):
             graph: nn.Module | None = model
         else:
             graph = self._load(quantized) if quantized is not None and quantized.is_file() else None
@@ -306,8 +307,6 @@ class _Job:
         return self._row(artefact, reached, parity)
 
     def _score(self, outputs: Any) -> Scores:
-        import torch
-
         return score(torch.from_numpy(np.asarray(outputs)), self.truths, self.task.loss)
 
     def _row(self, artefact: Artefact, scores: Scores, parity: dict[str, Any]) -> dict[str, Any]:
@@ -334,18 +333,26 @@ class _Job:
 
     def _torch_rows(self, name: str) -> list[dict[str, Any]]:
         """Return the row of a variant's PyTorch checkpoint; a quantized graph is a reference, not a thing to ship."""
-        if self._is_quantized(name) or self.recipe.model.factory != "unet":
+        if self._is_quantized(name):
             return []
+        is_unet = self.recipe.model.factory == "unet"
+        # A fresh process cannot build a model from the user's code: it gets the traced graph.
+        path = self.states[name].path if is_unet else self.out / "models" / f"{name}-graph.safetensors"
 
         def work() -> tuple[dict[str, Any], list[Path]]:
-            path = self.states[name].path
+            if not is_unet:
+                checkpoint.save(self._trace(name), path, self.metadata)
             artefact = Artefact(name, "torch", "fp32", path)
             found = bench.predict(path, self.inputs.numpy())
             parity = {"reference": None, "max_abs": 0.0, "mean_abs": 0.0, "lsb_match": None, "passed": True}
-            return self._row(artefact, self._score(found), parity), []
+            return self._row(artefact, self._score(found), parity), [path]
 
         row, _ = self._step(f"score:{name}", [sha256(self.states[name].path), self.data_key], work)
         return [row]
+
+    def _trace(self, name: str) -> nn.Module:
+        model = self._load(self.states[name].path)
+        return graphs.from_json(*graphs.to_json(quantize.capture(model, self.task.example_input)))
 
     def _sidecar(self, row: dict[str, Any]) -> Path:
         """Write what a file's user must know beside it."""

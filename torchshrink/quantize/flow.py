@@ -71,6 +71,11 @@ def convert(prepared: PreparedModule) -> GraphModule:
     return graph
 
 
+def is_quantized(model: nn.Module) -> bool:
+    """Return whether ``model`` is a quantized graph, fresh from `convert` or read from a file."""
+    return isinstance(model, GraphModule) and any("quantized_decomposed" in str(n.target) for n in model.graph.nodes)
+
+
 def capture(model: nn.Module, example_input: Tensor) -> GraphModule:
     """Return ``model`` as an exported graph with a free batch size.
 

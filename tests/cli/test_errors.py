@@ -1,0 +1,167 @@
+"""Bad input: one clear line on stderr, the right exit code, and nothing left behind."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from program import call
+
+
+def images(folder: Path, count: int = 4, size: tuple[int, int] = (32, 32)) -> Path:
+    rng = np.random.default_rng(0)
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True)
+    for index in range(count):
+        values = rng.integers(0, 255, size, dtype=np.uint8)
+        Image.fromarray(values).save(folder / "images" / f"{index}.png")
+        Image.fromarray(((values > 128) * 255).astype(np.uint8)).save(folder / "masks" / f"{index}.png")
+    return folder
+
+
+def missing_folder(folder: Path) -> str:
+    return str(folder / "nowhere")
+
+
+def image_without_mask(folder: Path) -> str:
+    images(folder / "d")
+    (folder / "d" / "masks" / "2.png").unlink()
+    return str(folder / "d")
+
+
+def mask_of_another_size(folder: Path) -> str:
+    images(folder / "d")
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save(folder / "d" / "masks" / "2.png")
+    return str(folder / "d")
+
+
+def sizes_that_do_not_divide(folder: Path) -> str:
+    return str(images(folder / "d", size=(30, 30)))
+
+
+def mask_that_is_not_binary(folder: Path) -> str:
+    images(folder / "d")
+    Image.fromarray(np.full((32, 32), 77, np.uint8)).save(folder / "d" / "masks" / "2.png")
+    return str(folder / "d")
+
+
+def data_with_nan(folder: Path) -> str:
+    x = np.zeros((8, 1, 32), np.float32)
+    x[3, 0, 5] = np.nan
+    np.savez(folder / "d.npz", x=x, y=np.zeros((8, 1, 32), np.uint8))
+    return str(folder / "d.npz")
+
+
+def empty_split(folder: Path) -> str:
+    images(folder / "d" / "train")
+    images(folder / "d" / "test", count=0)
+    return str(folder / "d")
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (missing_folder, ("nowhere", "does not exist")),
+        (image_without_mask, ("2.png", "mask")),
+        (mask_of_another_size, ("2.png", "16")),
+        (sizes_that_do_not_divide, ("(30, 30)", "divide by 8")),
+        (mask_that_is_not_binary, ("2.png", "77")),
+        (data_with_nan, ("d.npz", "NaN")),
+        (empty_split, ("test",)),
+    ],
+)
+def test_bad_data(make: object, words: tuple[str, ...], tmp_path: Path) -> None:
+    result = call("run", "--data", make(tmp_path), "--out", tmp_path / "out")  # type: ignore[operator]
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert result.code == 3
+    assert len(lines) == 1
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+    for word in words:
+        assert word.lower() in lines[0].lower()
+
+
+def test_unknown_recipe_key_is_named_by_its_path(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("variants:\n  dense: {train: {epoch: 3}}\n")
+    result = call("run", recipe)
+    assert result.code == 3
+    assert "variants.dense.train.epoch: unknown key" in result.stderr
+
+
+def test_truncated_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"\x40\x00\x00\x00\x00\x00\x00\x00{")
+    result = call("export", path, "--out", tmp_path / "m.onnx")
+    assert result.code == 3
+    assert str(path) in result.stderr
+    assert "truncated" in result.stderr
+    assert not (tmp_path / "m.onnx").exists()
+
+
+class _Bomb:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return (exec, ("open('exploded', 'w').close()",))
+
+
+def test_pickle_is_not_opened_without_the_flag(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    path.write_bytes(pickle.dumps(_Bomb()))
+    result = call("export", path, "--out", tmp_path / "m.onnx", cwd=tmp_path)
+    assert result.code == 3
+    assert "--allow-pickle" in result.stderr
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_out_with_foreign_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("mine")
+    result = call("run", "--out", tmp_path / "out", "--fresh")
+    assert result.code == 3
+    assert "not of a torchshrink run" in result.stderr
+    assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
+
+
+def test_existing_output_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    path.write_text("mine")
+    result = call("train", "--out", path)
+    assert result.code == 3
+    assert "--overwrite" in result.stderr
+    assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize("arguments", [("prun",), ("prune",), ("run", "--threads", "x"), ("bench", "--runs", "0", "x")])
+def test_usage_errors_exit_2(arguments: tuple[str, ...]) -> None:
+    assert call(*arguments).code == 2
+
+
+def test_debug_shows_where(tmp_path: Path) -> None:
+    result = call("run", "--data", tmp_path / "nowhere", "--out", tmp_path / "out", "--debug")
+    assert result.code == 3
+    assert "Traceback" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["run", "train", "prune", "qat", "ptq", "export", "convert", "verify", "bench", "compare", "doctor"],
+)
+def test_help_has_an_example(command: str) -> None:
+    result = call(command, "--help")
+    assert result.code == 0
+    assert f"Example: torchshrink {command}" in " ".join(result.stdout.split())
+
+
+def test_help_is_instant_because_torch_is_not_loaded() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, torchshrink.cli.app\n"
+        "heavy = {'torch', 'tensorflow', 'onnx', 'onnxruntime', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-P", "-c", code], check=True)
