@@ -12,7 +12,7 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 from torchshrink.converters.ranges import Range
 
-from torchshrink.errors import ConversionError
+from torchshrink.errors import ModelError
 from torchshrink.files import atomic
 
 METADATA_NAME = "torchshrink"
@@ -32,12 +32,23 @@ def read(path: Path) -> Any:
     """Return the model object of a TFLite file.
 
     Raises:
-        ConversionError: When the file is not TFLite.
+        ModelError: When the file is missing, damaged or not TFLite.
     """
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"cannot read {path}: {error.strerror}") from error
+    return parse(content, str(path))
+
+
+def parse(content: bytes, name: str) -> Any:
+    """Return the model object of a TFLite file's content; errors as `read`, which call it ``name``."""
     if content[4:8] != b"TFL3":
-        raise ConversionError(f"{path} is not a TFLite file: convert a model first")
-    return schema.ModelT.InitFromPackedBuf(content, 0)
+        raise ModelError(f"{name} is not a TFLite file: convert a model first")
+    try:
+        return schema.ModelT.InitFromPackedBuf(content, 0)
+    except Exception as error:  # whatever the bytes happen to mean
+        raise ModelError(f"{name} is damaged ({type(error).__name__}): convert or copy it again") from error
 
 
 def write(model: Any, path: Path) -> None:
@@ -66,15 +77,18 @@ def constant(model: Any, tensor: Any) -> NDArray[Any] | None:
     return np.frombuffer(bytes(data), _DTYPES[tensor.type]).reshape(tensor.shape if tensor.shape is not None else ())
 
 
-def quantization(tensor: Any) -> Range | None:
+def quantization(model: Any, tensor: Any) -> Range | None:
     """Return how a tensor is quantized, None when it is not."""
     parameters = tensor.quantization
     if parameters is None or parameters.scale is None or len(parameters.scale) == 0:
         return None
     scale = tuple(float(value) for value in parameters.scale)
     zero_point = tuple(int(value) for value in parameters.zeroPoint)
-    has_channels = len(scale) > 1 or (tensor.buffer and tensor.shape is not None and len(tensor.shape) > 1)
-    return Range(scale, zero_point, int(parameters.quantizedDimension) if has_channels else None)
+    # A weight with one output channel has one scale, like an activation, but holds data.
+    data = model.buffers[tensor.buffer].data
+    is_weight = tensor.shape is not None and len(tensor.shape) > 1 and data is not None and len(data) > 0
+    is_per_channel = len(scale) > 1 or is_weight
+    return Range(scale, zero_point, int(parameters.quantizedDimension) if is_per_channel else None)
 
 
 def op_name(model: Any, operator: Any) -> str:

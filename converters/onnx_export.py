@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torchshrink.converters import onnxruntime_int8, qdq
 
-from torchshrink.errors import ConversionError, ModelError, UnsupportedOpError
+from torchshrink.errors import ModelError, UnsupportedOpError
 from torchshrink.files import atomic
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -88,12 +88,12 @@ def load(path: Path) -> onnx.ModelProto:
     """Read an ONNX file.
 
     Raises:
-        ConversionError: When the file is missing or not ONNX.
+        ModelError: When the file is missing or not ONNX.
     """
     try:
         return onnx.load(str(path))
     except Exception as error:
-        raise ConversionError(f"{path} cannot be read as ONNX: {str(error).splitlines()[0]}") from error
+        raise ModelError(f"{path} cannot be read as ONNX: {str(error).splitlines()[0]}") from error
 
 
 def export(model: nn.Module, example_input: Tensor) -> onnx.ModelProto:

@@ -42,7 +42,7 @@ def replace_initializers(model: onnx.ModelProto, arrays: dict[str, NDArray[Any]]
     """Keep the initializers that are still used, with ``arrays`` added or put in place of old ones."""
     used = {name for node in model.graph.node for name in node.input}
     kept = [item for item in model.graph.initializer if item.name in used and item.name not in arrays]
-    added = [numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in arrays.items()]
+    added = [numpy_helper.from_array(np.array(value, order="C"), name) for name, value in arrays.items()]
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept + [item for item in added if item.name in used])
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from torchshrink.errors import ConversionError
+from torchshrink.errors import ModelError
 from torchshrink.files import atomic
 
 SCHEMA = 1
@@ -62,7 +62,7 @@ def load(path: Path) -> dict[str, Range]:
     """Read what `save` wrote.
 
     Raises:
-        ConversionError: When the file is not one of ranges.
+        ModelError: When the file is not one of ranges.
     """
     try:
         content = json.loads(path.read_text())
@@ -71,4 +71,4 @@ def load(path: Path) -> dict[str, Range]:
             for name, value in content["tensors"].items()
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConversionError(f"{path} is not a file of ranges as torchshrink writes them: {error}") from error
+        raise ModelError(f"{path} is not a file of ranges as torchshrink writes them: {error}") from error

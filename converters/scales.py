@@ -92,7 +92,7 @@ def _in_tflite(path: Path, entry: NDArray[Any]) -> list[tuple[str, Range, NDArra
     computed = runtimes.tflite_values(path, entry)
     rows = []
     for index, tensor in enumerate(model.subgraphs[0].tensors):
-        range_ = flatbuffer.quantization(tensor)
+        range_ = flatbuffer.quantization(model, tensor)
         if range_ is None or tensor.type in _BIAS_TYPES:
             continue
         codes = sparse.decode(model, tensor) if tensor.sparsity is not None else flatbuffer.constant(model, tensor)

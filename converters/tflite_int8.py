@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from torchshrink.converters import flatbuffer, qdq, runtimes
+from torchshrink.converters import flatbuffer, integer_ops, qdq, runtimes
 from torchshrink.converters.ranges import Range, Ranges
 
 from torchshrink.errors import ConversionError
-from torchshrink.files import atomic
 
 # The dimension of each operator's weight that holds the output channels.
 _OUTPUT_AXIS = {"CONV_2D": 0, "TRANSPOSE_CONV": 0, "FULLY_CONNECTED": 0, "DEPTHWISE_CONV_2D": 3}
@@ -65,8 +64,9 @@ def quantize(float_tflite: Path, float_onnx: Path, ranges: Ranges, target: Path)
             content = worker.quantize(statistics).quantized_model
     except (ValueError, RuntimeError, KeyError) as error:
         raise ConversionError(f"ai-edge-quantizer refused {float_tflite.name}: {error}") from error
-    with atomic(target) as temporary:
-        temporary.write_bytes(content)
+    quantized = flatbuffer.parse(bytes(content), target.name)
+    integer_ops.absorb(quantized)
+    flatbuffer.write(quantized, target)
     return match
 
 

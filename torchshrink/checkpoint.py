@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from torchshrink import graphs
-from torchshrink.errors import ModelError
+from torchshrink.errors import ModelError, OutputError
 from torchshrink.files import atomic
 from torchshrink.models import UNet
 
@@ -51,7 +51,10 @@ def save(model: nn.Module, path: Path, description: dict[str, Any] | None = None
     header = {"schema": SCHEMA, "architecture": architecture, **(description or {})}
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
     with atomic(Path(path)) as temporary:
-        save_file(tensors, temporary, metadata={_KEY: json.dumps(header)})
+        try:
+            save_file(tensors, temporary, metadata={_KEY: json.dumps(header)})
+        except SafetensorError as error:  # its own words for a full disk
+            raise OutputError(f"cannot write {path}: {error}") from error
 
 
 def load(path: Path, factory: Factory | None = None, allow_pickle: bool = False) -> nn.Module:

@@ -47,7 +47,7 @@ def test_export_convert_verify_agree_with_the_run(finished: Run, tmp_path: Path)
 
 def test_verify_fails_a_file_whose_scale_was_changed(finished: Run, tmp_path: Path) -> None:
     model = flatbuffer.read(finished.out / "files" / "pruned-qat-int8.tflite")
-    tensor = next(tensor for tensor in model.subgraphs[0].tensors if flatbuffer.quantization(tensor) is not None)
+    tensor = next(tensor for tensor in model.subgraphs[0].tensors if flatbuffer.quantization(model, tensor) is not None)
     tensor.quantization.scale = [tensor.quantization.scale[0] * 1.5]
     flatbuffer.write(model, tmp_path / "wrong.tflite")
     source = finished.out / "models" / "pruned-qat.safetensors"
