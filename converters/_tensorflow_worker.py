@@ -4,8 +4,7 @@ TensorFlow takes seconds and hundreds of megabytes to load, onnx2tf prints pages
 may rewrite its input: none of that may happen in the user's process.
 
 Usage: ``python _tensorflow_worker.py JOBS.json`` with ``[{"onnx": FILE, "folder": FOLDER, "keras": BOOL}, ...]``.
-Every folder receives ``model_float32.tflite`` and ``model_float16.tflite``; with ``keras`` also ``model.h5`` and the
-SavedModel in ``saved_model``.
+Every folder receives ``model_float32.tflite`` and a SavedModel; with ``keras`` also ``model_float32.h5``.
 """
 
 from __future__ import annotations
@@ -38,9 +37,6 @@ def convert(onnx: str, folder: str, keras: bool) -> None:
         # onnx2tf 2.x: its default backend was seen writing files that do not load.
         settings["tflite_backend"] = "tf_converter"
     onnx2tf.convert(**settings)
-    stem = Path(onnx).stem
-    for kind in ("float32", "float16"):
-        Path(folder, f"{stem}_{kind}.tflite").rename(Path(folder, f"model_{kind}.tflite"))
 
 
 if __name__ == "__main__":

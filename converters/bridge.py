@@ -12,7 +12,17 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torchshrink.converters import divergence, islands, onnx_export, onnxruntime_int8, qdq, tflite, verify, weights
+from torchshrink.converters import (
+    divergence,
+    half,
+    islands,
+    onnx_export,
+    onnxruntime_int8,
+    qdq,
+    tflite,
+    verify,
+    weights,
+)
 from torchshrink.converters import ranges as range_store
 
 from torchshrink.artefacts import Artefact, Source
@@ -86,7 +96,7 @@ class _Job:
         """Write one ONNX file."""
         graph = graphs["int8" if precision == "int8" else "float"]
         if precision == "fp16":
-            graph = onnx_export.with_float16_weights(graph)
+            graph = half.round_onnx(graph)
         elif precision == "int8":
             graph = onnxruntime_int8.rewrite(graph)
         path = self._path(precision, "onnx")

@@ -11,12 +11,11 @@ import warnings
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from torch import Tensor, nn
-from torchshrink.converters import onnxruntime_int8, qdq
+from torchshrink.converters import half, onnxruntime_int8, qdq
 
 from torchshrink.errors import ModelError, UnsupportedOpError
 from torchshrink.files import atomic
@@ -26,8 +25,6 @@ Target = Literal["onnxruntime", "generic"]
 
 OPSET = 18
 METADATA_KEY = "torchshrink"
-# Float16 holds about 3 digits up to 65504; smaller constants are not worth a Cast.
-_FLOAT16_MAX, _FLOAT16_MIN_ELEMENTS = 65504.0, 64
 
 
 def to_onnx(
@@ -61,7 +58,7 @@ def to_onnx(
         expected = "a quantized graph (torchshrink qat or ptq makes one)" if precision == "int8" else "a float model"
         raise ModelError(f"precision {precision} needs {expected}, got {'a quantized graph' if is_int8 else 'floats'}")
     if precision == "fp16":
-        exported = with_float16_weights(exported)
+        exported = half.round_onnx(exported)
     elif precision == "int8" and target == "onnxruntime":
         exported = onnxruntime_int8.rewrite(exported)
     save(exported, path, metadata)
@@ -122,30 +119,6 @@ def export(model: nn.Module, example_input: Tensor) -> onnx.ModelProto:
     exported = _copy_without_notes(exported)
     _add_kernel_shapes(exported)
     return exported
-
-
-def with_float16_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the graph with its weights stored as float16 and cast to float32 where they are used.
-
-    Raises:
-        ModelError: When a weight does not fit into float16.
-    """
-    model = copy.deepcopy(model)
-    casts, small = [], []
-    for item in model.graph.initializer:
-        values = numpy_helper.to_array(item)
-        if item.data_type != TensorProto.FLOAT or values.size < _FLOAT16_MIN_ELEMENTS:
-            small.append(item)
-            continue
-        if float(np.abs(values).max()) > _FLOAT16_MAX:
-            raise ModelError(f"weight {item.name} holds values beyond {_FLOAT16_MAX}, the largest float16")
-        small.append(numpy_helper.from_array(values.astype(np.float16), f"{item.name}_fp16"))
-        casts.append(helper.make_node("Cast", [f"{item.name}_fp16"], [item.name], to=TensorProto.FLOAT))
-    nodes = [*casts, *model.graph.node]
-    del model.graph.initializer[:], model.graph.node[:]
-    model.graph.initializer.extend(small)
-    model.graph.node.extend(nodes)
-    return model
 
 
 def _translations() -> dict[Any, Any]:

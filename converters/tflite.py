@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torchshrink.converters import flatbuffer, onnx_export, qdq, sparse, tflite_int8
+from torchshrink.converters import flatbuffer, half, onnx_export, qdq, sparse, tflite_int8
 from torchshrink.converters import ranges as range_store
 from torchshrink.converters.onnx_export import Precision
 from torchshrink.converters.ranges import Ranges
@@ -26,10 +26,9 @@ _WORKER = Path(__file__).with_name("_tensorflow_worker.py")
 
 @dataclass(frozen=True)
 class FloatFiles:
-    """What one run of onnx2tf leaves: two TFLite files, and the folder of the SavedModel."""
+    """What one run of onnx2tf leaves: a TFLite file, and the folder of the SavedModel."""
 
     fp32: Path
-    fp16: Path
     folder: Path
 
 
@@ -85,14 +84,16 @@ def write(
     metadata: dict[str, Any] | None = None,
 ) -> Written:
     """Write one TFLite file from what onnx2tf made of ``float_onnx``, and return what there is to know about it."""
-    match, sparse_tensors = None, 0
-    source = files.fp16 if precision == "fp16" else files.fp32
+    match, sparse_tensors, source = None, 0, files.fp32
     with atomic(path) as temporary:
         if precision == "int8":
             if ranges is None:
                 raise ConversionError(f"{float_onnx} has no ranges: quantize the model first (torchshrink qat or ptq)")
             known = range_store.load(ranges) if isinstance(ranges, Path) else ranges
             match = tflite_int8.quantize(source, float_onnx, known, temporary)
+            source = temporary
+        elif precision == "fp16":
+            half.round_tflite(source, temporary)
             source = temporary
         if is_sparse:
             sparse_tensors = sparse.encode(source, temporary)
@@ -115,7 +116,7 @@ def float_files(onnx_paths: Sequence[Path], keras: bool = False) -> Iterator[lis
         keras: Also write ``model_float32.h5`` into each folder.
 
     Raises:
-        ConversionError: When onnx2tf fails; its log is kept beside the input.
+        ConversionError: When onnx2tf fails; the text names its log, kept in the folder for temporary files.
     """
     with tempfile.TemporaryDirectory(prefix="torchshrink-") as root:
         jobs = []
@@ -127,9 +128,7 @@ def float_files(onnx_paths: Sequence[Path], keras: bool = False) -> Iterator[lis
             jobs.append({"onnx": str(copy), "folder": str(folder / "out"), "keras": keras})
         _run(jobs, Path(root), onnx_paths)
         folders = [Path(str(job["folder"])) for job in jobs]
-        yield [
-            FloatFiles(folder / "model_float32.tflite", folder / "model_float16.tflite", folder) for folder in folders
-        ]
+        yield [FloatFiles(folder / "model_float32.tflite", folder) for folder in folders]
 
 
 def _run(jobs: list[dict[str, Any]], root: Path, onnx_paths: Sequence[Path]) -> None:
@@ -143,12 +142,13 @@ def _run(jobs: list[dict[str, Any]], root: Path, onnx_paths: Sequence[Path]) -> 
         cwd=root,
         check=False,
     )
-    written = [Path(str(job["folder"]), f"model_{kind}.tflite") for job in jobs for kind in ("float32", "float16")]
+    written = [Path(str(job["folder"]), "model_float32.tflite") for job in jobs]
     if result.returncode == 0 and all(path.is_file() for path in written):
         return
-    failed = next(i for i, path in enumerate(written) if not path.is_file()) // 2 if written else 0
-    log = onnx_paths[failed].with_suffix(".onnx2tf.log")
-    log.write_text(result.stdout + result.stderr)
+    failed = next((i for i, path in enumerate(written) if not path.is_file()), 0)
+    handle, log = tempfile.mkstemp(prefix=f"{onnx_paths[failed].stem}-", suffix=".onnx2tf.log")
+    with open(handle, "w") as file:
+        file.write(result.stdout + result.stderr)
     lines = [line for line in (result.stdout + result.stderr).splitlines() if "error" in line.lower()]
     reason = lines[-1].strip()[:200] if lines else f"exit status {result.returncode}"
     raise ConversionError(f"onnx2tf could not convert {onnx_paths[failed].name} ({reason}); its log is {log}")

@@ -120,9 +120,7 @@ class Conversion:
 
 
 @pytest.fixture(scope="session")
-def conversion(
-    export: Callable[[int], Exported], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Conversion]:
+def conversion(export: Callable[[int], Exported], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Conversion]:
     model, ranges = qdq.split(export(2).generic)
     path = tmp_path_factory.mktemp("conversion") / "float.onnx"
     onnx_export.save(model, path)

@@ -63,9 +63,7 @@ def test_ranges_are_those_of_the_quantizers(convolution: onnx.ModelProto) -> Non
     }
 
 
-def test_the_float_graph_computes_with_dequantized_weights(
-    convolution: onnx.ModelProto, run_onnx: Run
-) -> None:
+def test_the_float_graph_computes_with_dequantized_weights(convolution: onnx.ModelProto, run_onnx: Run) -> None:
     floats, _ = qdq.split(convolution)
     assert [node.op_type for node in floats.graph.node] == ["Conv"]
     assert not qdq.is_quantized(floats)

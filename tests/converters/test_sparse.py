@@ -117,9 +117,7 @@ def test_what_would_not_be_smaller_stays_dense(
     assert len(model.subgraphs[0].operators) == 1
 
 
-@pytest.mark.parametrize(
-    ("length", "kind"), [(256, "Uint8Vector"), (257, "Uint16Vector"), (65_537, "Int32Vector")]
-)
+@pytest.mark.parametrize(("length", "kind"), [(256, "Uint8Vector"), (257, "Uint16Vector"), (65_537, "Int32Vector")])
 def test_positions_take_the_narrowest_type(save_weight: Save, tmp_path: Path, length: int, kind: str) -> None:
     """A row of n has positions up to n - 1: 255 is the last that fits into a byte, 65535 into two."""
     values = np.zeros((4, length), np.float32)

@@ -22,7 +22,7 @@ def read_npz(path: Path, seed: int) -> tuple[LabelledArrays, LabelledArrays]:
 
     Args:
         path: Holds ``x_train, y_train, x_test, y_test``; or ``x`` and ``y``, of which a random fifth becomes the test
-            set. ``class_names``, a text array with one entry per class, is optional.
+            set. ``class_names`` or ``classes``, a text array with one entry per class, is optional.
         seed: Chooses the test samples of ``x`` and ``y``.
 
     Raises:
@@ -128,7 +128,8 @@ def _read_pair(path: Path, x_key: str, y_key: str) -> LabelledArrays:
         raise DataError(
             f"{path} lacks {' and '.join(missing)}, it has {', '.join(sorted(keys)) or 'no arrays'}: add it"
         )
-    names = tuple(str(name) for name in _load(path, "class_names").ravel()) if "class_names" in keys else ()
+    named = next((key for key in ("class_names", "classes") if key in keys), None)
+    names = tuple(str(name) for name in _load(path, named).ravel()) if named else ()
     origin = str(path) if x_key == "x" else f"{path} ({x_key}, {y_key})"
     return from_xy(_load(path, x_key), _load(path, y_key), origin=origin, class_names=names)
 
