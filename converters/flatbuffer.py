@@ -97,7 +97,7 @@ def op_name(model: Any, operator: Any) -> str:
     return str(_NAMES.get(max(code.builtinCode, code.deprecatedBuiltinCode), "CUSTOM"))
 
 
-def opcode(model: Any, builtin: int) -> int:
+def opcode(model: Any, builtin: int, version: int = 1) -> int:
     """Return the index of an operator code, added when the model had no such operator."""
     for index, code in enumerate(model.operatorCodes):
         if max(code.builtinCode, code.deprecatedBuiltinCode) == builtin:
@@ -105,7 +105,7 @@ def opcode(model: Any, builtin: int) -> int:
     code = schema.OperatorCodeT()
     code.builtinCode = builtin
     code.deprecatedBuiltinCode = min(builtin, 127)
-    code.version = 1
+    code.version = version
     model.operatorCodes.append(code)
     return len(model.operatorCodes) - 1
 
@@ -116,6 +116,13 @@ def add_buffer(model: Any, data: bytes) -> int:
     buffer.data = np.frombuffer(data, np.uint8)
     model.buffers.append(buffer)
     return len(model.buffers) - 1
+
+
+def redirect(graph: Any, old: int, new: int) -> None:
+    """Let everything that reads tensor ``old`` read ``new``."""
+    for operator in graph.operators:
+        operator.inputs = [new if index == old else index for index in operator.inputs]
+    graph.outputs = [new if index == old else index for index in graph.outputs]
 
 
 def set_metadata(model: Any, content: dict[str, Any]) -> None:

@@ -71,24 +71,30 @@ def round_tflite(source: Path, target: Path) -> None:
     for graph in model.subgraphs:
         constants = {index: flatbuffer.constant(model, tensor) for index, tensor in enumerate(graph.tensors)}
         floats = {key: array for key, array in constants.items() if array is not None and array.dtype == np.float32}
-        operators = [_store(model, graph, index, array) for index, array in rounded(floats).items()]
+        replaced = {graph.tensors[index].buffer for index in floats}
+        operators = [_store(model, graph, index, array) for index, array in sorted(rounded(floats).items())]
         graph.operators = operators + graph.operators
+        for buffer in replaced - {tensor.buffer for each in model.subgraphs for tensor in each.tensors}:
+            model.buffers[buffer].data = None
     flatbuffer.write(model, target)
 
 
 def _store(model: Any, graph: Any, index: int, values: NDArray[np.float16]) -> Any:
-    """Move the data of tensor ``index`` into a float16 tensor and return the operator that expands it."""
-    expanded = graph.tensors[index]
-    stored = copy.copy(expanded)
+    """Make tensor ``index`` float16, let its users read a new float32 tensor, and return the operator in between.
+
+    The stored tensor keeps its index, the expanded one comes behind it, as in the files that TensorFlow writes.
+    """
+    stored = graph.tensors[index]
+    expanded = copy.copy(stored)
+    expanded.buffer = 0
+    graph.tensors.append(expanded)
+    flatbuffer.redirect(graph, index, len(graph.tensors) - 1)
     stored.type = schema.TensorType.FLOAT16
     stored.name = f"{flatbuffer.tensor_name(expanded)}_fp16"
     stored.buffer = flatbuffer.add_buffer(model, values.tobytes())
-    model.buffers[expanded.buffer].data = None
-    expanded.buffer = 0
-    graph.tensors.append(stored)
     operator = schema.OperatorT()
-    operator.opcodeIndex = flatbuffer.opcode(model, schema.BuiltinOperator.DEQUANTIZE)
+    operator.opcodeIndex = flatbuffer.opcode(model, schema.BuiltinOperator.DEQUANTIZE, version=3)
     operator.builtinOptionsType = schema.BuiltinOptions.DequantizeOptions
     operator.builtinOptions = schema.DequantizeOptionsT()
-    operator.inputs, operator.outputs = [len(graph.tensors) - 1], [index]
+    operator.inputs, operator.outputs = [index], [len(graph.tensors) - 1]
     return operator

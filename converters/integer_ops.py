@@ -46,7 +46,7 @@ def _absorb_in(model: Any, graph: Any) -> int:
         operator.outputs = [exits[0].outputs[0]]
         for item in exits:
             graph.operators.remove(item)
-            _redirect(graph, item.outputs[0], exits[0].outputs[0])
+            flatbuffer.redirect(graph, item.outputs[0], exits[0].outputs[0])
         if not _consumers(graph, entry.outputs[0]) and entry.outputs[0] not in list(graph.outputs):
             graph.operators.remove(entry)
         count += 1
@@ -67,10 +67,3 @@ def _producer(graph: Any, index: int) -> Any | None:
 
 def _consumers(graph: Any, index: int) -> list[Any]:
     return [operator for operator in graph.operators if index in list(operator.inputs)]
-
-
-def _redirect(graph: Any, old: int, new: int) -> None:
-    """Let everything that reads tensor ``old`` read ``new``."""
-    for operator in graph.operators:
-        operator.inputs = [new if index == old else index for index in operator.inputs]
-    graph.outputs = [new if index == old else index for index in graph.outputs]

@@ -1,0 +1,202 @@
+"""PyTorch to ONNX: what is written, what is refused, and what is kept off the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from torch import Tensor, nn
+from torchshrink.converters import onnx_export, to_onnx
+
+from torchshrink.errors import ModelError, UnsupportedOpError
+
+Run = Callable[..., NDArray[Any]]
+
+
+class Eigenvalues(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.linalg.eigh(x @ x.transpose(-1, -2))[0]
+
+
+class Branch(nn.Module):
+    """What it computes depends on its input's values."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+def test_ends_are_called_input_and_output(unet: Any) -> None:
+    for name in ("onnx-fp32", "onnx-fp16", "onnx-int8"):
+        graph = onnx.load(str(unet.path(name))).graph
+        shapes = [
+            [side.dim_value for side in item.type.tensor_type.shape.dim] for item in (*graph.input, *graph.output)
+        ]
+        assert [item.name for item in (*graph.input, *graph.output)] == ["input", "output"]
+        assert shapes == [[1, *unet.inputs.shape[1:]], [1, *unet.expected(name).shape[1:]]]
+
+
+def test_a_batch_is_exported_for_one_sample(tmp_path: Path) -> None:
+    path = to_onnx(nn.Conv1d(2, 3, 1), torch.zeros(7, 2, 5), tmp_path / "one.onnx")
+    assert path == tmp_path / "one.onnx"
+    (side, *_) = onnx.load(str(path)).graph.input[0].type.tensor_type.shape.dim
+    assert side.dim_value == 1
+
+
+def test_every_convolution_says_its_kernel_shape(unet: Any) -> None:
+    """onnx2tf looks it up and the exporter leaves it out."""
+    for model in (onnx.load(str(unet.path("onnx-fp32"))), unet.generic):
+        nodes = [node for node in model.graph.node if node.op_type in ("Conv", "ConvTranspose")]
+        assert len(nodes) == 8
+        assert all("kernel_shape" in {item.name for item in node.attribute} for node in nodes)
+
+
+def test_nothing_of_the_exporters_notes_is_left(unet: Any) -> None:
+    model = onnx.load(str(unet.path("onnx-fp32")))
+    assert [item.key for item in model.metadata_props] == ["torchshrink"]
+    for holder in (model.graph, *model.graph.node, *model.graph.initializer, *model.graph.value_info):
+        assert not holder.metadata_props
+        assert not holder.doc_string
+
+
+def test_the_model_is_left_as_it_was(tmp_path: Path) -> None:
+    """Export happens in evaluation mode, and a training goes on afterwards."""
+    model = nn.Sequential(nn.Conv1d(2, 3, 1), nn.BatchNorm1d(3)).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    to_onnx(model, torch.randn(1, 2, 5), tmp_path / "model.onnx")
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+# --- float16 weights ---
+
+
+def test_float16_takes_half_the_bytes(tmp_path: Path) -> None:
+    model = nn.Conv2d(64, 128, 3)
+    full = to_onnx(model, torch.zeros(1, 64, 8, 8), tmp_path / "full.onnx").stat().st_size
+    half = to_onnx(model, torch.zeros(1, 64, 8, 8), tmp_path / "half.onnx", "fp16").stat().st_size
+    assert half / full == pytest.approx(0.5, abs=0.01)
+
+
+def test_float16_computes_in_float32(unet: Any) -> None:
+    model = onnx.load(str(unet.path("onnx-fp16")))
+    ends = (*model.graph.input, *model.graph.output)
+    assert {item.type.tensor_type.elem_type for item in ends} == {onnx.TensorProto.FLOAT}
+    weights = [item for item in model.graph.initializer if len(item.dims) > 1]
+    large = [item for item in weights if int(np.prod(item.dims)) >= 64]
+    assert large
+    assert {item.data_type for item in large} == {onnx.TensorProto.FLOAT16}
+
+
+def test_float16_is_within_a_hundredth_of_the_range(unet: Any) -> None:
+    expected = unet.expected("onnx-fp16")
+    assert np.abs(unet.outputs("onnx-fp16") - expected).max() <= 1e-2 * np.ptp(expected)
+
+
+@pytest.mark.parametrize("value", [65520.0, -1e6, float("inf")])
+def test_a_weight_beyond_float16_is_refused(tmp_path: Path, value: float) -> None:
+    model = nn.Conv2d(8, 8, 3)
+    model.weight.data[3, 4, 0, 0] = value
+    with pytest.raises(ModelError, match=r"weight .*weight holds values beyond 65504.*, the largest float16"):
+        to_onnx(model, torch.zeros(1, 8, 8, 8), tmp_path / "model.onnx", "fp16")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_largest_float16_is_kept(tmp_path: Path) -> None:
+    model = nn.Conv2d(8, 8, 3)
+    model.weight.data[3, 4, 0, 0] = 65504.0
+    path = to_onnx(model, torch.zeros(1, 8, 8, 8), tmp_path / "model.onnx", "fp16")
+    arrays = [numpy_helper.to_array(item) for item in onnx.load(str(path)).graph.initializer]
+    assert max(float(array.max()) for array in arrays) == 65504
+
+
+# --- refusals ---
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_quantized_graph_is_no_float_model(unet2d: Any, tmp_path: Path, precision: Any) -> None:
+    with pytest.raises(ModelError, match=rf"precision {precision} needs a float model, got a quantized graph"):
+        to_onnx(unet2d.quantized, unet2d.inputs, tmp_path / "model.onnx", precision)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_float_model_is_no_quantized_graph(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="precision int8 needs a quantized graph .*qat or ptq.*, got floats"):
+        to_onnx(nn.Conv1d(2, 3, 1), torch.zeros(1, 2, 5), tmp_path / "model.onnx", "int8")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_operation_without_a_counterpart_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedOpError) as caught:
+        to_onnx(Eigenvalues(), torch.randn(1, 1, 8, 8), tmp_path / "model.onnx")
+    message = str(caught.value)
+    assert "linalg_eigh" in message
+    assert "Eigenvalues" in message
+    assert "replace that operation" in message
+    assert "\n" not in message
+    assert len(message) < 400
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_of_the_model_itself_is_not_blamed_on_an_operation(unet2d: Any, tmp_path: Path) -> None:
+    """A U-Net refuses sides that do not halve: no operation is to be replaced."""
+    with pytest.raises(ModelError, match="do not divide by 2") as caught:
+        to_onnx(unet2d.model, torch.zeros(1, 1, 31, 32), tmp_path / "model.onnx")
+    assert "replace that operation" not in str(caught.value)
+
+
+@pytest.mark.parametrize("model", [nn.Conv2d(1, 1, 1), Eigenvalues(), Branch()], ids=lambda m: type(m).__name__)
+def test_the_terminal_stays_empty(tmp_path: Path, capfd: pytest.CaptureFixture[str], model: nn.Module) -> None:
+    try:
+        to_onnx(model, torch.randn(1, 1, 8, 8), tmp_path / "model.onnx")
+    except UnsupportedOpError as error:
+        assert "\n" not in str(error)
+    assert capfd.readouterr() == ("", "")
+
+
+# --- files ---
+
+
+def test_metadata_round_trip(tmp_path: Path) -> None:
+    content = {"normalization": {"mean": [0.1], "std": [3]}, "name": "ü"}
+    path = to_onnx(nn.Conv1d(2, 3, 1), torch.zeros(1, 2, 5), tmp_path / "model.onnx", metadata=content)
+    assert onnx_export.get_metadata(path) == content
+
+
+def test_a_file_without_metadata_has_none(tmp_path: Path) -> None:
+    path = to_onnx(nn.Conv1d(2, 3, 1), torch.zeros(1, 2, 5), tmp_path / "model.onnx")
+    assert onnx_export.get_metadata(path) == {}
+
+
+@pytest.mark.parametrize("content", [None, b"", bytes(1000), b"not a model"], ids=["missing", "empty", "zeros", "text"])
+def test_what_is_no_model_is_named(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "damaged.onnx"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"damaged\.onnx cannot be read as ONNX"):
+        onnx_export.load(path)
+
+
+def test_a_truncated_model_is_named(unet2d: Any, tmp_path: Path) -> None:
+    path = tmp_path / "cut.onnx"
+    path.write_bytes(unet2d.path("onnx-fp32").read_bytes()[:5000])
+    with pytest.raises(ModelError, match=r"cut\.onnx cannot be read as ONNX"):
+        onnx_export.load(path)
+
+
+def test_dynamic_weights_do_not_stop_the_export(tmp_path: Path, run_onnx: Run) -> None:
+    """A convolution whose weight is computed has no kernel shape to write down."""
+
+    class Computed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.conv1d(x, x[:, :, :3])
+
+    entry = torch.randn(1, 2, 9)
+    path = to_onnx(Computed(), entry, tmp_path / "model.onnx")
+    assert np.allclose(run_onnx(path, entry.numpy()), Computed()(entry).numpy(), atol=1e-5)
