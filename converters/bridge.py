@@ -118,7 +118,7 @@ class _Job:
             files = dict(zip(floats, converted, strict=True))
             for precision in precisions:
                 kind = "int8" if precision == "int8" else "float"
-                for is_sparse in (False, True):
+                for is_sparse in (False,) if precision == "fp16" else (False, True):
                     path = self._path(precision, "tflite", is_sparse)
                     known = ranges if precision == "int8" else None
                     result = tflite.write(

@@ -75,7 +75,7 @@ def _float_files(out: Path) -> list[Size]:
     rows = []
     with tflite.float_files([source], keras=True) as (files,):
         for precision in ("fp32", "fp16"):
-            for suffix, is_sparse in (("", False), ("-sparse", True)):
+            for suffix, is_sparse in (("", False), ("-sparse", True))[: 1 if precision == "fp16" else 2]:
                 path = out / f"model-{precision}{suffix}.tflite"
                 written = tflite.write(files, source, path, precision, is_sparse=is_sparse)
                 if is_sparse and not written.sparse_tensors:

@@ -18,8 +18,8 @@ from torchshrink.converters import flatbuffer
 
 # What the vector tables, the DENSIFY operator and its output tensor cost on top of the values, about.
 _OVERHEAD_BYTES = 400
-# Operators whose weights XNNPACK and the reference kernels accept from a DENSIFY operator. Float16 weights are not among
-# them: where a DEQUANTIZE follows and the bias is float32, XNNPACK was seen computing something else, silently.
+# Operators whose weights XNNPACK and the reference kernels accept from a DENSIFY operator. Float16 weights are not
+# among them: where a DEQUANTIZE follows and the bias is float32, XNNPACK was seen computing something else, silently.
 _CONSUMERS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"}
 
 

@@ -89,7 +89,15 @@ def describe(path: Path) -> dict[str, Any]:
         ModelError: When the file is missing or truncated.
     """
     with _open(path) as file:
-        content: dict[str, Any] = json.loads((file.metadata() or {}).get(_KEY, "{}"))
+        text = (file.metadata() or {}).get(_KEY, "{}")
+    try:
+        content = json.loads(text)
+        if not isinstance(content, dict) or not isinstance(content.get("architecture", {}), dict):
+            raise ValueError("not an object")
+        if content.get("schema", SCHEMA) != SCHEMA:
+            raise ValueError(f"schema {content['schema']}, this version reads schema {SCHEMA}")
+    except ValueError as error:
+        raise ModelError(f"{path} has a description that cannot be used ({error}): train or export it again") from error
     return content
 
 
@@ -132,4 +140,7 @@ def _rebuild(path: Path, architecture: dict[str, Any]) -> nn.Module:
     if architecture.get("name") != UNet.__name__ or not architecture.get("arguments"):
         name = architecture.get("name", "an unknown model")
         raise ModelError(f"{path} holds the weights of {name}: say how to build it with --model MODULE:FACTORY")
-    return UNet(**architecture["arguments"])
+    try:
+        return UNet(**architecture["arguments"])
+    except TypeError as error:
+        raise ModelError(f"{path} describes a U-Net that cannot be built: {error}") from error

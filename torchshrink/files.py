@@ -36,7 +36,10 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:
-        raise _output_error(path, error) from error
+        # An error about another file, read inside the block, is not about this one.
+        if error.filename in (None, str(temporary), str(path)):
+            raise _output_error(path, error) from error
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

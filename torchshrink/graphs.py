@@ -6,7 +6,9 @@ no code of its own.
 
 from __future__ import annotations
 
+import keyword
 import operator
+import re
 from typing import Any
 
 import torch
@@ -15,7 +17,9 @@ from torch.fx import Graph, GraphModule, Node
 
 from torchshrink.errors import ModelError
 
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NAMESPACES = ("aten", "quantized_decomposed")
+_REFUSED = ("from_file",)  # maps a file of the user, for writing too
 _FUNCTIONS = {
     f"operator.{function.__name__}": function
     for function in (operator.getitem, operator.add, operator.sub, operator.mul, operator.floordiv, operator.eq)
@@ -63,7 +67,9 @@ def from_json(content: dict[str, Any], tensors: dict[str, Tensor]) -> GraphModul
     graph, known, root = Graph(), {}, nn.Module()
     try:
         for entry in content["nodes"]:
-            name = entry["name"]
+            name = _checked(entry["name"])
+            if name in known:
+                raise ValueError(f"two nodes are called {name!r}")
             if entry["op"] == "placeholder":
                 known[name] = graph.placeholder(name)
             elif entry["op"] == "get_attr":
@@ -76,10 +82,17 @@ def from_json(content: dict[str, Any], tensors: dict[str, Tensor]) -> GraphModul
                 known[name].name = name
         output = _decode(content["output"], known)
         graph.output(output[0] if isinstance(output, list) and len(output) == 1 else output)
-    except (KeyError, TypeError, IndexError) as error:
+        graph.lint()
+    except (KeyError, TypeError, IndexError, AttributeError, RuntimeError, ValueError) as error:
         raise ModelError(f"the graph in this file is damaged: {error}") from error
-    graph.lint()
     return GraphModule(root, graph, "QuantizedGraph").eval()
+
+
+def _checked(name: Any) -> str:
+    """Return a name that may stand in the code that torch.fx generates from a graph; anything else is refused."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or keyword.iskeyword(name) or name == "self":
+        raise ValueError(f"{name!r} is not a name")
+    return name
 
 
 def _is_bookkeeping(node: Node) -> bool:
@@ -106,6 +119,8 @@ def _target_name(node: Node) -> str:
 
 
 def _target(name: str) -> Any:
+    if not isinstance(name, str):
+        raise ModelError(f"the graph in this file calls {name!r}, which is not the name of an operation")
     if name in _FUNCTIONS:
         return _FUNCTIONS[name]
     namespace, _, rest = name.partition(".")
@@ -113,11 +128,14 @@ def _target(name: str) -> Any:
     if namespace == "quantized_decomposed":
         from torch.ao.quantization.fx import _decomposed  # noqa: F401  # registers the namespace
     try:
-        if namespace not in _NAMESPACES:
-            raise AttributeError(namespace)
-        return getattr(getattr(getattr(torch.ops, namespace), operation), overload)
-    except AttributeError as error:
+        if namespace not in _NAMESPACES or operation in _REFUSED:
+            raise AttributeError(name)
+        found = getattr(getattr(getattr(torch.ops, namespace), operation), overload)
+        if not overload or not isinstance(found, torch._ops.OpOverload):
+            raise AttributeError(name)
+    except (AttributeError, RuntimeError) as error:
         raise ModelError(f"the graph in this file calls {name!r}, which this PyTorch does not have") from error
+    return found
 
 
 def _encode(value: Any) -> Any:

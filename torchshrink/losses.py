@@ -7,6 +7,8 @@ predicted, towards 1 the more is.
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor, nn
 
 from torchshrink.errors import RecipeError
@@ -60,10 +62,11 @@ class FocalTversky(nn.Module):
 
     def __init__(self, alpha: float = 0.7, beta: float = 0.3, gamma: float = 0.75, smooth: float = 1.0) -> None:
         super().__init__()
-        if min(alpha, beta) < 0 or min(gamma, smooth) <= 0:
+        is_finite = all(map(math.isfinite, (alpha, beta, gamma, smooth)))
+        if not is_finite or min(alpha, beta) < 0 or min(gamma, smooth) <= 0:
             raise RecipeError(
                 f"alpha={alpha}, beta={beta}, gamma={gamma}, smooth={smooth}: alpha and beta must not be negative, "
-                "gamma and smooth must be positive"
+                "gamma and smooth must be positive, and all of them finite"
             )
         self.alpha, self.beta, self.gamma, self.smooth = alpha, beta, gamma, smooth
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -55,7 +56,8 @@ def evaluate(model: nn.Module, samples: Samples, loss: nn.Module, batch_size: in
     """Return the scores of a model over ``samples``, each sample counting the same; the model's mode is kept."""
     was_training = model.training
     model.eval()
-    device = next(model.parameters()).device
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    device = next((tensor.device for tensor in tensors), torch.device("cpu"))
     totals, count = torch.zeros(3, dtype=torch.float64), 0
     for inputs, truth in DataLoader(samples, batch_size):
         batch = score(model(inputs.to(device)).cpu(), truth, loss)

@@ -125,5 +125,5 @@ def _check_arguments(
             f"in_channels={in_channels}, out_channels={out_channels}, widths={list(widths)}: "
             "channels must be positive, and a U-Net has at least two levels"
         )
-    if kernel_size % 2 == 0:
-        raise ModelError(f"kernel_size={kernel_size}: only odd kernels keep the size of their input")
+    if kernel_size % 2 == 0 or kernel_size < 1:
+        raise ModelError(f"kernel_size={kernel_size}: only odd, positive kernels keep the size of their input")

@@ -125,7 +125,9 @@ class Schedule:
         """Return the sparsity that is due at ``step``."""
         if step >= self.end:
             return self.final
-        progress = max(0.0, (step - self.begin) / (self.end - self.begin))
+        if step <= self.begin:
+            return self.initial
+        progress = (step - self.begin) / (self.end - self.begin)
         return self.final + float((self.initial - self.final) * (1 - progress) ** self.power)
 
     def step(self, model: nn.Module, step: int) -> None:

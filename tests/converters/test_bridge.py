@@ -23,7 +23,6 @@ NAMES = [
     "tflite-fp32",
     "tflite-fp32-sparse",
     "tflite-fp16",
-    "tflite-fp16-sparse",
     "tflite-int8",
     "tflite-int8-sparse",
 ]
@@ -132,7 +131,7 @@ def test_a_quantized_variant_has_int8_files_only(unet2d: Any, tmp_path: Path) ->
 
 
 def test_locate_finds_nothing_in_sound_files(unet: Any) -> None:
-    bridge, names = Bridge(), ["onnx-fp32", "onnx-int8", "tflite-fp16-sparse", "tflite-int8"]
+    bridge, names = Bridge(), ["onnx-fp32", "onnx-int8", "tflite-fp16", "tflite-int8"]
     found = {name: bridge.locate(unet.artefacts[name], unet.source, unet.inputs[:1]) for name in names}
     assert found == dict.fromkeys(names)
 

@@ -92,14 +92,17 @@ def _quantize(source: str, target: str, scale: str, zero_point: str) -> list[Nod
 
 
 def _transposed(build: Build, shape: tuple[int, ...], outputs: int, size: tuple[int, ...], **settings: Any) -> Any:
-    """A quantized ConvTranspose of the weight's ``shape`` on ``[1, shape[0], *size]``."""
+    """A quantized ConvTranspose of the weight's ``shape`` on ``[1, shape[0], *size]``.
+
+    Axis 1 of the weight, which has the scales, holds the output channels of one group.
+    """
     generator = np.random.default_rng(0)
     constants = {
         "scale": np.float32(0.05),
         "zero": np.int8(-7),
         "w_codes": generator.integers(-127, 128, shape).astype(np.int8),
-        "w_scale": generator.uniform(0.01, 0.02, outputs).astype(np.float32),
-        "w_zero": np.zeros(outputs, np.int8),
+        "w_scale": generator.uniform(0.01, 0.02, shape[1]).astype(np.float32),
+        "w_zero": np.zeros(shape[1], np.int8),
         "bias": generator.standard_normal(outputs).astype(np.float32),
         "y_scale": np.float32(0.25),
         "y_zero": np.int8(5),
@@ -125,7 +128,7 @@ def test_a_transposed_convolution_by_hand(
     assert _kinds(rewritten)["ConvTranspose"] == 0
     entry = np.random.default_rng(1).standard_normal((2, 3, *size)).astype(np.float32)
     codes = np.clip(np.rint(entry / np.float32(0.05)) - 7, -128, 127)
-    real = torch.tensor((codes + 7) * np.float64(np.float32(0.05)))
+    real = torch.tensor(codes + 7).double() * float(np.float32(0.05))
     scale = constants["w_scale"].astype(np.float64).reshape(1, -1, *[1] * len(kernel))
     transpose = {1: F.conv_transpose1d, 2: F.conv_transpose2d}[len(kernel)]
     bias = torch.tensor(constants["bias"]).double()
@@ -154,23 +157,11 @@ def test_a_transposed_convolution_by_hand(
 def test_what_does_not_tile_stays_as_it_is(
     onnx_model: Build, run_onnx: Run, shape: tuple[int, ...], outputs: int, settings: dict[str, Any]
 ) -> None:
-    scales = 2 if settings.get("group") else outputs  # axis 1 of a grouped weight holds the channels of one group
-    nodes_outputs = outputs
-    model, _ = _grouped(onnx_model, shape, scales, nodes_outputs, settings)
+    model, _ = _transposed(onnx_model, shape, outputs, (4, 4), **settings)
     rewritten = onnxruntime_int8.rewrite(model)
     assert _kinds(rewritten)["ConvTranspose"] == 1
     entry = np.random.default_rng(1).standard_normal((2, shape[0], 4, 4)).astype(np.float32)
     assert np.allclose(run_onnx(rewritten, entry), run_onnx(model, entry), atol=1e-6)
-
-
-def _grouped(build: Build, shape: tuple[int, ...], scales: int, outputs: int, settings: dict[str, Any]) -> Any:
-    model, constants = _transposed(build, shape, outputs, (4, 4), **settings)
-    if scales != outputs:
-        replaced = {"w_scale": constants["w_scale"][:scales], "w_zero": constants["w_zero"][:scales]}
-        for item in model.graph.initializer:
-            if item.name in replaced:
-                item.CopyFrom(numpy_helper.from_array(replaced[item.name], item.name))
-    return model, constants
 
 
 @pytest.mark.parametrize(("zero_point", "clipped"), [(-128, False), (-127, True), (-40, True), (127, True)])

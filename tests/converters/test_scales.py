@@ -168,7 +168,7 @@ def _data(model: Any, tensor: Any, dtype: type) -> NDArray[Any]:
 
 
 def _tflite_activations(path: Path) -> list[tuple[np.float32, int]]:
-    """Return scale and zero point of every int8 tensor that an operator other than DENSIFY computes, and the input's."""
+    """Return scale and zero point of the input and of every tensor that an operator computes, DENSIFY's excepted."""
     model = _tflite(path)
     graph = model.subgraphs[0]
     computed = set(graph.inputs)

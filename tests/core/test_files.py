@@ -54,9 +54,14 @@ def test_an_error_inside_leaves_everything_as_it_was(
     path = tmp_path / "report.json"
     if old is not None:
         path.write_text(old)
-    with pytest.raises(error), atomic(path) as temporary:
-        temporary.write_text("half of")
-        raise error
+
+    def write() -> None:
+        with atomic(path) as temporary:
+            temporary.write_text("half of")
+            raise error
+
+    with pytest.raises(error):
+        write()
     assert [(item.name, item.read_text()) for item in tmp_path.iterdir()] == ([] if old is None else [(path.name, old)])
 
 
@@ -68,9 +73,9 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) 
         monkeypatch.setattr(os, "replace", no_space)
     else:
         monkeypatch.setattr(Path, "write_bytes", no_space)
-    with pytest.raises(OutputError, match=r"no space left on the disk of .*report\.json: free some") as caught:
-        with atomic(path) as temporary:
-            temporary.write_bytes(b"new")
+    expected = r"no space left on the disk of .*report\.json: free some"
+    with pytest.raises(OutputError, match=expected) as caught, atomic(path) as temporary:
+        temporary.write_bytes(b"new")
     monkeypatch.undo()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
@@ -80,9 +85,9 @@ def test_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) 
 
 def test_a_file_that_cannot_grow(tmp_path: Path) -> None:
     path = tmp_path / "weights.bin"
-    with pytest.raises(OutputError, match=r"cannot write .*weights\.bin: File too large"):
-        with disk_of(100), atomic(path) as temporary:
-            temporary.write_bytes(bytes(1000))
+    expected = r"cannot write .*weights\.bin: File too large"
+    with pytest.raises(OutputError, match=expected), disk_of(100), atomic(path) as temporary:
+        temporary.write_bytes(bytes(1000))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -57,8 +57,8 @@ def test_fake_quantization_is_rounding(trained_qat: PreparedModule) -> None:
     found = [module for module in trained_qat.modules() if isinstance(module, FakeQuantizeBase)]
     activations = [module for module in found if not module.is_per_channel and module.dtype == torch.int8]
     assert len(activations) >= 9
-    for module in activations:
-        assert not module.observer_enabled[0], "the fixture has frozen them"
+    for module in map(copy.deepcopy, activations):
+        module.disable_observer()
         scale, zero_point = float(module.scale), int(module.zero_point)
         codes = np.arange(-300, 300)
         # Inside the range, outside it, and around the borders where rounding decides.
@@ -74,7 +74,8 @@ def test_fake_quantization_is_rounding(trained_qat: PreparedModule) -> None:
         torch.testing.assert_close(module(tensor), converted, atol=0, rtol=0)
 
 
-def test_training_and_converted_graph_agree_exactly() -> None:
+@pytest.mark.parametrize("is_frozen", [True, False])
+def test_training_and_converted_graph_agree_exactly(is_frozen: bool) -> None:
     """Without BatchNorm to fold and biases to round, convert changes nothing at all."""
     model = nn.Sequential(
         nn.Conv2d(1, 3, 3, padding=1, bias=False),
@@ -83,13 +84,14 @@ def test_training_and_converted_graph_agree_exactly() -> None:
         nn.Conv2d(2, 2, 3, bias=False),
         nn.Tanh(),
     )
-    inputs = torch.randn(4, 1, 8, 8)
-    prepared = quantize.prepare_qat(model, inputs)
-    for _ in range(3):
-        prepared(inputs)
-    prepared.freeze()
-    graph = quantize.convert(prepared)
-    torch.testing.assert_close(prepared.eval()(inputs), graph(inputs), atol=0, rtol=0)
+    prepared = quantize.prepare_qat(model, torch.randn(4, 1, 8, 8))
+    for step in range(5):  # every step moves every range
+        prepared((1 + step) * torch.randn(4, 1, 8, 8))
+    if is_frozen:
+        prepared.freeze()
+    inputs = 3 * torch.randn(4, 1, 8, 8)
+    found = prepared.eval()(inputs)
+    torch.testing.assert_close(found, quantize.convert(prepared)(inputs), atol=0, rtol=0)
 
 
 def test_a_convolution_by_hand() -> None:

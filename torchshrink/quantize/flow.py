@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
 import logging
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -88,7 +89,7 @@ def capture(model: nn.Module, example_input: Tensor) -> GraphModule:
         with _quiet():
             program = torch.export.export(model, (sample,), dynamic_shapes=({0: Dim.DYNAMIC},))
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or "no reason given").splitlines()[0]
         raise ModelError(
             f"{type(model).__name__} cannot be traced by torch.export ({type(error).__name__}: {reason}); "
             "its forward must not branch on the values of tensors"
@@ -102,31 +103,34 @@ def _prepare(model: nn.Module, example_input: Tensor, is_qat: bool) -> PreparedM
 
         from torchshrink.quantize.quantizer import TFLiteQuantizer
 
+        if any(hasattr(module, "weight_mask") for module in model.modules()):
+            raise ModelError(f"{type(model).__name__} is masked: make its pruning permanent, torchshrink.prune.remove")
         model = copy.deepcopy(model).train(is_qat)
-        _absorb_batch_norm_eps(model)
+        _fit_batch_norms(model)
         prepare = prepare_qat_pt2e if is_qat else prepare_pt2e
         return PreparedModule(prepare(capture(model, example_input), TFLiteQuantizer(is_qat)), is_qat)
 
 
-def _absorb_batch_norm_eps(model: nn.Module) -> None:
-    """Move what a BatchNorm's eps differs from torchao's into its running variance, which computes the same."""
+def _fit_batch_norms(model: nn.Module) -> None:
+    """Write every BatchNorm as torchao's pattern expects it, computing the same: its eps, a scale and a shift."""
     for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_var is not None:
-            module.running_var += module.eps - _TORCHAO_BATCH_NORM_EPS
-            module.eps = _TORCHAO_BATCH_NORM_EPS
+        if not isinstance(module, nn.modules.batchnorm._BatchNorm) or module.running_var is None:
+            continue
+        module.running_var += module.eps - _TORCHAO_BATCH_NORM_EPS
+        module.eps = _TORCHAO_BATCH_NORM_EPS
+        if module.weight is None:
+            module.weight = nn.Parameter(torch.ones_like(module.running_var), requires_grad=False)
+            module.bias = nn.Parameter(torch.zeros_like(module.running_var), requires_grad=False)
 
 
-@contextmanager
+@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep torch's and torchao's deprecations and missing CUDA parts off the user's terminal."""
-    loggers = [logging.getLogger(name) for name in ("torchao", "torch.export", "torch.utils._pytree")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    with warnings.catch_warnings():
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         try:
             yield
         finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+            logging.disable(level)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
+from torchao.quantization.pt2e import FakeQuantize
+
+from torchshrink.quantize.observer import StepMinMaxObserver
 
 aten = torch.ops.aten
 
@@ -38,11 +41,18 @@ class PreparedModule(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         """Run the graph on what the float module takes, with any batch size."""
         output: Tensor = self.graph_module(*inputs)
+        if self.training:
+            for module in self.graph_module.modules():
+                if isinstance(module, StepMinMaxObserver):
+                    module.commit()
         return output
 
     def train(self, mode: bool = True) -> PreparedModule:
-        """Switch BatchNorm and dropout; a frozen BatchNorm stays in evaluation mode."""
+        """Switch BatchNorm and dropout, and whether ranges move; what is frozen stays so."""
         self.training = mode
+        for module in self.graph_module.modules():
+            if isinstance(module, FakeQuantize) and isinstance(module.activation_post_process, StepMinMaxObserver):
+                module.enable_observer(mode and not self._frozen_statistics)
         for node in self.graph_module.graph.nodes:
             position = _TRAINING_ARGUMENT.get(node.target)
             if position is not None:
@@ -56,13 +66,8 @@ class PreparedModule(nn.Module):
 
         Source: Krishnamoorthi, arXiv:1806.08342, section 3.2.
         """
-        from torchao.quantization.pt2e import FakeQuantizeBase
-
         self._frozen_statistics = True
         self.train(self.training)
-        for module in self.graph_module.modules():
-            if isinstance(module, FakeQuantizeBase) and not getattr(module, "is_per_channel", False):
-                module.disable_observer()
 
     @torch.no_grad()
     def apply_masks(self) -> None:

@@ -20,6 +20,11 @@ from torchshrink.quantize import scheme
 aten = torch.ops.aten
 
 CONVOLUTIONS = {aten.conv1d.default, aten.conv1d.padding, aten.conv2d.default, aten.conv2d.padding}
+NAMED_PADDING = {
+    aten.conv1d.padding: aten.conv1d.default,
+    aten.conv2d.padding: aten.conv2d.default,
+}
+_CONVOLUTION_DEFAULTS: list[Any] = [None, None, None, [1], "valid", [1], 1]
 TRANSPOSED = {aten.conv_transpose1d.default, aten.conv_transpose2d.input}
 BATCH_NORMS = {aten.batch_norm.default, aten._native_batch_norm_legit.default}
 RELUS = {aten.relu.default, aten.relu_.default}
@@ -85,8 +90,14 @@ class TFLiteQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no type
         ]
 
     def transform_for_annotation(self, model: GraphModule) -> GraphModule:
-        """Turn the number in ``x + 2`` or ``x * 0.5`` into a constant tensor, which can be quantized."""
+        """Write numbers as tensors and padding as numbers.
+
+        The number in ``x + 2`` becomes a constant tensor, which can be quantized; ``padding="same"`` becomes the
+        number it means, because torchao folds BatchNorm into convolutions of that form only.
+        """
         for node in list(model.graph.nodes):
+            if node.target in NAMED_PADDING:
+                _write_padding(node)
             if node.target in ADDITIONS | PRODUCTS and _is_float(node) and isinstance(node.args[1], int | float):
                 name = f"_scalar_{node.name}"
                 model.register_buffer(name, torch.tensor([float(node.args[1])]))
@@ -151,6 +162,20 @@ class TFLiteQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no type
 
     def _annotate_fixed(self, node: Any) -> None:
         _mark(node, {node.args[0]: self.activation}, FIXED_OUTPUT[node.target])
+
+
+def _write_padding(node: Any) -> None:
+    """Turn named padding into numbers, where both sides get the same."""
+    source, weight, bias, stride, padding, dilation, groups = [*node.args, *_CONVOLUTION_DEFAULTS[len(node.args) :]]
+    kernel = list(weight.meta["val"].shape[2:])
+    dilations = list(dilation) if len(dilation) == len(kernel) else [dilation[0]] * len(kernel)
+    totals = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilations, kernel, strict=True)]
+    if all(total % 2 == 0 for total in totals):
+        node.target = NAMED_PADDING[node.target]
+        arguments = [source, weight, bias, stride, [total // 2 for total in totals], dilation, groups]
+        while arguments[-1] in (1, [1]):  # as the exporter does, and torchao's pattern expects: no defaults at the end
+            arguments.pop()
+        node.args = tuple(arguments)
 
 
 def _mark(node: Node, inputs: dict[Node, QuantizationSpecBase], output: QuantizationSpecBase | None) -> None:

@@ -11,26 +11,26 @@ from __future__ import annotations
 import torch
 from torchao.quantization.pt2e import (
     FakeQuantize,
-    FusedMovingAvgObsFakeQuantize,
     HistogramObserver,
-    MovingAverageMinMaxObserver,
     MovingAveragePerChannelMinMaxObserver,
     PerChannelMinMaxObserver,
 )
 from torchao.quantization.pt2e.quantizer import FixedQParamsQuantizationSpec, QuantizationSpec
+
+from torchshrink.quantize.observer import StepMinMaxObserver
 
 ACTIVATION_MIN, ACTIVATION_MAX = -128, 127
 WEIGHT_MIN, WEIGHT_MAX = -127, 127
 
 # The smallest scales: a tensor or channel that is all zeros must not get a scale so small that the int32 bias, whose
 # scale is their product, overflows.
-_ACTIVATION_EPS, _WEIGHT_EPS = 2.0**-16, 2.0**-20
+_ACTIVATION_EPS, _WEIGHT_EPS = 2.0**-12, 2.0**-16
 
 
 def activation_spec(is_qat: bool) -> QuantizationSpec:
     """Return the spec of an activation: int8, affine, one range per tensor."""
     observer = (
-        FusedMovingAvgObsFakeQuantize.with_args(observer=MovingAverageMinMaxObserver, eps=_ACTIVATION_EPS)
+        FakeQuantize.with_args(observer=StepMinMaxObserver, eps=_ACTIVATION_EPS)
         if is_qat
         else HistogramObserver.with_args(eps=_ACTIVATION_EPS)
     )
@@ -47,7 +47,7 @@ def weight_spec(is_qat: bool, axis: int) -> QuantizationSpec:
     """Return the spec of a weight: int8, symmetric, one scale per slice of ``axis``, the output-channel axis."""
     observer = (
         # averaging_constant=1: the scale is that of the weights of this very step, not of an average of old ones.
-        # Not the fused class: it quantizes axis 0 only. ch_axis is repeated because torchao drops the spec's own here.
+        # ch_axis is repeated because torchao drops the spec's own here.
         FakeQuantize.with_args(
             observer=MovingAveragePerChannelMinMaxObserver, averaging_constant=1.0, eps=_WEIGHT_EPS, ch_axis=axis
         )

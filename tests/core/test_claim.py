@@ -1,0 +1,65 @@
+"""A run's folder: its own, and nobody else's."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from torchshrink import recipe
+from torchshrink.errors import DataError, OutputError
+from torchshrink.pipeline import claim
+from torchshrink.recipe import Recipe
+
+OTHER = Recipe(seed=1)
+
+
+@pytest.mark.parametrize("kind", ["new", "nested", "empty", "only steps"])
+def test_free_folders(tmp_path: Path, kind: str) -> None:
+    out = tmp_path / {"nested": "a/b/c"}.get(kind, "out")
+    if kind == "empty":
+        out.mkdir()
+    if kind == "only steps":
+        (out / ".steps").mkdir(parents=True)
+    claim(out, Recipe(), is_fresh=False)
+    assert recipe.parse(json.loads((out / "recipe.json").read_text())) == Recipe()
+
+
+@pytest.mark.parametrize("is_fresh", [False, True])
+def test_the_same_run_again(tmp_path: Path, is_fresh: bool) -> None:
+    claim(tmp_path, Recipe(), is_fresh=False)
+    (tmp_path / "models").mkdir()
+    claim(tmp_path, recipe.parse(recipe.dump(Recipe())), is_fresh=is_fresh)
+    assert (tmp_path / "models").is_dir()
+
+
+def test_another_run(tmp_path: Path) -> None:
+    claim(tmp_path, Recipe(), is_fresh=False)
+    before = (tmp_path / "recipe.json").read_text()
+    with pytest.raises(DataError, match="holds another run: choose another --out, or pass --fresh to replace it"):
+        claim(tmp_path, OTHER, is_fresh=False)
+    assert (tmp_path / "recipe.json").read_text() == before
+    claim(tmp_path, OTHER, is_fresh=True)
+    claim(tmp_path, OTHER, is_fresh=False)
+
+
+@pytest.mark.parametrize("is_fresh", [False, True])
+def test_foreign_files(tmp_path: Path, is_fresh: bool) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(DataError, match="holds files that are not of a torchshrink run: choose another --out"):
+        claim(tmp_path, Recipe(), is_fresh=is_fresh)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", b"\xff\xfe"])
+def test_damaged_marker(tmp_path: Path, content: str | bytes) -> None:
+    (tmp_path / "recipe.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DataError, match="--fresh"):
+        claim(tmp_path, Recipe(), is_fresh=False)
+    claim(tmp_path, Recipe(), is_fresh=True)
+    claim(tmp_path, Recipe(), is_fresh=False)
+
+
+def test_a_file_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(OutputError, match="cannot write"):
+        claim(tmp_path / "out", Recipe(), is_fresh=False)

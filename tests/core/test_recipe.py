@@ -1,0 +1,342 @@
+"""Recipes: defaults, what is refused and how, and the documentation that the template is."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from torchshrink import recipe
+from torchshrink.errors import RecipeError
+
+TRAIN: dict[str, Any] = {"train": {}}
+
+
+def variants(**content: Any) -> dict[str, Any]:
+    return {"variants": {name.replace("_", "-"): value for name, value in content.items()}}
+
+
+def error_of(content: Any) -> str:
+    with pytest.raises(RecipeError) as caught:
+        recipe.parse(content)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_defaults() -> None:
+    found = recipe.parse({})
+    assert found == recipe.Recipe()
+    assert (found.version, found.data, found.seed, found.validation) == (1, "synthetic:cells", 0, 0.1)
+    assert list(found.variants) == ["dense", "pruned", "pruned-qat"]
+    assert found.variants["dense"].train == recipe.Training(epochs=30, lr=0.003, batch_size=16, weight_decay=1e-4)
+    assert found.variants["pruned"].source == "dense"
+    assert found.variants["pruned"].prune == recipe.Pruning(
+        amount=0.8, scope="global", gradual=True, epochs=20, lr=0.002
+    )
+    assert found.variants["pruned-qat"].source == "pruned"
+    assert found.variants["pruned-qat"].qat == recipe.Qat(epochs=10, lr=0.0005)
+
+
+def test_recipes_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        recipe.Recipe().seed = 3  # type: ignore[misc]
+
+
+# --- The template
+
+
+def test_template_is_the_default_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe.TEMPLATE.format(name=path))
+    assert recipe.load(path) == recipe.Recipe()
+
+
+def test_template_names_the_command_that_runs_it() -> None:
+    assert "Run with: torchshrink run my.yaml" in recipe.TEMPLATE.format(name="my.yaml").splitlines()[0]
+
+
+def test_template_shows_every_setting() -> None:
+    """With its commented lines taken in, nothing is missing and everything is accepted."""
+    text = recipe.TEMPLATE.format(name="x")
+    for line in ("checkpoint:", "loss:", "  name:", "  settings:"):
+        assert f"# {line}" in text
+        text = text.replace(f"# {line}", line)
+    content = yaml.safe_load(text)
+    assert set(content) == set(recipe.Recipe.model_fields)
+    assert set(content["variants"]["dense"]["train"]) == set(recipe.Training.model_fields)
+    assert set(content["variants"]["pruned"]["prune"]) >= set(recipe.Pruning.model_fields) - set(
+        recipe.Training.model_fields
+    )
+    assert set(content["measure"]) == set(recipe.Measuring.model_fields)
+    assert recipe.parse(content).loss == recipe.Loss(
+        name="focal_tversky", settings={"alpha": 0.7, "beta": 0.3, "gamma": 0.75}
+    )
+    assert recipe.parse(content).model.checkpoint == "model.safetensors"
+
+
+# --- Round trips
+
+
+FULL: dict[str, Any] = {
+    "version": 1,
+    "data": "folder",
+    "seed": 7,
+    "validation": 0.25,
+    "augment": False,
+    "model": {"factory": "m:f", "arguments": {"widths": [4, 8]}, "checkpoint": "a.pt", "allow_pickle": True},
+    "loss": {"name": "dice", "settings": {"smooth": 0.5}},
+    "variants": {
+        "base": {"train": {"epochs": 1, "lr": 0.5, "patience": 2, "precision": "bf16"}},
+        "thin": {"from": "base", "prune": {"amount": 0.3, "scope": "layer", "gradual": False, "epochs": 0}},
+        "int8": {"from": "thin", "qat": {"epochs": 1}},
+    },
+    "formats": ["onnx"],
+    "precisions": ["int8"],
+    "measure": {"threads": 2, "runs": 5},
+}
+
+
+@pytest.mark.parametrize("content", [{}, FULL])
+def test_dump_and_parse(content: dict[str, Any]) -> None:
+    found = recipe.parse(content)
+    dumped = recipe.dump(found)
+    assert recipe.parse(dumped) == found
+    assert yaml.safe_load(yaml.safe_dump(dumped)) == dumped
+    assert dumped["variants"][list(dumped["variants"])[1]]["from"] == next(iter(dumped["variants"]))
+
+
+def test_every_given_value_is_dumped() -> None:
+    def assert_holds(dumped: Any, given: Any) -> None:
+        if isinstance(given, dict):
+            for key, value in given.items():
+                assert_holds(dumped[key], value)
+        else:
+            assert dumped == given
+
+    assert_holds(recipe.dump(recipe.parse(FULL)), FULL)
+
+
+def test_save_and_load(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    recipe.save(recipe.parse(FULL), path)
+    assert path.read_text().splitlines()[0] == "# Run with: torchshrink run r.yaml"
+    assert recipe.load(path) == recipe.parse(FULL)
+
+
+# --- Errors
+
+
+@pytest.mark.parametrize(
+    ("content", "path"),
+    [
+        ({"epochs": 3}, "epochs"),
+        ({"model": {"widths": [4]}}, "model.widths"),
+        ({"measure": {"thread": 1}}, "measure.thread"),
+        (variants(dense={"train": {"epoch": 3}}), "variants.dense.train.epoch"),
+        (variants(dense=TRAIN, thin={"from": "dense", "prune": {"sparsity": 0.5}}), "variants.thin.prune.sparsity"),
+        (variants(dense=TRAIN, q={"from": "dense", "qat": {"amount": 0.5}}), "variants.q.qat.amount"),
+        (variants(dense={"train": {}, "export": {}}), "variants.dense.export"),
+    ],
+)
+def test_unknown_keys_are_named_by_their_path(content: dict[str, Any], path: str) -> None:
+    assert f"{path}: unknown key" in error_of(content)
+
+
+def test_all_errors_at_once() -> None:
+    message = error_of(
+        {
+            "colour": "red",
+            "seed": -1,
+            "validation": 1,
+            "formats": ["onnx", "coreml"],
+            "variants": {"dense": {"train": {"lr": 0, "epoch": 1}}, "thin": {"prune": {"amount": 1}}},
+        }
+    )
+    parts = ("colour: unknown key", "seed: ", "validation: ", "formats.1: ", "variants.dense.train.lr: ",
+             "variants.dense.train.epoch: unknown key", "variants.thin.prune.amount: ")  # fmt: skip
+    assert [part for part in parts if part not in message] == []
+    assert message.startswith("recipe: ")
+    assert message.count(";") >= len(parts) - 1
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("lr: 2e-5", 2e-5), ("lr: 1E-3", 1e-3), ("lr: 2.0e-5", 2e-5), ("lr: .5", 0.5), ("lr: 1", 1.0)],
+)
+def test_pyyaml_reads_some_numbers_as_text(text: str, expected: float) -> None:
+    if text == "lr: 2e-5":
+        assert yaml.safe_load(text) == {"lr": "2e-5"}
+    found = recipe.parse(variants(dense={"train": yaml.safe_load(text)})).variants["dense"].train
+    assert found is not None
+    assert isinstance(found.lr, float)
+    assert found.lr == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        ({"lr": 0}, "lr"),
+        ({"lr": -1e-3}, "lr"),
+        ({"lr": "fast"}, "lr"),
+        ({"lr": float("nan")}, "lr"),
+        ({"lr": float("inf")}, "lr"),
+        ({"epochs": -1}, "epochs"),
+        ({"epochs": 1.5}, "epochs"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"weight_decay": -0.1}, "weight_decay"),
+        ({"weight_decay": float("inf")}, "weight_decay"),
+        ({"precision": "fp16"}, "precision"),
+    ],
+)
+def test_values_out_of_range(settings: dict[str, Any], key: str) -> None:
+    assert f"variants.dense.train.{key}: " in error_of(variants(dense={"train": settings}))
+
+
+@pytest.mark.parametrize("amount", [-0.1, 1, 1.5, float("nan"), "much"])
+def test_amount_out_of_range(amount: Any) -> None:
+    message = error_of(variants(dense=TRAIN, thin={"from": "dense", "prune": {"amount": amount}}))
+    assert "variants.thin.prune.amount: " in message
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            {"thin": {"from": "dense", "prune": {}}, "dense": TRAIN},
+            "'thin' comes from 'dense', which is not defined above it",
+        ),
+        ({"dense": TRAIN, "thin": {"from": "dens", "prune": {}}}, "'thin' comes from 'dens'"),
+        ({"dense": {"from": "dense", "qat": {}}}, "'dense' comes from 'dense'"),
+        ({"dense": {"train": {}, "qat": {}}}, "needs exactly one of train, prune, qat; has train, qat"),
+        ({"dense": {}}, "needs exactly one of train, prune, qat; has none"),
+        ({"dense": TRAIN, "b": {"from": "dense", "train": {}}}, "'train' starts from the model and takes no 'from'"),
+        ({"thin": {"prune": {}}}, "'prune' and 'qat' need one"),
+        (
+            {"dense": TRAIN, "q": {"from": "dense", "qat": {}}, "thin": {"from": "q", "prune": {}}},
+            "'thin' comes from 'q', which is quantized: qat is the last step",
+        ),
+        ({"a/b": TRAIN}, "'a/b' becomes a file name"),
+        ({"..": TRAIN}, "'..' becomes a file name"),
+        ({"": TRAIN}, "'' becomes a file name"),
+        ({}, "define at least one variant"),
+    ],
+)
+def test_contradicting_variants(content: dict[str, Any], message: str) -> None:
+    assert message in error_of({"variants": content})
+
+
+def test_one_spelling_per_setting() -> None:
+    assert "variants.thin.source: unknown key" in error_of(variants(dense=TRAIN, thin={"source": "dense", "prune": {}}))
+
+
+@pytest.mark.parametrize("key", ["formats", "precisions"])
+def test_something_must_be_exported(key: str) -> None:
+    assert f"{key}: " in error_of({key: []})
+
+
+@pytest.mark.parametrize("version", [0, 2, "one"])
+def test_other_versions(version: Any) -> None:
+    assert "version: " in error_of({"version": version})
+
+
+@pytest.mark.parametrize("content", [None, 5, [], "text"])
+def test_not_a_mapping(content: Any) -> None:
+    error_of(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "holds no settings: `torchshrink run --init"),
+        (b"# only a comment\n", "holds no settings"),
+        (b"- a\n- b\n", "holds no settings"),
+        (b"just text", "holds no settings"),
+        (b"a: [1, 2", "is not YAML"),
+        (b"a:\n\t- b", "is not YAML"),
+        (b"\xff\xfe\x00\x80", "is not YAML"),
+        (b"x: !!python/object/apply:os.getcwd []", "is not YAML"),
+        (b"seed: -1", "seed: "),
+    ],
+)
+def test_files_that_are_no_recipe(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_bytes(content)
+    with pytest.raises(RecipeError, match=r"my\.yaml") as caught:
+        recipe.load(path)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"cannot read recipe .*absent\.yaml: No such file"):
+        recipe.load(tmp_path / "absent.yaml")
+    with pytest.raises(RecipeError, match="cannot read recipe"):
+        recipe.load(tmp_path)
+
+
+# --- resolve
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Write modules into the current folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(name: str, text: str) -> None:
+        (tmp_path / f"{name}.py").write_text(text)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+
+    return write
+
+
+def test_resolve_looks_in_the_current_folder(here: Callable[[str, str], None]) -> None:
+    here("core_models_a", "def make():\n    return 42\n")
+    path = list(sys.path)
+    assert recipe.resolve("core_models_a:make", "model")() == 42
+    assert sys.path == path
+
+
+def test_resolve_finds_installed_modules() -> None:
+    assert recipe.resolve("pathlib:Path", "model") is Path
+
+
+def test_resolve_keeps_the_path_that_a_module_sets(here: Callable[[str, str], None]) -> None:
+    here("core_models_b", "import sys\nsys.path.insert(0, '/added')\ndef make(): pass\n")
+    path = list(sys.path)
+    recipe.resolve("core_models_b:make", "model")
+    try:
+        assert sys.path == ["/added", *path]
+    finally:
+        sys.path[:] = path
+
+
+@pytest.mark.parametrize("reference", ["module", "module:", ":name", "", ":"])
+def test_resolve_needs_module_and_name(reference: str) -> None:
+    with pytest.raises(RecipeError, match=rf"loss '{reference}': expected MODULE:NAME"):
+        recipe.resolve(reference, "loss")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1", "'core_models_c:make' cannot be imported"),
+        ("make = 1", "'core_models_c:make' is not callable"),
+        ("import no_such_module", "no_such_module"),
+        ("def (", "'core_models_c:make' cannot be imported"),  # SyntaxError
+        ("1 / 0", "'core_models_c:make' cannot be imported"),
+    ],
+)
+def test_resolve_of_broken_modules(here: Callable[[str, str], None], text: str, message: str) -> None:
+    here("core_models_c", text)
+    path = list(sys.path)
+    with pytest.raises(RecipeError, match="model 'core_models_c:make'") as caught:
+        recipe.resolve("core_models_c:make", "model")
+    assert message in str(caught.value)
+    assert sys.path == path
+
+
+def test_resolve_of_missing_modules() -> None:
+    with pytest.raises(RecipeError, match=r"data 'absent\.module:f' cannot be imported: No module named 'absent'"):
+        recipe.resolve("absent.module:f", "data")

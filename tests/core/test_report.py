@@ -1,0 +1,186 @@
+"""The report on rows whose ratios can be read off."""
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from torchshrink import report
+from torchshrink.errors import DataError
+
+
+def row(variant: str, format_: str, precision: str, **values: Any) -> dict[str, Any]:
+    latency = values.pop("ms", 1.0)
+    defaults = {
+        "name": f"{variant}/{format_}-{precision}",
+        "variant": variant,
+        "format": format_,
+        "precision": precision,
+        "bytes": 1_000_000,
+        "sparsity": 0.0,
+        "loss": 0.5,
+        "metrics": {"dice": 0.75, "iou": 0.6},
+        "latency_ms": {"median": latency, "p90": 2 * latency, "threads": 1, "runs": 50},
+        "peak_rss_mb": 100.0,
+        "parity": {"reference": "torch", "max_abs": 1.5e-6, "lsb_match": None, "passed": True},
+        "islands": [],
+    }
+    return defaults | values
+
+
+@pytest.fixture
+def rows() -> list[dict[str, Any]]:
+    reference = {"reference": None, "max_abs": 0.0, "lsb_match": None, "passed": True}
+    integer = {"reference": "torch", "max_abs": 0.004, "lsb_match": 0.99876, "passed": True}
+    return [
+        row("dense", "torch", "fp32", bytes=2_100_000, ms=12.0, peak_rss_mb=300.0, parity=reference, loss=0.5),
+        row("dense", "onnx", "fp32", bytes=2_050_000, ms=6.0),
+        row("dense", "tflite", "fp32", bytes=2_000_000, ms=8.0),
+        row("dense", "tflite", "int8", bytes=500_000, ms=2.5, parity=integer),
+        row("pruned", "onnx", "int8", bytes=500_001, ms=3.0, sparsity=0.8, islands=["ConvTranspose x3", "Sin"]),
+        row(
+            "pruned",
+            "tflite",
+            "int8",
+            bytes=250_000,
+            ms=2.0,
+            peak_rss_mb=60.0,
+            sparsity=0.805,
+            loss=0.5123,
+            parity=integer,
+        ),
+    ]
+
+
+@pytest.fixture
+def content(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "task": {
+            "name": "cells",
+            "train": 8,
+            "validation": 2,
+            "test": 3,
+            "input": [1, 1, 8, 8],
+            "seed": 4,
+            "threads": 1,
+        },
+        "environment": report.environment(),
+        "rows": rows,
+        "failed": [{"name": "dense/onnx-fp16", "reason": "differs by 0.5"}],
+    }
+
+
+def test_reference_is_the_first_fp32_file_of_the_format(rows: list[dict[str, Any]]) -> None:
+    assert report.reference(rows)["name"] == "dense/tflite-fp32"
+    assert report.reference(rows, "onnx")["name"] == "dense/onnx-fp32"
+    assert report.reference(rows, "h5")["name"] == "dense/torch-fp32"  # any fp32
+    assert report.reference(rows[3:])["name"] == "dense/tflite-int8"  # or any at all
+
+
+def test_table(rows: list[dict[str, Any]]) -> None:
+    headings, cells = report.table(rows)
+    found = {line[0]: dict(zip(headings, line, strict=True)) for line in cells}
+    assert list(found) == [item["name"] for item in rows]
+    best = found["pruned/tflite-int8"]
+    assert best["MB"] == "0.250"
+    assert best["smaller"] == "8.00x"  # than the fp32 TFLite file of 2 MB
+    assert best["faster"] == "4.00x"  # than the same, 8 ms
+    assert best["ms"] == "2.00"
+    assert best["sparse"] == "80%"
+    assert best["loss"] == "0.5123"
+    assert best["dice"] == "0.7500"
+    assert best["RAM MB"] == "60"
+    assert best["parity"] == "99.88% within 1"
+    assert found["pruned/onnx-int8"]["faster"] == "2.00x"  # than the fp32 ONNX file, 6 ms
+    assert found["pruned/onnx-int8"]["parity"] == "1.5e-06"
+    assert found["dense/torch-fp32"]["faster"] == "1.00x"
+    assert found["dense/torch-fp32"]["smaller"] == "0.95x"
+    assert found["dense/torch-fp32"]["parity"] == "reference"
+    assert found["dense/tflite-fp32"]["smaller"] == "1.00x"
+
+
+def test_verdict(rows: list[dict[str, Any]]) -> None:
+    assert report.verdict(rows) == (
+        "pruned/tflite-int8 is 8.0x smaller and 4.0x faster than the dense fp32 file, and its process needs 1/5.0 of "
+        "the RAM of dense/torch-fp32, at a test loss of 0.5123 (+0.0123)."
+    )
+
+
+def test_nothing_was_verified(content: dict[str, Any]) -> None:
+    assert report.verdict([]) == "No file was verified."
+    assert report.table([])[1] == []
+    assert "No file was verified." in report.markdown(content | {"rows": []})
+
+
+def test_markdown(content: dict[str, Any]) -> None:
+    lines = report.markdown(content).splitlines()
+    table = [line for line in lines if line.startswith("|")]
+    assert len(table) == 2 + len(content["rows"])
+    assert len({line.count("|") for line in table}) == 1
+    assert report.verdict(content["rows"]) in lines
+    assert "- pruned/onnx-int8: ConvTranspose x3, Sin" in lines
+    assert "- dense/onnx-fp16: differs by 0.5" in lines
+    text = "\n".join(lines)
+    assert "cells, 8 training, 2 validation and 3 test samples of shape [1, 1, 8, 8], seed 4" in text
+    assert f"Python {content['environment']['python']}" in text
+
+
+def test_markdown_without_islands_and_failures(content: dict[str, Any]) -> None:
+    for item in content["rows"]:
+        item["islands"] = []
+    text = report.markdown(content | {"failed": []})
+    assert "Every int8 file computes in integers from input to output." in text
+    assert "## Failed verification\n\nNone." in text
+
+
+def test_save_and_load(content: dict[str, Any], tmp_path: Path) -> None:
+    report.save(content, tmp_path / "out")
+    assert report.load(tmp_path / "out") == {"schema": 1, **content}
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.json", "report.md", "report.png"]
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["schema"] == 1
+    assert (tmp_path / "out" / "report.md").read_text() == report.markdown(content)
+
+
+@pytest.mark.parametrize("count", [6, 1, 0])
+def test_plot_is_a_png(rows: list[dict[str, Any]], tmp_path: Path, count: int) -> None:
+    report.plot(rows[:count], tmp_path / "p.png")
+    content = (tmp_path / "p.png").read_bytes()
+    assert content[:8] == b"\x89PNG\r\n\x1a\n"
+    assert struct.unpack(">II", content[16:24]) == (9 * 120, 660)  # 9 x 5.5 inches at 120 dpi
+
+
+def test_plot_is_an_svg_that_names_the_files(rows: list[dict[str, Any]], tmp_path: Path) -> None:
+    import matplotlib as mpl
+
+    with mpl.rc_context({"svg.fonttype": "none"}):
+        report.plot(rows, tmp_path / "p.svg")
+    text = (tmp_path / "p.svg").read_text()
+    assert "<svg" in text
+    for name in ("dense/torch-fp32", "dense/tflite-int8", "pruned/tflite-int8"):  # the largest, the smallest of each
+        assert name in text
+    assert "dense/onnx-fp32" not in text
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[]", "null", "3", b"\xff\xfe"])
+def test_damaged_reports(tmp_path: Path, content: str | bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "report.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DataError, match=r"report\.json is missing or damaged: `torchshrink run --out .*` makes it"):
+        report.load(tmp_path)
+
+
+@pytest.mark.parametrize("schema", [None, 0, 2])
+def test_other_schemas(tmp_path: Path, schema: int | None) -> None:
+    (tmp_path / "report.json").write_text(json.dumps({"schema": schema, "rows": []}))
+    with pytest.raises(DataError, match=f"has schema {schema}, this version reads 1"):
+        report.load(tmp_path)
+
+
+def test_environment_names_versions() -> None:
+    found = report.environment()
+    assert found["packages"]["torchshrink"] == "0.1.0"
+    assert found["packages"]["torch"].startswith("2.")
+    json.dumps(found)
+    assert found["processor"]
