@@ -56,6 +56,7 @@ class FocalTversky(nn.Module):
 
     Source: Abraham and Khan, arXiv:1810.07842, equation 4.
 
+    >>> import torch
     >>> FocalTversky()(torch.ones(1, 1, 4), torch.ones(1, 1, 4)).item()
     0.0
     """

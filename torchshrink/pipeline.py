@@ -72,7 +72,11 @@ def claim(out: Path, recipe: Recipe, is_fresh: bool) -> None:
     marker = out / "recipe.json"
     content = recipes.dump(recipe)
     if marker.is_file():
-        if json.loads(marker.read_text()) != content and not is_fresh:
+        try:
+            is_same = json.loads(marker.read_bytes()) == content
+        except ValueError:
+            is_same = False  # damaged: nobody knows which run it was
+        if not is_same and not is_fresh:
             raise DataError(f"{out} holds another run: choose another --out, or pass --fresh to replace it")
     elif out.is_dir() and any(path.name != FOLDER for path in out.iterdir()):
         raise DataError(f"{out} holds files that are not of a torchshrink run: choose another --out")

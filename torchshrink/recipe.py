@@ -17,7 +17,7 @@ from torchshrink.errors import RecipeError
 class _Strict(BaseModel):
     """Rejects unknown keys and cannot be changed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Training(_Strict):
@@ -92,8 +92,8 @@ class Measuring(_Strict):
 def _default_variants() -> dict[str, Variant]:
     return {
         "dense": Variant(train=Training()),
-        "pruned": Variant(source="dense", prune=Pruning()),
-        "pruned-qat": Variant(source="pruned", qat=Qat()),
+        "pruned": Variant.model_validate({"from": "dense", "prune": {}}),
+        "pruned-qat": Variant.model_validate({"from": "pruned", "qat": {}}),
     }
 
 
@@ -108,8 +108,8 @@ class Recipe(_Strict):
     model: Model = Field(default_factory=Model)
     loss: Loss | None = None
     variants: dict[str, Variant] = Field(default_factory=_default_variants)
-    formats: tuple[Literal["onnx", "tflite"], ...] = ("onnx", "tflite")
-    precisions: tuple[Literal["fp32", "fp16", "int8"], ...] = ("fp32", "fp16", "int8")
+    formats: tuple[Literal["onnx", "tflite"], ...] = Field(("onnx", "tflite"), min_length=1)
+    precisions: tuple[Literal["fp32", "fp16", "int8"], ...] = Field(("fp32", "fp16", "int8"), min_length=1)
     measure: Measuring = Field(default_factory=Measuring)
 
     @field_validator("variants")
@@ -178,13 +178,15 @@ def resolve(reference: str, what: str) -> Callable[..., Any]:
     module, _, name = reference.partition(":")
     if not module or not name:
         raise RecipeError(f"{what} {reference!r}: expected MODULE:NAME, such as my_package.models:make")
-    sys.path.insert(0, str(Path.cwd()))
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
     try:
         found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise RecipeError(f"{what} {reference!r} cannot be imported: {error}") from error
+    except Exception as error:  # whatever the user's module does
+        raise RecipeError(f"{what} {reference!r} cannot be imported: {type(error).__name__}: {error}") from error
     finally:
-        sys.path.pop(0)
+        if here in sys.path:
+            sys.path.remove(here)
     if not callable(found):
         raise RecipeError(f"{what} {reference!r} is not callable")
     return found  # type: ignore[no-any-return]

@@ -52,6 +52,8 @@ def load(out: Path) -> dict[str, Any]:
     path = out / "report.json"
     try:
         report: dict[str, Any] = json.loads(path.read_text())
+        if not isinstance(report, dict):
+            raise ValueError("not an object")
     except (OSError, ValueError) as error:
         raise DataError(f"{path} is missing or damaged: `torchshrink run --out {out}` makes it") from error
     if report.get("schema") != SCHEMA:

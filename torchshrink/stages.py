@@ -45,29 +45,26 @@ def prune(
         progress: Told about every step.
     """
     model = pruning.keep_zeros(copy.deepcopy(model))
-    steps = settings.epochs * -(-len(task.train) // settings.batch_size)  # type: ignore[arg-type]
-    end = int(PRUNED_BY * steps) if gradual else 0
-    schedule = pruning.Schedule.polynomial(pruning.sparsity(model), amount, 0, end, scope=scope)
-    schedule.step(model, 0)
-    history = fit(
-        model,
-        task,
-        settings,
-        after_step=lambda step: schedule.step(model, step) if end else None,
-        settled=PRUNED_BY if gradual else 0.0,
-        progress=progress,
-    )
+    initial = pruning.sparsity(model)
+    if not gradual or settings.epochs == 0:
+        pruning.magnitude(model, amount, scope)
+
+    def after_step(step: int, steps: int) -> None:
+        if gradual:
+            pruning.Schedule.polynomial(initial, amount, 0, int(PRUNED_BY * steps), scope=scope).step(model, step)
+
+    settled = PRUNED_BY if gradual else 0.0
+    history = fit(model, task, settings, after_step=after_step, settled=settled, progress=progress)
     return pruning.remove(model), history
 
 
 def qat(model: nn.Module, task: Task, settings: Settings, progress: Progress = SILENT) -> tuple[GraphModule, History]:
     """Return the quantized graph of ``model`` after quantization-aware training; zero weights stay exactly zero."""
     prepared = quantize.prepare_qat(model, task.example_input)
-    freeze_at = int(FROZEN_AFTER * settings.epochs * -(-len(task.train) // settings.batch_size))  # type: ignore[arg-type]
 
-    def after_step(step: int) -> None:
+    def after_step(step: int, steps: int) -> None:
         prepared.apply_masks()
-        if step == freeze_at:
+        if step == max(1, int(FROZEN_AFTER * steps)):
             prepared.freeze()
 
     # Fake quantization computes in float32: bfloat16 has fewer digits than the int8 grid needs.

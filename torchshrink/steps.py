@@ -58,7 +58,8 @@ class Steps:
             content: dict[str, Any] = json.loads(record.read_text())
         except (OSError, ValueError):
             return None
-        return content
+        is_whole = isinstance(content, dict) and {"key", "outputs", "result", "stamp"} <= set(content)
+        return content if is_whole else None
 
     def _are_intact(self, outputs: dict[str, str]) -> bool:
         paths = {self.out / name: expected for name, expected in outputs.items()}

@@ -17,7 +17,7 @@ from torchshrink.metrics import evaluate
 from torchshrink.progress import SILENT, Progress
 from torchshrink.task import Task
 
-AfterStep = Callable[[int], None]
+AfterStep = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def fit(
         model: Maps ``[N, C, *size]`` to probabilities ``[N, K, *size]``.
         task: Gives data and loss; its validation part picks the best epoch.
         settings: Epochs, learning rate and so on.
-        after_step: Called with the number of finished steps after each, for pruning schedules and masks.
+        after_step: Called after each step with the number of finished steps and of all, for schedules and masks.
         settled: Share of the training after which an epoch may be the best one; before it, the model is still being
             pruned or its ranges still move.
         progress: Told about every step.
@@ -83,14 +83,14 @@ def fit(
     from accelerate import Accelerator
     from accelerate.utils import set_seed
 
+    if len(task.train) == 0:  # type: ignore[arg-type]
+        raise DataError(f"task {task.name!r} has no training sample")
     set_seed(settings.seed)
     accelerator = Accelerator()
     generator = torch.Generator().manual_seed(settings.seed)
     loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
         task.train, settings.batch_size, shuffle=True, generator=generator, drop_last=_drops_last(task, settings)
     )
-    if len(loader) == 0:
-        raise DataError(f"task {task.name!r} has no training sample")
     optimizer = torch.optim.AdamW(model.parameters(), settings.lr, weight_decay=settings.weight_decay)
     wrapped, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     steps = settings.epochs * len(loader)
@@ -104,7 +104,7 @@ def fit(
         progress.update(run.step, steps, f"epoch {epoch}/{settings.epochs} validation loss {validation.loss:.4f}")
         if run.step < settled * steps:
             continue
-        if validation.loss < history.best_loss or best is None:
+        if validation.loss < history.best_loss:
             history.best_loss, history.best_epoch = validation.loss, epoch
             best = copy.deepcopy(model.state_dict())
         elif settings.patience and epoch - history.best_epoch >= settings.patience:
@@ -140,7 +140,7 @@ class _Run:
                 inputs, truth = self.task.augment(inputs, truth, generator)
             total += self._step(inputs, truth)
             if self.after_step is not None:
-                self.after_step(self.step)
+                self.after_step(self.step, self.steps)
             self.progress.update(self.step, self.steps)
         return total / len(loader)
 

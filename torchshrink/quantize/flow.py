@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
-import logging
-import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +13,7 @@ from torch.fx import GraphModule
 from torchshrink import graphs
 from torchshrink.errors import ModelError
 from torchshrink.quantize.prepared import PreparedModule
+from torchshrink.quantize.quiet import quiet
 
 _TORCHAO_BATCH_NORM_EPS = 1e-5  # built into torchao's QAT pattern
 
@@ -60,7 +57,7 @@ def convert(prepared: PreparedModule) -> GraphModule:
 
     ``prepared`` is left as it was, so that its training can go on.
     """
-    with _quiet():
+    with quiet():
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
         graph = convert_pt2e(copy.deepcopy(prepared).eval().graph_module)
@@ -86,7 +83,7 @@ def capture(model: nn.Module, example_input: Tensor) -> GraphModule:
     # Two samples: torch.export treats a dimension of 1 as a constant.
     sample = torch.cat([example_input[:1]] * 2)
     try:
-        with _quiet():
+        with quiet():
             program = torch.export.export(model, (sample,), dynamic_shapes=({0: Dim.DYNAMIC},))
     except Exception as error:
         reason = (str(error).strip() or "no reason given").splitlines()[0]
@@ -98,7 +95,7 @@ def capture(model: nn.Module, example_input: Tensor) -> GraphModule:
 
 
 def _prepare(model: nn.Module, example_input: Tensor, is_qat: bool) -> PreparedModule:
-    with _quiet():
+    with quiet():
         from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e, prepare_qat_pt2e
 
         from torchshrink.quantize.quantizer import TFLiteQuantizer
@@ -121,16 +118,3 @@ def _fit_batch_norms(model: nn.Module) -> None:
         if module.weight is None:
             module.weight = nn.Parameter(torch.ones_like(module.running_var), requires_grad=False)
             module.bias = nn.Parameter(torch.zeros_like(module.running_var), requires_grad=False)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep torch's and torchao's deprecations and missing CUDA parts off the user's terminal."""
-    level = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            logging.disable(level)

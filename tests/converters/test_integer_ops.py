@@ -1,0 +1,129 @@
+"""``DEQUANTIZE -> operation -> QUANTIZE`` becomes the operation, where its int8 kernel computes the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+from torchshrink.converters import flatbuffer, integer_ops
+
+FLOAT32, INT8, INT32 = schema.TensorType.FLOAT32, schema.TensorType.INT8, schema.TensorType.INT32
+Op = schema.BuiltinOperator
+
+
+def _model(builder: Any, kind: int, scales: tuple[float, ...], shape: tuple[int, ...] = (2, 3)) -> Any:
+    """``input`` -> DEQUANTIZE -> operation -> one QUANTIZE -> RELU per further scale, whose outputs are the model's."""
+    entry = builder.tensor("input", shape, INT8, scale=scales[0])
+    before, after = builder.tensor("before", shape, FLOAT32), builder.tensor("after", (shape[1], shape[0]), FLOAT32)
+    inputs, options = [before], None
+    if kind == Op.RESHAPE:
+        target = np.array([shape[1], shape[0]], np.int32)
+        inputs.append(builder.tensor("shape", (2,), INT32, target))
+        options = schema.ReshapeOptionsT()
+    elif kind == Op.TRANSPOSE:
+        inputs.append(builder.tensor("order", (2,), INT32, np.array([1, 0], np.int32)))
+        options = schema.TransposeOptionsT()
+    elif kind == Op.LEAKY_RELU:
+        options = schema.LeakyReluOptionsT()
+        options.alpha = 0.5
+    builder.operator(Op.DEQUANTIZE, [entry], [before])
+    builder.operator(kind, inputs, [after], options)
+    outputs = []
+    for index, scale in enumerate(scales[1:]):
+        codes = builder.tensor(f"codes{index}", (shape[1], shape[0]), INT8, scale=scale)
+        outputs.append(builder.tensor(f"output{index}", (shape[1], shape[0]), INT8, scale=scale))
+        builder.operator(Op.QUANTIZE, [after], [codes])
+        builder.operator(Op.RELU, [codes], [outputs[-1]])
+    return builder.finish([entry], outputs)
+
+
+def _kinds(model: Any) -> list[str]:
+    return [flatbuffer.op_name(model, operator) for operator in model.subgraphs[0].operators]
+
+
+@pytest.mark.parametrize("kind", ["RESHAPE", "TRANSPOSE", "LEAKY_RELU"])
+def test_absorbed(tflite_builder: Any, tmp_path: Path, interpreter: Callable[[Path], Any], kind: str) -> None:
+    """The file computes before and after what it computed."""
+    shape = (3, 3) if kind == "LEAKY_RELU" else (2, 3)
+    model = _model(tflite_builder, getattr(Op, kind), (0.1, 0.1), shape)
+    flatbuffer.write(model, tmp_path / "before.tflite")
+    assert integer_ops.absorb(model) == 1
+    assert _kinds(model) == [kind, "RELU"]
+    flatbuffer.write(model, tmp_path / "after.tflite")
+    entry = np.random.default_rng(0).integers(-128, 128, shape).astype(np.int8)
+    found = []
+    for name in ("before", "after"):
+        opened = interpreter(tmp_path / f"{name}.tflite")
+        opened.set_tensor(opened.get_input_details()[0]["index"], entry)
+        opened.invoke()
+        found.append(opened.get_tensor(opened.get_output_details()[0]["index"]))
+    assert np.array_equal(*found)
+
+
+def test_a_rescaling_operation_has_its_own_output_scale(tflite_builder: Any) -> None:
+    model = _model(tflite_builder, Op.LEAKY_RELU, (0.1, 0.2), (3, 3))
+    assert integer_ops.absorb(model) == 1
+
+
+def test_several_readers_of_the_same_codes(tflite_builder: Any) -> None:
+    model = _model(tflite_builder, Op.RESHAPE, (0.1, 0.1, 0.1))
+    assert integer_ops.absorb(model) == 1
+    assert _kinds(model) == ["RESHAPE", "RELU", "RELU"]
+    moved, *readers = model.subgraphs[0].operators
+    assert [list(reader.inputs) for reader in readers] == [list(moved.outputs)] * 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "scales"),
+    [
+        (Op.RESHAPE, (0.1, 0.2)),  # a move does not rescale
+        (Op.RESHAPE, (0.1, 0.1, 0.2)),
+        (Op.LEAKY_RELU, (0.1, 0.1, 0.2)),  # two readers want two scales
+        (Op.SIN, (0.1, 0.1)),  # no int8 kernel
+        (Op.RESHAPE, (0.1,)),  # nobody quantizes the result
+    ],
+    ids=["move that rescales", "readers differ", "readers differ, rescaling", "float kernel", "no reader"],
+)
+def test_left_alone(tflite_builder: Any, kind: int, scales: tuple[float, ...]) -> None:
+    model = _model(tflite_builder, kind, scales)
+    before = _kinds(model)
+    assert integer_ops.absorb(model) == 0
+    assert _kinds(model) == before
+
+
+def test_a_float_output_is_left_alone(tflite_builder: Any) -> None:
+    """The float result is what the caller of the model gets."""
+    model = _model(tflite_builder, Op.RESHAPE, (0.1, 0.1))
+    model.subgraphs[0].outputs = [model.subgraphs[0].operators[1].outputs[0]]
+    assert integer_ops.absorb(model) == 0
+
+
+def test_a_dequantized_tensor_that_others_read_stays(tflite_builder: Any) -> None:
+    model = _model(tflite_builder, Op.RESHAPE, (0.1, 0.1))
+    before = model.subgraphs[0].operators[0].outputs[0]
+    other = tflite_builder.tensor("other", (2, 3), FLOAT32)
+    tflite_builder.operator(Op.SIN, [before], [other])
+    assert integer_ops.absorb(model) == 1
+    assert _kinds(model) == ["DEQUANTIZE", "RESHAPE", "RELU", "SIN"]
+
+
+def test_the_int8_unet_has_no_rescaling_left(unet2d: Any) -> None:
+    kinds = _kinds(flatbuffer.read(unet2d.path("tflite-int8")))
+    assert not {"QUANTIZE", "DEQUANTIZE"} & set(kinds)
+
+
+def test_no_operator_does_nothing(unet: Any) -> None:
+    """A QUANTIZE between two tensors of equal parameters costs a pass over memory and changes no bit."""
+    model = flatbuffer.read(unet.path("tflite-int8"))
+    graph = model.subgraphs[0]
+    idle = []
+    for operator in graph.operators:
+        if flatbuffer.op_name(model, operator) == "QUANTIZE":
+            ends = [graph.tensors[index] for index in (operator.inputs[0], operator.outputs[0])]
+            ranges = [flatbuffer.quantization(model, tensor) for tensor in ends]
+            idle += [flatbuffer.tensor_name(ends[1])] if ranges[0] == ranges[1] else []
+    assert idle == []
