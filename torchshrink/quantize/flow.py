@@ -115,6 +115,6 @@ def _fit_batch_norms(model: nn.Module) -> None:
             continue
         module.running_var += module.eps - _TORCHAO_BATCH_NORM_EPS
         module.eps = _TORCHAO_BATCH_NORM_EPS
-        if module.weight is None:
+        if not module.affine:
             module.weight = nn.Parameter(torch.ones_like(module.running_var), requires_grad=False)
             module.bias = nn.Parameter(torch.zeros_like(module.running_var), requires_grad=False)

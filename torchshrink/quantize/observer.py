@@ -17,6 +17,11 @@ class StepMinMaxObserver(MovingAverageMinMaxObserver):  # type: ignore[misc]  # 
     takes all calls of a step together and averages when `commit` ends it.
     """
 
+    min_val: Tensor
+    max_val: Tensor
+    step_min: Tensor
+    step_max: Tensor
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.register_buffer("step_min", torch.tensor(float("inf")), persistent=False)

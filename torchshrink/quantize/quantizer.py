@@ -166,7 +166,8 @@ class TFLiteQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no type
 
 def _write_padding(node: Any) -> None:
     """Turn named padding into numbers, where both sides get the same."""
-    source, weight, bias, stride, padding, dilation, groups = [*node.args, *_CONVOLUTION_DEFAULTS[len(node.args) :]]
+    arguments = list(node.args) + _CONVOLUTION_DEFAULTS[len(node.args) :]
+    source, weight, bias, stride, padding, dilation, groups = arguments
     kernel = list(weight.meta["val"].shape[2:])
     dilations = list(dilation) if len(dilation) == len(kernel) else [dilation[0]] * len(kernel)
     totals = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilations, kernel, strict=True)]
