@@ -83,7 +83,7 @@ def test_quantization(tflite_builder: Any, tmp_path: Path) -> None:
     ):
         builder.tensor(name, shape, kind, data, scale=0.0 if name == "float" else 0.5)
     model = builder.finish([], [])
-    activation, weight, bias, real = model.subgraphs[0].tensors
+    activation = model.subgraphs[0].tensors[0]
     model.buffers.append(schema.BufferT())
     activation.buffer = len(model.buffers) - 1
     activation.quantization.zeroPoint = [-7]

@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from ai_edge_litert import schema_py_generated as schema
 from onnx import NodeProto, helper
 from torchshrink.converters import flatbuffer, islands, onnxruntime_int8
+
+from torchshrink.errors import ShrinkError
 
 FLOAT32, INT8 = schema.TensorType.FLOAT32, schema.TensorType.INT8
 Op = schema.BuiltinOperator
@@ -45,6 +48,11 @@ def _save(build: Callable[..., onnx.ModelProto], nodes: list[NodeProto], path: P
     return path
 
 
+def _kinds(path: Path) -> list[str]:
+    """Return the operations that are islands; onnxruntime gives their tensors names of its own."""
+    return [found.split()[0] for found in islands.find(path)]
+
+
 def test_a_sine_between_convolutions(onnx_model: Any, tmp_path: Path) -> None:
     nodes = [
         *_pair("x", "a"),
@@ -53,12 +61,12 @@ def test_a_sine_between_convolutions(onnx_model: Any, tmp_path: Path) -> None:
         *_pair("sine", "c"),
         *_convolution("c", "y"),
     ]
-    assert islands.find(_save(onnx_model, nodes, tmp_path / "model.onnx")) == ("Sin sine",)
+    assert _kinds(_save(onnx_model, nodes, tmp_path / "model.onnx")) == ["Sin"]
 
 
 def test_convolutions_only(onnx_model: Any, tmp_path: Path) -> None:
     nodes = [*_pair("x", "a"), *_convolution("a", "b"), *_convolution("b", "y")]
-    assert islands.find(_save(onnx_model, nodes, tmp_path / "model.onnx")) == ()
+    assert _kinds(_save(onnx_model, nodes, tmp_path / "model.onnx")) == []
 
 
 def test_several_islands_in_their_order(onnx_model: Any, tmp_path: Path) -> None:
@@ -70,15 +78,11 @@ def test_several_islands_in_their_order(onnx_model: Any, tmp_path: Path) -> None
         helper.make_node("Sin", ["c"], ["sine"]),
         *_pair("sine", "y"),
     ]
-    assert islands.find(_save(onnx_model, nodes, tmp_path / "model.onnx")) == ("Cos cosine", "Sin sine")
+    assert _kinds(_save(onnx_model, nodes, tmp_path / "model.onnx")) == ["Cos", "Sin"]
 
 
 def test_a_file_that_onnxruntime_refuses_is_an_error_of_ours(onnx_model: Any, tmp_path: Path, capfd: Any) -> None:
     """Not a traceback of onnxruntime's, nor its red lines on the terminal."""
-    import pytest
-
-    from torchshrink.errors import ShrinkError
-
     model = onnx_model([helper.make_node("Relu", ["x"], ["y"])], {"x": (1,)}, {"y": (1,)}, {})
     model.graph.node[0].op_type = "NoSuchOperation"
     onnx.save(model, str(tmp_path / "model.onnx"))

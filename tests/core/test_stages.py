@@ -81,10 +81,13 @@ def test_pruning_further_keeps_earlier_zeros(tiny_task: Task) -> None:
         assert (prune.prunable_layers(second)[name].weight[layer.weight == 0] == 0).all()
 
 
-def test_pruning_to_less_than_there_is(tiny_task: Task) -> None:
+@pytest.mark.parametrize("gradual", [True, False])
+@pytest.mark.parametrize("epochs", [0, 2])
+def test_pruning_to_less_than_there_is(tiny_task: Task, gradual: bool, epochs: int) -> None:
+    """It would give zeros back to training without a word."""
     model = prune.remove(prune.magnitude(UNet(widths=(2, 4)), 0.8))
-    with pytest.raises(RecipeError, match=r"0\.8.* to 0\.5"):
-        stages.prune(model, tiny_task, settings(2), 0.5)
+    with pytest.raises(RecipeError, match=r"0\.8.* 0\.5"):
+        stages.prune(model, tiny_task, settings(epochs), 0.5, gradual=gradual)
 
 
 def test_pruned_models_still_learn(tiny_task: Task) -> None:

@@ -40,10 +40,8 @@ class Saboteur:
     def __init__(self, model: nn.Module, good: int) -> None:
         self.model, self.good = model, good
         self.states: list[dict[str, Tensor]] = []
-        self.steps: list[int] = []
 
-    def __call__(self, step: int) -> None:
-        self.steps.append(step)
+    def __call__(self, step: int, steps: int) -> None:
         if step > self.good * STEPS:
             for parameter in self.model.parameters():
                 parameter.data.fill_(50.0 + step)  # everything is predicted positive
@@ -115,15 +113,15 @@ def test_an_epoch_before_the_model_settles_is_never_the_best(
 
 
 def test_after_step_counts_finished_steps(small_net: nn.Module, tiny_task: Task) -> None:
-    steps: list[int] = []
-    fit(small_net, tiny_task, settings(4), after_step=steps.append)
-    assert steps == list(range(1, 4 * STEPS + 1))
+    calls: list[tuple[int, int]] = []
+    fit(small_net, tiny_task, settings(4), after_step=lambda *counts: calls.append(counts))
+    assert calls == [(step, 4 * STEPS) for step in range(1, 4 * STEPS + 1)]
 
 
 def test_a_batch_of_one_is_left_out(small_net: nn.Module, make_task: Callable[..., Task]) -> None:
-    steps: list[int] = []
-    fit(small_net, make_task(train=17), settings(2), after_step=steps.append)
-    assert steps == [1, 2, 3, 4]
+    calls: list[tuple[int, int]] = []
+    fit(small_net, make_task(train=17), settings(2), after_step=lambda *counts: calls.append(counts))
+    assert calls == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
 def test_progress_is_told_of_every_step(small_net: nn.Module, strict_task: Task) -> None:
@@ -211,7 +209,7 @@ def test_weight_decay_and_lr_reach_adamw(tiny_task: Task, monkeypatch: pytest.Mo
         UNet(widths=(2, 4)),
         tiny_task,
         settings(4, lr=0.1, weight_decay=0.3),
-        after_step=lambda _: rates.append(made[0].param_groups[0]["lr"]),
+        after_step=lambda *_: rates.append(made[0].param_groups[0]["lr"]),
     )
     assert made[0].param_groups[0]["weight_decay"] == 0.3
     assert max(rates) == pytest.approx(0.1, rel=0.1)  # the peak of the cycle
