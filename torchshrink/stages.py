@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Subset
 
 from torchshrink import prune as pruning
 from torchshrink import quantize
+from torchshrink.errors import RecipeError
 from torchshrink.progress import SILENT, Progress
 from torchshrink.task import Task
 from torchshrink.training import History, Settings, fit
@@ -46,12 +47,17 @@ def prune(
     """
     model = pruning.keep_zeros(copy.deepcopy(model))
     initial = pruning.sparsity(model)
+    if amount < initial - 1e-9:
+        raise RecipeError(
+            f"amount={amount}: the model is {initial:.1%} sparse already; pruned weights do not come back"
+        )
     if not gradual or settings.epochs == 0:
         pruning.magnitude(model, amount, scope)
 
     def after_step(step: int, steps: int) -> None:
         if gradual:
-            pruning.Schedule.polynomial(initial, amount, 0, int(PRUNED_BY * steps), scope=scope).step(model, step)
+            end = max(1, int(PRUNED_BY * steps))
+            pruning.Schedule.polynomial(initial, amount, 0, end, scope=scope).step(model, step)
 
     settled = PRUNED_BY if gradual else 0.0
     history = fit(model, task, settings, after_step=after_step, settled=settled, progress=progress)

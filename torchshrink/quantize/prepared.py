@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
@@ -42,10 +44,22 @@ class PreparedModule(nn.Module):
         """Run the graph on what the float module takes, with any batch size."""
         output: Tensor = self.graph_module(*inputs)
         if self.training:
-            for module in self.graph_module.modules():
-                if isinstance(module, StepMinMaxObserver):
-                    module.commit()
+            for module in self._range_learners():
+                module.activation_post_process.commit()
+                # What the next step trains with, and what convert reads from the observer, are the same scale.
+                scale, zero_point = module.calculate_qparams()
+                module.scale.copy_(scale)
+                module.zero_point.copy_(zero_point)
         return output
+
+    def _range_learners(self) -> list[Any]:
+        """Return the fake quantizers whose ranges still move."""
+        found = {
+            id(module): module
+            for module in self.graph_module.modules()
+            if isinstance(module, FakeQuantize) and isinstance(module.activation_post_process, StepMinMaxObserver)
+        }
+        return [module for module in found.values() if bool(module.observer_enabled[0])]
 
     def train(self, mode: bool = True) -> PreparedModule:
         """Switch BatchNorm and dropout, and whether ranges move; what is frozen stays so."""
