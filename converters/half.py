@@ -31,7 +31,8 @@ def rounded(arrays: Mapping[Key, NDArray[Any]]) -> dict[Key, NDArray[np.float16]
     """Return the float16 form of the tensors that are to be stored so.
 
     Args:
-        arrays: Every float32 constant of a model, in the order of its graph.
+        arrays: Every float32 constant of a model, in the order of first use: of two tensors of one size, the one that
+            is used earlier is kept.
 
     Raises:
         ModelError: When a value does not fit into float16.
@@ -52,7 +53,9 @@ def rounded(arrays: Mapping[Key, NDArray[Any]]) -> dict[Key, NDArray[np.float16]
 def round_onnx(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the graph with float16 weights that a Cast turns into float32 where they are used."""
     model = copy.deepcopy(model)
-    floats = {name: array for name, array in qdq.constants(model).items() if array.dtype == np.float32}
+    arrays = qdq.constants(model)
+    used = dict.fromkeys(name for node in model.graph.node for name in node.input if name in arrays)
+    floats = {name: arrays[name] for name in used if arrays[name].dtype == np.float32}
     chosen = rounded(floats)
     casts = [helper.make_node("Cast", [f"{name}_fp16"], [name], to=onnx.TensorProto.FLOAT) for name in chosen]
     nodes = [*casts, *model.graph.node]
@@ -69,7 +72,8 @@ def round_tflite(source: Path, target: Path) -> None:
     """Write a float32 TFLite file with float16 weights, each before a DEQUANTIZE operator."""
     model = flatbuffer.read(source)
     for graph in model.subgraphs:
-        constants = {index: flatbuffer.constant(model, tensor) for index, tensor in enumerate(graph.tensors)}
+        used = dict.fromkeys(index for operator in graph.operators for index in operator.inputs if index >= 0)
+        constants = {index: flatbuffer.constant(model, graph.tensors[index]) for index in used}
         floats = {key: array for key, array in constants.items() if array is not None and array.dtype == np.float32}
         replaced = {graph.tensors[index].buffer for index in floats}
         operators = [_store(model, graph, index, array) for index, array in sorted(rounded(floats).items())]

@@ -48,9 +48,7 @@ def prune(
     model = pruning.keep_zeros(copy.deepcopy(model))
     initial = pruning.sparsity(model)
     if amount < initial - 1e-9:
-        raise RecipeError(
-            f"amount={amount}: the model is {initial:.1%} sparse already; pruned weights do not come back"
-        )
+        raise RecipeError(f"cannot prune from sparsity {initial:.4g} to {amount}: pruned weights do not come back")
     if not gradual or settings.epochs == 0:
         pruning.magnitude(model, amount, scope)
 
