@@ -69,18 +69,53 @@ def round_onnx(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def round_tflite(source: Path, target: Path) -> None:
-    """Write a float32 TFLite file with float16 weights, each before a DEQUANTIZE operator."""
+    """Write a float32 TFLite file with float16 weights, each before a DEQUANTIZE operator.
+
+    Biases stay float32 and are added by an ADD of their own: XNNPACK takes a convolution only when weights and bias are
+    of one type, and a rounded bias moves every output of its channel.
+    """
     model = flatbuffer.read(source)
     for graph in model.subgraphs:
         used = dict.fromkeys(index for operator in graph.operators for index in operator.inputs if index >= 0)
         constants = {index: flatbuffer.constant(model, graph.tensors[index]) for index in used}
         floats = {key: array for key, array in constants.items() if array is not None and array.dtype == np.float32}
-        replaced = {graph.tensors[index].buffer for index in floats}
-        operators = [_store(model, graph, index, array) for index, array in sorted(rounded(floats).items())]
+        chosen = {index: array for index, array in rounded(floats).items() if array.ndim > 1}
+        graph.operators = [part for item in graph.operators for part in _with_bias_apart(model, graph, item, chosen)]
+        replaced = {graph.tensors[index].buffer for index in chosen}
+        operators = [_store(model, graph, index, array) for index, array in sorted(chosen.items())]
         graph.operators = operators + graph.operators
         for buffer in replaced - {tensor.buffer for each in model.subgraphs for tensor in each.tensors}:
             model.buffers[buffer].data = None
     flatbuffer.write(model, target)
+
+
+def _with_bias_apart(model: Any, graph: Any, operator: Any, chosen: dict[int, NDArray[np.float16]]) -> list[Any]:
+    """Return an operator whose weight becomes float16 without its bias, and the ADD that adds it."""
+    position = {"CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 2, "TRANSPOSE_CONV": 3}.get(
+        flatbuffer.op_name(model, operator), 0
+    )
+    inputs = list(operator.inputs)
+    if not position or len(inputs) <= position or inputs[position] < 0 or inputs[1] not in chosen:
+        return [operator]
+    output = operator.outputs[0]
+    plain = copy.copy(graph.tensors[output])
+    plain.name = f"sum{output}"  # names count: a file may have a hundred of these
+    graph.tensors.append(plain)
+    addition = schema.OperatorT()
+    addition.opcodeIndex = flatbuffer.opcode(model, schema.BuiltinOperator.ADD)
+    addition.builtinOptionsType = schema.BuiltinOptions.AddOptions
+    addition.builtinOptions = schema.AddOptionsT()
+    addition.builtinOptions.fusedActivationFunction = operator.builtinOptions.fusedActivationFunction
+    addition.inputs, addition.outputs = [len(graph.tensors) - 1, inputs[position]], [output]
+    operator.builtinOptions.fusedActivationFunction = schema.ActivationFunctionType.NONE
+    operator.outputs = [len(graph.tensors) - 1]
+    # The kernels want a bias: zeros, float16 like the weights.
+    zeros = copy.copy(graph.tensors[inputs[position]])
+    zeros.name, zeros.buffer = f"zeros{output}", 0
+    graph.tensors.append(zeros)
+    chosen[len(graph.tensors) - 1] = np.zeros(list(zeros.shape), np.float16)
+    operator.inputs = [*inputs[:position], len(graph.tensors) - 1]
+    return [operator, addition]
 
 
 def _store(model: Any, graph: Any, index: int, values: NDArray[np.float16]) -> Any:
