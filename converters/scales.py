@@ -36,9 +36,14 @@ class Scale:
     @property
     def is_equal(self) -> bool:
         """Return whether scales (as float32) and zero points are identical."""
-        return self.trained is not None and (
-            np.array_equal(np.asarray(self.trained.scale, np.float32), np.asarray(self.shipped.scale, np.float32))
-            and self.trained.zero_point == self.shipped.zero_point
+        if self.trained is None or len(self.shipped.scale) % len(self.trained.scale):
+            return False
+        # A transposed convolution rewritten as a 1x1 one has each output channel several times.
+        times = len(self.shipped.scale) // len(self.trained.scale)
+        scale = np.repeat(np.asarray(self.trained.scale, np.float32), times)
+        zero_point = np.repeat(self.trained.zero_point, times)
+        return np.array_equal(scale, np.asarray(self.shipped.scale, np.float32)) and np.array_equal(
+            zero_point, self.shipped.zero_point
         )
 
 
@@ -75,7 +80,9 @@ def _values(graph: onnx.ModelProto, names: set[str], entry: NDArray[Any]) -> dic
     for node in graph.graph.node:
         if node.op_type == qdq.QUANTIZE:
             source[node.output[0]] = source.get(node.input[0], node.input[0])
-        elif node.op_type == qdq.DEQUANTIZE and node.input[0] not in arrays:
+        elif (node.op_type == qdq.DEQUANTIZE and node.input[0] not in arrays) or (
+            node.op_type == "Clip" and node.input[0] in source
+        ):
             source[node.output[0]] = source[node.input[0]]
     last = {item.name for item in graph.graph.output}
     wanted = {name: origin for name, origin in source.items() if origin in names or (name in last and name in names)}
