@@ -81,6 +81,8 @@ def compare(
     if found.shape != expected.shape:
         reason = f"outputs have shape {list(found.shape)} instead of {list(expected.shape)}"
         return Parity(reference, np.inf, np.inf, None, False, reason)
+    if not (np.isfinite(found).all() and np.isfinite(expected).all()):
+        return Parity(reference, np.inf, np.inf, None, False, "outputs hold values that are not finite numbers")
     difference = np.abs(found.astype(np.float64) - expected.astype(np.float64))
     worst, mean = float(difference.max()), float(difference.mean())
     if precision == "int8" and scale is not None:
