@@ -51,9 +51,17 @@ def parse(content: bytes, name: str) -> Any:
         raise ModelError(f"{name} is damaged ({type(error).__name__}): convert or copy it again") from error
 
 
+class _AlignedBuilder(flatbuffers.Builder):  # type: ignore[misc]  # flatbuffers ships no types
+    """Puts every vector of bytes on a 16-byte border, as the schema asks of buffers and generated code forgets."""
+
+    def StartVector(self, elemSize: int, numElems: int, alignment: int) -> Any:  # noqa: N802, N803  # its names
+        """Begin a vector."""
+        return super().StartVector(elemSize, numElems, 16 if elemSize == 1 else alignment)
+
+
 def write(model: Any, path: Path) -> None:
     """Write a model object as a TFLite file."""
-    builder = flatbuffers.Builder(1 << 20)
+    builder = _AlignedBuilder(1 << 20)
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     with atomic(path) as temporary:
         temporary.write_bytes(builder.Output())
@@ -127,11 +135,15 @@ def redirect(graph: Any, old: int, new: int) -> None:
 
 def set_metadata(model: Any, content: dict[str, Any]) -> None:
     """Store ``content`` as JSON among the model's metadata, in place of an earlier one."""
-    entries = [entry for entry in model.metadata or [] if _entry_name(entry) != METADATA_NAME]
+    data = json.dumps(content).encode()
+    for entry in model.metadata or []:
+        if _entry_name(entry) == METADATA_NAME:
+            model.buffers[entry.buffer].data = np.frombuffer(data, np.uint8)
+            return
     entry = schema.MetadataT()
     entry.name = METADATA_NAME
-    entry.buffer = add_buffer(model, json.dumps(content).encode())
-    model.metadata = [*entries, entry]
+    entry.buffer = add_buffer(model, data)
+    model.metadata = [*(model.metadata or []), entry]
 
 
 def get_metadata(model: Any) -> dict[str, Any]:

@@ -88,7 +88,10 @@ def load(path: Path) -> onnx.ModelProto:
         ModelError: When the file is missing or not ONNX.
     """
     try:
-        return onnx.load(str(path))
+        model = onnx.load(str(path))
+        if not model.graph.node:
+            raise ValueError("it holds no operation")
+        return model
     except Exception as error:
         raise ModelError(f"{path} cannot be read as ONNX: {str(error).splitlines()[0]}") from error
 

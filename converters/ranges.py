@@ -31,7 +31,7 @@ class Range:
     axis: int | None = None
 
     def __post_init__(self) -> None:
-        if len(self.scale) != len(self.zero_point) or (self.axis is None and len(self.scale) != 1):
+        if not self.scale or len(self.scale) != len(self.zero_point) or (self.axis is None and len(self.scale) != 1):
             raise ValueError(f"{len(self.scale)} scales, {len(self.zero_point)} zero points, axis {self.axis}")
         if not all(np.isfinite(scale) and scale > 0 for scale in self.scale):
             raise ValueError(f"scales must be positive and finite, got {min(self.scale)}..{max(self.scale)}")
@@ -70,5 +70,5 @@ def load(path: Path) -> dict[str, Range]:
             name: Range(tuple(value["scale"]), tuple(value["zero_point"]), value["axis"])
             for name, value in content["tensors"].items()
         }
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path} is not a file of ranges as torchshrink writes them: {error}") from error

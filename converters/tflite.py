@@ -63,6 +63,8 @@ def to_tflite(
     """
     onnx_path, path = Path(onnx_path), Path(path)
     model = onnx_export.load(onnx_path)
+    if precision == "int8" and ranges is None and not qdq.is_quantized(model):
+        raise ConversionError(f"{onnx_path} has no ranges: quantize the model first (torchshrink qat or ptq)")
     with tempfile.TemporaryDirectory() as folder:
         if qdq.is_quantized(model):
             model, found = qdq.split(model)

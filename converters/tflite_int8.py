@@ -7,6 +7,7 @@ calibration result, and every scale arrives as it was.
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,8 @@ def quantize(float_tflite: Path, float_onnx: Path, ranges: Ranges, target: Path)
             f"first {match.unmatched[0]!r}: their ranges are unknown"
         )
     try:
-        with runtimes.silent_stderr():
+        with runtimes.silent_stderr(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about how ai-edge-quantizer itself opens an interpreter
             worker = quantizer.Quantizer(str(float_tflite), recipe.static_wi8_ai8())
             content = worker.quantize(statistics).quantized_model
     except (ValueError, RuntimeError, KeyError) as error:

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torchshrink.converters import flatbuffer, onnx_export, qdq, sparse
 
+from torchshrink.errors import ModelError
+
 
 def read(path: Path) -> list[NDArray[Any]]:
     """Return the constant tensors of two or more dimensions of an ONNX, TFLite or safetensors file.
@@ -20,9 +22,13 @@ def read(path: Path) -> list[NDArray[Any]]:
     if path.suffix == ".onnx":
         arrays = qdq.constants(onnx_export.load(path)).values()
     else:
+        from safetensors import SafetensorError
         from safetensors.numpy import load_file
 
-        arrays = load_file(path).values()
+        try:
+            arrays = load_file(path).values()
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{path} is missing, truncated or not a safetensors file ({error})") from error
     return [array for array in arrays if array.ndim >= 2]
 
 
