@@ -120,12 +120,20 @@ def test_out_of_another_run_is_refused(finished: Run, tmp_path: Path) -> None:
     assert "--fresh" in result.stderr
 
 
+def _default_interrupt() -> None:
+    """Undo what a shell does to jobs in the background, which inherit that SIGINT is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_interrupted_run_leaves_nothing_half_written_and_goes_on(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(RECIPE)
     command = [sys.executable, "-P", "-c", "from torchshrink.cli import main; main()"]
     with subprocess.Popen(
-        [*command, "run", str(recipe), "--out", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True
+        [*command, "run", str(recipe), "--out", str(tmp_path / "out")],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=_default_interrupt,
     ) as process:
         assert process.stderr is not None
         for line in process.stderr:
