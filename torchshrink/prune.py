@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,7 +25,8 @@ def magnitude(model: nn.Module, amount: float, scope: Scope = "global") -> nn.Mo
     Args:
         model: Any module; the weights of its convolutions (transposed ones too) and linear layers are pruned.
         amount: The sparsity to reach, in [0, 1).
-        scope: ``"global"`` compares weights across layers, ``"layer"`` prunes every layer to the same sparsity.
+        scope: ``"global"`` compares weights across layers and reaches at least ``amount``; ``"layer"`` prunes every
+            layer to the nearest whole number of weights.
 
     Returns:
         ``model`` itself.
@@ -47,7 +49,8 @@ def magnitude(model: nn.Module, amount: float, scope: Scope = "global") -> nn.Mo
     remove(model)
     parameters = [(layer, "weight") for layer in layers.values()]
     if scope == "global":
-        count = round(amount * sum(layer.weight.numel() for layer in layers.values()))
+        size = sum(layer.weight.numel() for layer in layers.values())
+        count = min(math.ceil(round(amount * size, 6)), size - 1)  # 0.1 * 30 is 3.0000000000000004
         torch_prune.global_unstructured(parameters, torch_prune.L1Unstructured, amount=count)
     else:
         for layer, name in parameters:
@@ -60,6 +63,7 @@ def remove(model: nn.Module) -> nn.Module:
     for layer in prunable_layers(model).values():
         if torch_prune.is_pruned(layer) and hasattr(layer, "weight_mask"):
             torch_prune.remove(layer, "weight")
+            layer.weight.data.add_(0.0)  # a masked negative weight is -0.0: other bytes for the same number
     return model
 
 

@@ -1,6 +1,7 @@
 """Magnitude pruning against numpy, and masks against training."""
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -63,7 +64,7 @@ def test_global_sparsity_is_what_was_asked(amount: float, seed: int) -> None:
     torch.manual_seed(seed)
     model = net()
     assert prune.magnitude(model, amount) is model
-    assert abs(zeros(model) - amount * COUNT) <= 0.5  # the nearest whole weight
+    assert zeros(model) == min(math.ceil(amount * COUNT), COUNT - 1)  # at least, and never all of them
     assert prune.sparsity(model) == zeros(model) / COUNT
 
 
@@ -79,7 +80,7 @@ def test_global_prunes_the_smallest(amount: float) -> None:
     before = weights(model)
     flat = np.concatenate([array.ravel() for array in before.values()])
     expected = flat.copy()
-    expected[np.argsort(np.abs(flat))[: round(amount * COUNT)]] = 0
+    expected[np.argsort(np.abs(flat))[: math.ceil(amount * COUNT)]] = 0
     prune.magnitude(model, amount)
     found = np.concatenate([array.ravel() for array in weights(model).values()])
     np.testing.assert_array_equal(found, expected)
@@ -128,6 +129,12 @@ def test_masks_survive_training(make_optimizer: Callable[..., torch.optim.Optimi
     for name, array in weights(model).items():
         np.testing.assert_array_equal(array == 0, pruned[name])
         assert (array != before[name])[~pruned[name]].any()
+
+
+def test_permanent_zeros_have_one_sign() -> None:
+    model = prune.remove(prune.magnitude(net(), 0.8))
+    for array in weights(model).values():
+        assert not np.signbit(array[array == 0]).any()
 
 
 def test_remove_gives_back_plain_parameters() -> None:
@@ -258,7 +265,7 @@ def test_steps_inside_a_loop() -> None:
     # 0.75 - 0.75 * (1 - (step - 2) / 10) ** 3 from step 2 to 12, then constant
     expected = [0.75 - 0.75 * (1 - min(max(step - 2, 0), 10) / 10) ** 3 for step in range(20)]
     assert found == pytest.approx(expected, abs=1 / count)
-    assert prune.sparsity(prune.remove(model)) == round(0.75 * count) / count
+    assert prune.sparsity(prune.remove(model)) == math.ceil(0.75 * count) / count
 
 
 def test_long_schedules_prune_about_fifty_times(monkeypatch: pytest.MonkeyPatch) -> None:
