@@ -22,6 +22,7 @@ from torchshrink import graphs
 from torchshrink.errors import ModelError, OutputError
 from torchshrink.files import atomic
 from torchshrink.models import UNet
+from torchshrink.resize import resize, sizes
 
 SCHEMA = 1
 _KEY = "torchshrink"
@@ -47,6 +48,7 @@ def save(model: nn.Module, path: Path, description: dict[str, Any] | None = None
         architecture["graph"], state = graphs.to_json(model)
     else:
         architecture["arguments"] = model.config if isinstance(model, UNet) else None
+        architecture["layers"] = sizes(model)
         state = model.state_dict()
     header = {"schema": SCHEMA, "architecture": architecture, **(description or {})}
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
@@ -74,6 +76,7 @@ def load(path: Path, factory: Factory | None = None, allow_pickle: bool = False)
     if "graph" in architecture:
         return graphs.from_json(architecture["graph"], tensors)
     model = factory() if factory is not None else _rebuild(path, architecture)
+    resize(model, architecture.get("layers", {}), tensors)  # channels may have been removed
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 Shape = tuple[int, ...]
 
 
-def count_macs(model: nn.Module, example_input: Tensor) -> int:
+def count_macs(model: nn.Module, example_input: Tensor | tuple[Tensor, ...]) -> int:
     """Return the multiply-accumulates of one sample: convolutions, transposed ones too, and matrix products.
 
     Counted by `torch.utils.flop_counter` while the model runs once; it counts a multiply-accumulate as two operations.
@@ -25,11 +25,12 @@ def count_macs(model: nn.Module, example_input: Tensor) -> int:
 
     Args:
         model: An eager module or an exported graph; its mode is put back afterwards.
-        example_input: ``[N, C, *size]``; its first sample is used.
+        example_input: ``[N, C, *size]``, or a tuple of inputs; their first samples are used.
     """
+    inputs = example_input if isinstance(example_input, tuple) else (example_input,)
     counter = FlopCounterMode(display=False, custom_mapping=_EXTRA)
     with _evaluating(model), _no_fused_transformers(), torch.no_grad(), counter:
-        model(example_input[:1])
+        model(*(value[:1] for value in inputs))
     return int(counter.get_total_flops()) // 2
 
 

@@ -1,0 +1,101 @@
+"""What a channel is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from torchshrink.errors import RecipeError
+
+Importance = Literal["l1", "l2", "bn", "taylor"]
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+
+
+class Grouped(Protocol):
+    """Channels that go together, as `torchshrink.prune.channels` finds them."""
+
+    @property
+    def items(self) -> Any:
+        """Torch-Pruning's dependencies."""
+
+    @property
+    def size(self) -> int:
+        """Channels of the root."""
+
+
+def scores(
+    model: nn.Module, groups: Sequence[Grouped], importance: Importance, loss: Callable[[nn.Module], Tensor] | None
+) -> list[Tensor | None]:
+    """Return one score per channel of each group's root; ``None`` for a group that this importance cannot judge.
+
+    Raises:
+        RecipeError: When the importance is unknown, has no data, or can judge no group.
+    """
+    if importance not in ("l1", "l2", "bn", "taylor"):
+        raise RecipeError(f"importance={importance!r}: expected 'l1', 'l2', 'bn' or 'taylor'")
+    if importance == "taylor":
+        if loss is None:
+            raise RecipeError("importance='taylor' needs data: give loss, which maps the model to its loss on some")
+        model.zero_grad()
+        with torch.enable_grad():
+            loss(model).backward()  # type: ignore[no-untyped-call]
+    found = [_score(group, importance) for group in groups]
+    if all(score is None for score in found):
+        raise RecipeError(f"importance={importance!r} can judge no channel of {type(model).__name__}")
+    return found
+
+
+def _score(group: Grouped, importance: Importance) -> Tensor | None:
+    total, is_judged = torch.zeros(group.size), False
+    for item in group.items:
+        dep, indices, roots = item.dep, item.idxs, item.root_idxs
+        values = _values(dep.target.module, dep.handler.__name__, importance)
+        if values is None:
+            continue
+        is_judged = True
+        total.scatter_add_(0, torch.tensor(roots), values.detach().float().cpu()[torch.tensor(indices)])
+    if not is_judged:
+        return None
+    if importance == "taylor":
+        return total.abs()
+    if importance == "l2":
+        total = total.sqrt()
+    return total / total.mean().clamp_min(1e-12)
+
+
+def _values(module: Any, handler: str, importance: Importance) -> Tensor | None:
+    """Return what one layer adds to its output channels' scores; ``None`` when it only reads the channels."""
+    if isinstance(module, _NORMS) and module.affine:
+        if importance == "bn":
+            return module.weight.abs()
+        return _taylor(module.weight) + _taylor(module.bias) if importance == "taylor" else None
+    if importance == "bn" or not _makes_channels(module, handler):
+        return None
+    weight = module.weight if importance != "taylor" else _taylor(module.weight)
+    rows = _by_output(weight, module)
+    if importance == "taylor":
+        return rows.sum(1)
+    return rows.abs().sum(1) if importance == "l1" else rows.square().sum(1)
+
+
+def _makes_channels(module: Any, handler: str) -> bool:
+    layers = (nn.Conv1d, nn.Conv2d, nn.Linear, *_TRANSPOSED)
+    return isinstance(module, layers) and handler == "prune_out_channels"
+
+
+def _by_output(weight: Tensor, module: Any) -> Tensor:
+    """Return ``[output channels, all weights that make one]``."""
+    if not isinstance(module, _TRANSPOSED):
+        return weight.flatten(1)
+    groups = module.groups  # [in, out / groups, *kernel]
+    parts = weight.unflatten(0, (groups, -1)).transpose(1, 2)
+    return parts.flatten(0, 1).flatten(1)
+
+
+def _taylor(parameter: Tensor) -> Tensor:
+    gradient = parameter.grad
+    return torch.zeros_like(parameter) if gradient is None else (parameter * gradient).detach()
