@@ -8,7 +8,7 @@ from typing import Annotated, Any, Optional
 import typer
 from torchshrink.cli import console, options
 
-from torchshrink.errors import ParityError, RecipeError
+from torchshrink.errors import RecipeError, ShrinkError
 
 RecipeFile = Annotated[Optional[Path], typer.Argument(help="A recipe; without one, the built-in U-Net and data.")]  # noqa: UP045
 
@@ -39,10 +39,65 @@ def run(
         folder = out or Path("runs", _name(recipe, settings.data))
         try:
             pipeline.run(settings, folder, Bridge(), is_fresh=not resume, progress=progress)
-        except ParityError:
-            _show(report.load(folder), folder, as_json)
+        except ShrinkError as error:
+            if error.is_reported:
+                _show(report.load(folder), folder, as_json)
             raise
     _show(report.load(folder), folder, as_json)
+
+
+def sweep(
+    model_file: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(help="A trained checkpoint to start from; without one, a dense model is trained first."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the ladder.")] = Path("runs/sweep"),
+    data: options.Data = "synthetic:cells",
+    sparsity: Annotated[str, typer.Option(help="Shares of weights to set to zero, in percent.")] = (
+        "10,20,30,40,50,60,70,80,90,95"
+    ),
+    channels: Annotated[str, typer.Option(help="Shares of channels to remove, in percent.")] = "25,50,75",
+    epochs: options.Epochs = 20,
+    factory: options.Factory = None,
+    allow_pickle: options.AllowPickle = False,
+    seed: options.Seed = 0,
+    resume: Annotated[bool, typer.Option("--resume/--fresh", help="Keep finished steps, or do all again.")] = True,
+    as_json: options.Json = False,
+) -> None:
+    """Prune one dense model to many degrees, fine-tune, export and measure each: the ladder."""
+    sparsities, widths = _percents(sparsity, "--sparsity"), _percents(channels, "--channels")
+    with console.Progress() as progress:
+        progress.start("load PyTorch")
+        from torchshrink.converters.bridge import Bridge
+
+        from torchshrink import pipeline, report
+        from torchshrink import sweep as ladders
+        from torchshrink.recipe import Model, Recipe
+
+        checkpoint = str(model_file) if model_file else None
+        model = Model(factory=factory or "unet", checkpoint=checkpoint, allow_pickle=allow_pickle)
+        recipe = Recipe(data=data, seed=seed, model=model)
+        recipe = ladders.ladder(recipe, sparsities, widths, epochs, dense_epochs=0 if model_file else 30)
+        try:
+            found = pipeline.run(recipe, out, Bridge(), is_fresh=not resume, progress=progress)
+        except ShrinkError as error:
+            if error.is_reported:
+                found = report.load(out)
+                ladders.plot(found["rows"], out / "ladder.png")
+                _show(found, out, as_json)
+            raise
+        ladders.plot(found["rows"], out / "ladder.png")
+    _show(found, out, as_json)
+
+
+def _percents(text: str, option: str) -> list[float]:
+    try:
+        values = [float(part) / 100 for part in text.split(",") if part.strip()]
+    except ValueError:
+        values = [-1.0]
+    if any(not 0 < value < 1 for value in values):
+        raise typer.BadParameter(f"{text!r}: expected percentages such as 50,80,90", param_hint=option)
+    return values
 
 
 def _show(content: dict[str, Any], folder: Path, as_json: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 from torchshrink.cli import console, options
@@ -43,7 +43,7 @@ def train(
         task = pipeline.make_task(recipe)
         model = pipeline.make_model(recipe, task)
         progress.start("train")
-        history = stages.train(model, task, _settings(epochs, lr, batch_size, seed), progress)
+        history = stages.train(model, task, _settings(epochs, lr, batch_size, seed), progress=progress)
         content = _save(model, out, task, history.to_dict())
     _show(content, as_json)
 
@@ -52,9 +52,39 @@ def prune(
     model_file: options.ModelFile,
     out: Out,
     data: options.Data = "synthetic:cells",
-    amount: Annotated[float, typer.Option(min=0.0, max=0.99, help="Share of the weights to set to zero.")] = 0.8,
-    scope: Annotated[str, typer.Option(help="global: compare weights across layers; layer: each alike.")] = "global",
-    gradual: Annotated[bool, typer.Option(help="Prune while fine-tuning, or all at once before it.")] = True,
+    amount: Annotated[
+        Optional[float],  # noqa: UP045  # typer evaluates it
+        typer.Option(min=0.0, max=0.99, help="Share of the weights to set to zero; by default 0.8."),
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="magnitude, layer, lamp, random, N:M such as 2:4, or RxC blocks such as 1x4.")
+    ] = "magnitude",
+    schedule: Annotated[
+        str, typer.Option(help="polynomial (while fine-tuning), one_shot (before it), or rewind (in the middle).")
+    ] = "polynomial",
+    channels: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(min=0.0, max=0.99, help="Remove this share of the channels instead."),
+    ] = None,
+    target_macs: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(min=0.0, help="Remove channels until this many multiply-accumulates (or this share) remain."),
+    ] = None,
+    target_params: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(min=0.0, help="Remove channels until this many parameters (or this share) remain."),
+    ] = None,
+    importance: Annotated[str, typer.Option(help="Of a channel: l1, l2, bn or taylor.")] = "l2",
+    round_to: Annotated[int, typer.Option(min=1, help="Channels that remain are a multiple of this.")] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help="Remove channels in this many rounds of fine-tuning.")] = 3,
+    ignore: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Layers to leave alone, by name, type or pattern; can be repeated."),
+    ] = None,
+    teacher: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="A checkpoint whose outputs make half of the loss: knowledge distillation."),
+    ] = None,
     epochs: options.Epochs = 20,
     lr: options.Rate = 2e-3,
     batch_size: options.Batch = 16,
@@ -64,15 +94,32 @@ def prune(
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
-    """Set the smallest weights to zero and fine-tune the rest."""
+    """Set weights to zero, or remove channels, and fine-tune the rest."""
     check_output(out, overwrite)
+    goals = {"amount": channels, "target_macs": target_macs, "target_params": target_params}
+    removes = any(goal is not None for goal in goals.values())
+    if removes and amount is not None:
+        raise typer.BadParameter("weights and channels are two steps: prune twice", param_hint="--amount")
     with console.Progress() as progress:
         task, model = _load(progress, model_file, data, seed, factory, allow_pickle)
         from torchshrink import stages
+        from torchshrink.recipe import resolve
 
-        progress.start(f"prune to {amount:.0%} and fine-tune")
-        settings = _settings(epochs, lr, batch_size, seed)
-        model, history = stages.prune(model, task, settings, amount, scope, gradual, progress)  # type: ignore[arg-type]
+        guide = None
+        if teacher is not None:
+            from torchshrink import checkpoint
+
+            guide = checkpoint.load(teacher, resolve(factory, "model") if factory else None, allow_pickle)
+        settings = _settings(epochs, lr, batch_size, seed, distillation=0.5 if guide else 0.0)
+        shared = {"teacher": guide, "progress": progress}
+        if removes:
+            progress.start("remove channels and fine-tune")
+            how = {"importance": importance, "round_to": round_to, "rounds": rounds, "ignore": ignore or ()}
+            model, history = stages.channels(model, task, settings, **goals, **how, **shared)  # type: ignore[arg-type]
+        else:
+            progress.start("prune and fine-tune")
+            how = {"method": method, "schedule": schedule, "ignore": ignore}
+            model, history = stages.prune(model, task, settings, amount, **how, **shared)  # type: ignore[arg-type]
         content = _save(model, out, task, history.to_dict())
     _show(content, as_json)
 
@@ -97,7 +144,7 @@ def qat(
         from torchshrink import stages
 
         progress.start("quantization-aware training")
-        graph, history = stages.qat(model, task, _settings(epochs, lr, batch_size, seed), progress)
+        graph, history = stages.qat(model, task, _settings(epochs, lr, batch_size, seed), progress=progress)
         content = _save(graph, out, task, history.to_dict())
     _show(content, as_json)
 
@@ -156,10 +203,10 @@ def _load(
     return task, model
 
 
-def _settings(epochs: int, lr: float, batch_size: int, seed: int) -> Any:
+def _settings(epochs: int, lr: float, batch_size: int, seed: int, distillation: float = 0.0) -> Any:
     from torchshrink.training import Settings
 
-    return Settings(epochs, lr, batch_size, seed=seed)
+    return Settings(epochs, lr, batch_size, seed=seed, distillation=distillation)
 
 
 def _numbers(text: str) -> list[int]:

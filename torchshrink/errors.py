@@ -18,6 +18,7 @@ class ShrinkError(Exception):
     """Base of every error that torchshrink raises on purpose; its text is one sentence for the user."""
 
     exit_code = 3
+    is_reported = False  # whether a run's report was written all the same, with everything that did work
 
 
 class DataError(ShrinkError):

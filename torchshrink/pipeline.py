@@ -16,7 +16,7 @@ from torchshrink import bench, checkpoint, graphs, losses, quantize, report, sta
 from torchshrink import recipe as recipes
 from torchshrink.artefacts import Artefact, Bridge, Source
 from torchshrink.data import open_task
-from torchshrink.errors import DataError, ParityError, RecipeError
+from torchshrink.errors import ConversionError, DataError, ModelError, ParityError, RecipeError, ShrinkError
 from torchshrink.files import atomic, sha256
 from torchshrink.metrics import Scores, score, stack
 from torchshrink.models import UNet
@@ -24,8 +24,15 @@ from torchshrink.progress import SILENT, Progress
 from torchshrink.recipe import Recipe, Variant
 from torchshrink.steps import FOLDER, Steps, digest
 from torchshrink.task import Task
-from torchshrink.training import Settings
+from torchshrink.training import History, Settings
 
+_TITLES = {
+    "train": "train",
+    "prune": "prune and fine-tune",
+    "channels": "remove channels and fine-tune",
+    "cluster": "cluster the weights and fine-tune",
+    "qat": "quantization-aware training",
+}
 LOSS_LIMIT = 0.002  # how far an int8 file's test loss may be from its PyTorch graph's
 PARITY_SAMPLES = 32
 
@@ -48,19 +55,39 @@ def run(
         OutputError: When the folder cannot be written.
         DataError: When ``out`` holds something else, or the data cannot be used.
         ParityError: When a file failed verification; the others are in the report.
+        ShrinkError: What a variant failed with; the others are in the report (``is_reported``).
     """
     claim(out, recipe, is_fresh)
     job = _Job(recipe, out, bridge, Steps(out, is_fresh), progress)
+    errors: dict[str, ShrinkError] = {}
     for name, variant in recipe.variants.items():
-        job.make(name, variant)
-        job.export(name)
-        job.check(name)
-    result = job.report()
+        try:
+            job.make(name, variant)
+            job.export(name)
+            job.check(name)
+        except (ConversionError, ModelError, ParityError, RecipeError) as error:
+            if not job.states:
+                raise
+            errors[name] = error  # the other variants are worth having without this one
+            progress.note(f"{name} failed: {error}")
+    result = job.report(errors)
     report.save(result, out)
-    if result["failed"]:
-        failures = "; ".join(f"{item['name']}: {item['reason']}" for item in result["failed"])
-        raise ParityError(f"{len(result['failed'])} files failed verification and were deleted: {failures}")
+    if failure := _failure(errors, result["failed"]):
+        failure.is_reported = True
+        raise failure
     return result
+
+
+def _failure(errors: dict[str, ShrinkError], failed: list[dict[str, Any]]) -> ShrinkError | None:
+    """Return what a run that is over says of what did not work in it."""
+    if errors:
+        name, error = next(iter(errors.items()))
+        others = f" (and {', '.join(list(errors)[1:])})" if len(errors) > 1 else ""
+        return type(error)(f"{name}{others} failed: {error}")
+    if failed:
+        reasons = "; ".join(f"{item['name']}: {item['reason']}" for item in failed)
+        return ParityError(f"{len(failed)} files failed verification and were deleted: {reasons}")
+    return None
 
 
 def claim(out: Path, recipe: Recipe, is_fresh: bool) -> None:
@@ -159,6 +186,8 @@ class _Job:
     def make(self, name: str, variant: Variant) -> None:
         """Train, prune or quantize one variant and write its model."""
         path = self.out / "models" / f"{name}.safetensors"
+        if variant.source is not None and variant.source not in self.states:
+            raise ModelError(f"{variant.source!r}, which it comes from, failed")
         parent = self.states[variant.source] if variant.source else None
 
         def work() -> tuple[dict[str, Any], list[Path]]:
@@ -167,7 +196,12 @@ class _Job:
             macs = parent.macs if parent and quantize.is_quantized(model) else self._macs(model)
             return {"macs": macs, "history": history}, [path]
 
-        settings = [self.data_key, variant.model_dump(mode="json"), parent.stamp if parent else self._model_key()]
+        settings: list[Any] = [
+            self.data_key,
+            variant.model_dump(mode="json"),
+            parent.stamp if parent else self._model_key(),
+        ]
+        settings += [self.recipe.distillation] if parent else []
         result, stamp = self._step(f"make:{name}", settings, work)
         self.states[name] = _State(path, stamp, result["macs"])
 
@@ -221,8 +255,8 @@ class _Job:
         for item in state.failed:
             (self.out / item["path"]).unlink(missing_ok=True)
 
-    def report(self) -> dict[str, Any]:
-        """Measure all verified files together and return the report."""
+    def report(self, errors: dict[str, ShrinkError]) -> dict[str, Any]:
+        """Measure all verified files together and return the report, which names the variants that failed too."""
         rows = [row for name in self.states for row in (*self._torch_rows(name), *self.states[name].checked)]
 
         def work() -> tuple[dict[str, Any], list[Path]]:
@@ -242,28 +276,37 @@ class _Job:
             "task": self._describe_task(),
             "environment": report.environment(),
             "rows": [{**row, **figures[row["name"]]} for row in rows],
-            "failed": [item for state in self.states.values() for item in state.failed],
+            "failed": [item for state in self.states.values() for item in state.failed]
+            + [{"name": name, "path": None, "reason": str(error), "parity": None} for name, error in errors.items()],
         }
 
     def _build(self, name: str, variant: Variant, parent: _State | None) -> tuple[nn.Module, dict[str, Any]]:
-        step = variant.train or variant.prune or variant.qat
-        assert step is not None
+        ((kind, step),) = variant.steps.items()
         fields = {key: getattr(step, key) for key in recipes.Training.model_fields}
-        settings = Settings(seed=self.recipe.seed, **fields)
-        if variant.train is not None:
-            self.progress.start(f"{name}: train")
-            model = make_model(self.recipe, self.task)
-            return model, stages.train(model, self.task, settings, self.progress).to_dict()
-        assert parent is not None
-        model = self._load(parent.path)
-        if variant.prune is not None:
-            self.progress.start(f"{name}: prune to {variant.prune.amount:.0%} and fine-tune")
-            how = (variant.prune.amount, variant.prune.scope, variant.prune.gradual)
-            model, history = stages.prune(model, self.task, settings, *how, progress=self.progress)
-        else:
-            self.progress.start(f"{name}: quantization-aware training")
-            model, history = stages.qat(model, self.task, settings, self.progress)
-        return model, history.to_dict()
+        settings = Settings(seed=self.recipe.seed, distillation=self.recipe.distillation, **fields)
+        teacher = self._teacher(name)
+        self.progress.start(f"{name}: {_TITLES[kind]}")
+        model = make_model(self.recipe, self.task) if parent is None else self._load(parent.path)
+        if isinstance(step, recipes.Dense):
+            if step.reinitialize:
+                model = stages.reinitialize(model, self.recipe.seed)
+            return model, stages.train(model, self.task, settings, teacher, self.progress).to_dict()
+        stage: Callable[..., tuple[nn.Module, History]] = {  # type: ignore[assignment]
+            "prune": stages.prune,
+            "channels": stages.channels,
+            "cluster": stages.cluster,
+            "qat": stages.qat,
+        }[kind]
+        own = {key: getattr(step, key) for key in type(step).model_fields if key not in fields}
+        made, history = stage(model, self.task, settings, **own, teacher=teacher, progress=self.progress)
+        return made, history.to_dict()
+
+    def _teacher(self, name: str) -> nn.Module | None:
+        """Return the first variant of a variant's line, when it is another one and has a say."""
+        first = name
+        while (source := self.recipe.variants[first].source) is not None:
+            first = source
+        return self._load(self.states[first].path) if self.recipe.distillation and first != name else None
 
     def _step(self, name: str, settings: Any, work: Any) -> tuple[dict[str, Any], str]:
         result, stamp, was_done = self.steps.run(name, settings, work)

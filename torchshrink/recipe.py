@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from torchshrink.errors import RecipeError
+from torchshrink.prune import methods
 
 
 class _Strict(BaseModel):
@@ -31,14 +32,68 @@ class Training(_Strict):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
 
 
-class Pruning(Training):
-    """Prune to a sparsity while fine-tuning."""
+class Dense(Training):
+    """Training from the model's own weights, from those of another variant, or from new ones."""
 
-    amount: float = Field(0.8, ge=0, lt=1)
-    scope: Literal["global", "layer"] = "global"
-    gradual: bool = True
+    reinitialize: bool = False
+
+
+class Pruning(Training):
+    """Set weights to zero while fine-tuning; see `torchshrink.stages.prune`."""
+
+    amount: float | None = Field(None, ge=0, lt=1)
+    amounts: dict[str, float] | None = None
+    method: str = "magnitude"
+    schedule: Literal["polynomial", "constant", "one_shot", "rewind"] = "polynomial"
+    ignore: tuple[str, ...] | None = None
     epochs: int = Field(20, ge=0)
     lr: float = Field(2e-3, gt=0)
+
+    @field_validator("method")
+    @classmethod
+    def _method_exists(cls, name: str) -> str:
+        try:
+            methods.method(name)
+        except RecipeError as error:
+            raise ValueError(str(error)) from None
+        return name
+
+    @model_validator(mode="after")
+    def _says_how_much_once(self) -> Pruning:
+        if self.amount is not None and self.amounts is not None:
+            raise ValueError("give amount for all layers or amounts by layer, not both")
+        return self
+
+
+class Channels(Training):
+    """Remove channels and fine-tune, in rounds; see `torchshrink.stages.channels`."""
+
+    amount: float | None = Field(None, ge=0, lt=1)
+    target_macs: float | None = Field(None, gt=0)
+    target_params: float | None = Field(None, gt=0)
+    importance: Literal["l1", "l2", "bn", "taylor"] = "l2"
+    scope: Literal["global", "layer"] = "global"
+    round_to: int = Field(1, ge=1)
+    rounds: int = Field(3, ge=1)
+    ignore: tuple[str, ...] = ()
+    epochs: int = Field(20, ge=0)
+    lr: float = Field(2e-3, gt=0)
+
+    @model_validator(mode="after")
+    def _has_one_goal(self) -> Channels:
+        goals = [self.amount, self.target_macs, self.target_params]
+        if sum(goal is not None for goal in goals) != 1:
+            raise ValueError("give exactly one of amount, target_macs and target_params")
+        return self
+
+
+class Clustering(Training):
+    """Share a few values among the weights of every layer; see `torchshrink.stages.cluster`."""
+
+    count: int = Field(16, ge=2, le=256)
+    ignore: tuple[str, ...] | None = None
+    epochs: int = Field(10, ge=0)
+    lr: float = Field(5e-4, gt=0)
 
 
 class Qat(Training):
@@ -52,17 +107,25 @@ class Variant(_Strict):
     """One model: where it comes from and the one thing that is done to it."""
 
     source: str | None = Field(None, alias="from")
-    train: Training | None = None
+    train: Dense | None = None
     prune: Pruning | None = None
+    channels: Channels | None = None
+    cluster: Clustering | None = None
     qat: Qat | None = None
+
+    @property
+    def steps(self) -> dict[str, Training]:
+        """What is done, by its key."""
+        named = {name: getattr(self, name) for name in ("train", "prune", "channels", "cluster", "qat")}
+        return {name: step for name, step in named.items() if step is not None}
 
     @model_validator(mode="after")
     def _has_one_step(self) -> Variant:
-        steps = [name for name in ("train", "prune", "qat") if getattr(self, name) is not None]
-        if len(steps) != 1:
-            raise ValueError(f"needs exactly one of train, prune, qat; has {', '.join(steps) or 'none'}")
-        if (self.source is None) != (steps == ["train"]):
-            raise ValueError("'train' starts from the model and takes no 'from'; 'prune' and 'qat' need one")
+        names = ", ".join(self.steps)
+        if len(self.steps) != 1:
+            raise ValueError(f"needs exactly one of train, prune, channels, cluster, qat; has {names or 'none'}")
+        if self.source is None and self.train is None:
+            raise ValueError(f"'{names}' needs a 'from': the variant that it starts from")
         return self
 
 
@@ -91,7 +154,7 @@ class Measuring(_Strict):
 
 def _default_variants() -> dict[str, Variant]:
     return {
-        "dense": Variant(train=Training()),
+        "dense": Variant(train=Dense()),
         "pruned": Variant.model_validate({"from": "dense", "prune": {}}),
         "pruned-qat": Variant.model_validate({"from": "pruned", "qat": {}}),
     }
@@ -107,6 +170,7 @@ class Recipe(_Strict):
     augment: bool = True
     model: Model = Field(default_factory=Model)
     loss: Loss | None = None
+    distillation: float = Field(0.0, ge=0, le=1)
     variants: dict[str, Variant] = Field(default_factory=_default_variants)
     formats: tuple[Literal["onnx", "tflite"], ...] = Field(("onnx", "tflite"), min_length=1)
     precisions: tuple[Literal["fp32", "fp16", "int8"], ...] = Field(("fp32", "fp16", "int8"), min_length=1)
@@ -220,15 +284,26 @@ model:
 #   name: focal_tversky     # tversky, dice, bce, or module:callable
 #   settings: {{alpha: 0.7, beta: 0.3, gamma: 0.75}}
 
+# distillation: 0.5         # share of the loss, in every fine-tuning, that the first trained variant's outputs make
+
+# One step each, from the model or from a variant above.
 variants:
   dense:
     train: {{epochs: 30, lr: 0.003, batch_size: 16, weight_decay: 0.0001, patience: 0, precision: auto}}
   pruned:
     from: dense
-    prune: {{amount: 0.8, scope: global, gradual: true, epochs: 20, lr: 0.002}}
+    prune: {{amount: 0.8, method: magnitude, schedule: polynomial, epochs: 20, lr: 0.002}}
   pruned-qat:
     from: pruned
     qat: {{epochs: 10, lr: 0.0005}}
+# slim:                     # fewer channels: faster everywhere
+#   from: dense
+#   channels: {{target_macs: 0.25, importance: l2, scope: global, round_to: 4, rounds: 3, epochs: 20, lr: 0.002}}
+# slim-clustered:           # few distinct weights: compresses well
+#   from: slim
+#   cluster: {{count: 16, epochs: 10, lr: 0.0005}}
+# methods of prune: magnitude, layer, lamp, random, N:M such as 2:4, RxC blocks such as 1x4; amounts: {{LAYER: 0.9}}
+# schedules: polynomial, constant, one_shot, rewind
 
 formats: [onnx, tflite]
 precisions: [fp32, fp16, int8]   # int8 of a variant without qat is calibrated on the training data

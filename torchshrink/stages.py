@@ -1,11 +1,17 @@
-"""The stages that change a model, each a function from model to model: train, prune, qat, ptq."""
+"""The stages that change a model, each a function from model to model: train, prune, channels, cluster, qat, ptq.
+
+Every stage but `train` leaves the model that it is given as it was. ``teacher`` is the model that a fine-tuning
+imitates with the weight ``settings.distillation``.
+"""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.utils.data import DataLoader, Subset
 
@@ -13,57 +19,225 @@ from torchshrink import prune as pruning
 from torchshrink import quantize
 from torchshrink.errors import RecipeError
 from torchshrink.progress import SILENT, Progress
+from torchshrink.prune.channels import channels as remove_channels
+from torchshrink.prune.importance import Importance
+from torchshrink.prune.methods import Method, most
+from torchshrink.prune.methods import method as pruning_method
 from torchshrink.task import Task
 from torchshrink.training import History, Settings, fit
 
+Scheduling = Literal["polynomial", "constant", "one_shot", "rewind"]
+
 # Shares of a training: pruning is done after the first, ranges and BatchNorm statistics freeze after the second.
 PRUNED_BY, FROZEN_AFTER = 0.5, 0.6
+REWOUND_TO = 0.1  # share of a training whose weights rewinding goes back to
+TAYLOR_SAMPLES = 64
 
 
-def train(model: nn.Module, task: Task, settings: Settings, progress: Progress = SILENT) -> History:
-    """Train ``model`` in place."""
-    return fit(model, task, settings, progress=progress)
+def train(
+    model: nn.Module, task: Task, settings: Settings, teacher: nn.Module | None = None, progress: Progress = SILENT
+) -> History:
+    """Train ``model`` in place; its zero weights stay zero."""
+    pruning.keep_zeros(model)
+    history = fit(model, task, settings, teacher=teacher, progress=progress)
+    pruning.remove(model)
+    return history
+
+
+def reinitialize(model: nn.Module, seed: int) -> nn.Module:
+    """Return a copy of ``model`` with the weights that its layers start from: the architecture without the training."""
+    import torch
+
+    model = copy.deepcopy(model)
+    torch.manual_seed(seed)
+    for module in model.modules():
+        reset = getattr(module, "reset_parameters", None)
+        if callable(reset):
+            reset()
+    return model
 
 
 def prune(
     model: nn.Module,
     task: Task,
     settings: Settings,
-    amount: float,
-    scope: pruning.Scope = "global",
-    gradual: bool = True,
+    amount: float | None = None,
+    method: str = "magnitude",
+    schedule: Scheduling = "polynomial",
+    *,
+    amounts: Mapping[str, float] | None = None,
+    ignore: Sequence[str] | None = None,
+    teacher: nn.Module | None = None,
     progress: Progress = SILENT,
 ) -> tuple[nn.Module, History]:
-    """Return a copy of ``model`` pruned by magnitude to ``amount`` and fine-tuned, its zeros exact.
+    """Return a copy of ``model`` with weights pruned and the rest fine-tuned, its zeros exact.
 
     Args:
         model: A trained module.
         task: Data and loss.
         settings: Of the fine-tuning.
-        amount: Sparsity to reach, in [0, 1).
-        scope: ``"global"`` or ``"layer"``.
-        gradual: Prune along a polynomial over the first half of the fine-tuning, or all at once before it.
+        amount: Sparsity to reach, in [0, 1); by default 0.8, or what an N:M pattern makes.
+        method: As `torchshrink.prune.methods.method` names them.
+        schedule: ``"polynomial"`` prunes gradually over the first half of the fine-tuning, ``"constant"`` and
+            ``"one_shot"`` all at once before it, ``"rewind"`` at half of it, after which the remaining weights go back
+            to those of its first tenth.
+        amounts: Sparsity by layer, instead of ``amount`` and ``method``.
+        ignore: Layers to leave alone, as in `torchshrink.prune.magnitude`.
+        teacher: See above.
         progress: Told about every step.
+
+    Raises:
+        RecipeError: When the settings contradict each other or the model.
     """
     model = pruning.keep_zeros(copy.deepcopy(model))
     initial = pruning.sparsity(model)
-    if amount < initial - 1e-9:
-        raise RecipeError(f"cannot prune from sparsity {initial:.4g} to {amount}: pruned weights do not come back")
-    if not gradual or settings.epochs == 0:
-        pruning.magnitude(model, amount, scope)
+    if amounts is not None:
+        apply, initial, final = _by_layer(amounts), 0.0, max(amounts.values(), default=0.0)
+    else:
+        apply = pruning_method(method, ignore, settings.seed)
+        final = min(0.8, most(method)) if amount is None else amount
+        if final > most(method):
+            raise RecipeError(f"method {method!r} reaches a sparsity of {most(method):.4g} at most, not {final}")
+        if final < initial - 1e-9:
+            raise RecipeError(f"cannot prune from sparsity {initial:.4g} to {final}: pruned weights do not come back")
+        initial = min(initial, final)
+    is_at_once = schedule in ("constant", "one_shot") or settings.epochs == 0
+    if is_at_once:
+        apply(model, final)
+    plan: list[pruning.Schedule] = []
 
     def after_step(step: int, steps: int) -> None:
-        if gradual:
+        if not plan:
             end = max(1, int(PRUNED_BY * steps))
-            pruning.Schedule.polynomial(initial, amount, 0, end, scope=scope).step(model, step)
+            plan.append(
+                pruning.Schedule.one_shot(final, end, min(int(REWOUND_TO * steps) + 1, end - 1), apply)
+                if schedule == "rewind"
+                else pruning.Schedule.polynomial(initial, final, 0, end, method=apply)
+            )
+        plan[0].step(model, step)
 
-    settled = PRUNED_BY if gradual else 0.0
-    history = fit(model, task, settings, after_step=after_step, settled=settled, progress=progress)
+    history = fit(
+        model,
+        task,
+        settings,
+        after_step=None if is_at_once else after_step,
+        settled=0.0 if is_at_once else PRUNED_BY,
+        teacher=teacher,
+        progress=progress,
+    )
     return pruning.remove(model), history
 
 
-def qat(model: nn.Module, task: Task, settings: Settings, progress: Progress = SILENT) -> tuple[GraphModule, History]:
-    """Return the quantized graph of ``model`` after quantization-aware training; zero weights stay exactly zero."""
+def channels(
+    model: nn.Module,
+    task: Task,
+    settings: Settings,
+    amount: float | None = None,
+    *,
+    target_macs: float | None = None,
+    target_params: float | None = None,
+    importance: Importance = "l2",
+    scope: pruning.Scope = "global",
+    round_to: int = 1,
+    rounds: int = 3,
+    ignore: Sequence[str] = (),
+    teacher: nn.Module | None = None,
+    progress: Progress = SILENT,
+) -> tuple[nn.Module, History]:
+    """Return a copy of ``model`` without its least important channels, fine-tuned; zero weights stay zero.
+
+    A little is removed, the rest fine-tuned, and again, so that every choice is made by a model that has recovered.
+
+    Args:
+        model: A trained module.
+        task: Data and loss; the Taylor importance looks at 64 training samples.
+        settings: Of the fine-tuning; every round gets an equal part of the epochs, the last one two.
+        amount: As in `torchshrink.prune.channels`, like the two targets and the four arguments after them.
+        target_macs: See there.
+        target_params: See there.
+        importance: See there.
+        scope: See there.
+        round_to: See there.
+        rounds: How often; 1 removes everything at once.
+        ignore: See there.
+        teacher: See above.
+        progress: Told about every step.
+
+    Raises:
+        RecipeError: When the settings contradict each other or the model.
+        ModelError: When the model cannot be traced, or does not run without the channels.
+    """
+    if rounds < 1:
+        raise RecipeError(f"rounds={rounds}: channels are removed in at least one round")
+    goals = _goals(model, task, amount, target_macs, target_params, rounds)
+    history = History()
+    part = settings.epochs // (rounds + 1)
+    for index, goal in enumerate(goals):
+        is_last = index == rounds - 1
+        model = remove_channels(
+            model,
+            task.example_input,
+            importance=importance,
+            scope=scope,
+            round_to=round_to if is_last else 1,
+            ignore=ignore,
+            loss=lambda module: _sampled_loss(module, task),
+            **goal,
+        )
+        pruning.keep_zeros(model)
+        epochs = settings.epochs - part * (rounds - 1) if is_last else part
+        found = fit(model, task, replace(settings, epochs=epochs), teacher=teacher, progress=progress)
+        pruning.remove(model)
+        found.best_epoch += len(history.epochs)
+        history = replace(found, epochs=history.epochs + found.epochs)
+    return model, history
+
+
+def cluster(
+    model: nn.Module,
+    task: Task,
+    settings: Settings,
+    count: int = 16,
+    *,
+    ignore: Sequence[str] | None = None,
+    teacher: nn.Module | None = None,
+    progress: Progress = SILENT,
+) -> tuple[nn.Module, History]:
+    """Return a copy of ``model`` whose layers hold at most ``count`` distinct weights each, trained together.
+
+    Args:
+        model: A trained module; its zeros stay zeros.
+        task: Data and loss.
+        settings: Of the fine-tuning.
+        count: Distinct weights per layer, zero included.
+        ignore: Layers to leave alone, as in `torchshrink.prune.cluster`.
+        teacher: See above.
+        progress: Told about every step.
+
+    Raises:
+        RecipeError: When ``count`` is out of range or nothing can be clustered.
+    """
+    model = copy.deepcopy(model)
+    clusters = pruning.cluster(model, count, ignore)
+
+    def after_step(_step: int, _steps: int) -> None:
+        clusters.apply()
+
+    return model, fit(model, task, settings, after_step=after_step, teacher=teacher, progress=progress)
+
+
+def qat(
+    model: nn.Module,
+    task: Task,
+    settings: Settings,
+    *,
+    teacher: nn.Module | None = None,
+    progress: Progress = SILENT,
+) -> tuple[GraphModule, History]:
+    """Return the quantized graph of ``model`` after quantization-aware training.
+
+    Zero weights stay exactly zero, and weights that were clustered stay clustered.
+    """
     prepared = quantize.prepare_qat(model, task.example_input)
 
     def after_step(step: int, steps: int) -> None:
@@ -73,14 +247,57 @@ def qat(model: nn.Module, task: Task, settings: Settings, progress: Progress = S
 
     # Fake quantization computes in float32: bfloat16 has fewer digits than the int8 grid needs.
     settings = replace(settings, precision="fp32")
-    history = fit(prepared, task, settings, after_step=after_step, settled=FROZEN_AFTER, progress=progress)
+    history = fit(
+        prepared, task, settings, after_step=after_step, settled=FROZEN_AFTER, teacher=teacher, progress=progress
+    )
     return quantize.convert(prepared), history
 
 
 def ptq(model: nn.Module, task: Task, samples: int = 64, batch_size: int = 16) -> GraphModule:
     """Return the quantized graph of ``model``, its ranges calibrated on the first ``samples`` training inputs."""
     prepared = quantize.prepare_ptq(model, task.example_input)
-    count = min(samples, len(task.train))  # type: ignore[arg-type]
-    loader = DataLoader(Subset(task.train, range(count)), batch_size)
-    quantize.calibrate(prepared, (inputs for inputs, _ in loader))
+    quantize.calibrate(prepared, (inputs for inputs, _ in _first(task, samples, batch_size)))
     return quantize.convert(prepared)
+
+
+def _by_layer(amounts: Mapping[str, float]) -> Method:
+    """Return the method that prunes every layer to its share of its own sparsity, all at once when the last is due."""
+    most_of_all = max(amounts.values(), default=0.0)
+
+    def apply(model: nn.Module, amount: float) -> nn.Module:
+        share = amount / most_of_all if most_of_all else 0.0
+        return pruning.by_layer(model, {name: value * share for name, value in amounts.items()})
+
+    return apply
+
+
+def _first(task: Task, samples: int, batch_size: int = 16) -> DataLoader[tuple[Tensor, Tensor]]:
+    count = min(samples, len(task.train))  # type: ignore[arg-type]
+    return DataLoader(Subset(task.train, range(count)), batch_size)
+
+
+def _sampled_loss(model: nn.Module, task: Task) -> Tensor:
+    """Return the mean loss over the first training batches, with its gradient graph."""
+    losses = [task.loss(model(inputs), truth) for inputs, truth in _first(task, TAYLOR_SAMPLES)]
+    total: Tensor = sum(losses[1:], losses[0]) / len(losses)
+    return total
+
+
+def _goals(
+    model: nn.Module, task: Task, amount: float | None, macs: float | None, params: float | None, rounds: int
+) -> list[dict[str, float | None]]:
+    """Return what each round aims at, so that each removes the same share of what the one before left."""
+    if amount is not None and 0 <= amount < 1:
+        return [{"amount": 1 - (1 - amount) ** (1 / rounds)}] * rounds
+    steps = [(index + 1) / rounds for index in range(rounds)]
+    if macs is not None:
+        from torchshrink.bench import count_macs
+
+        whole = count_macs(model, task.example_input)
+        share = macs if macs < 1 else macs / whole
+        return [{"target_macs": max(1.0, whole * share**step)} for step in steps]
+    if params is not None:
+        whole = sum(parameter.numel() for parameter in model.parameters())
+        share = params if params < 1 else params / whole
+        return [{"target_params": max(1.0, whole * share**step)} for step in steps]
+    return [{"amount": amount}] * rounds  # refused with the reason

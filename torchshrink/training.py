@@ -30,6 +30,7 @@ class Settings:
         batch_size: Samples per step and process.
         weight_decay: Of AdamW.
         patience: Epochs without a better validation loss after which training stops; 0 never stops early.
+        distillation: Share of the loss, in [0, 1], that a teacher's outputs are the truth of.
         precision: ``"auto"`` takes bfloat16 where the processor computes with it, else float32.
         seed: Decides order, augmentation and dropout.
     """
@@ -39,6 +40,7 @@ class Settings:
     batch_size: int = 16
     weight_decay: float = 1e-4
     patience: int = 0
+    distillation: float = 0.0
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     seed: int = 0
 
@@ -63,6 +65,7 @@ def fit(
     *,
     after_step: AfterStep | None = None,
     settled: float = 0.0,
+    teacher: nn.Module | None = None,
     progress: Progress = SILENT,
 ) -> History:
     """Train ``model`` in place and leave it, in evaluation mode, with the weights of its best epoch.
@@ -74,6 +77,7 @@ def fit(
         after_step: Called after each step with the number of finished steps and of all, for schedules and masks.
         settled: Share of the training after which an epoch may be the best one; before it, the model is still being
             pruned or its ranges still move.
+        teacher: Imitated with the weight ``settings.distillation`` (Hinton et al., arXiv:1503.02531); left as it is.
         progress: Told about every step.
 
     Raises:
@@ -95,7 +99,8 @@ def fit(
     wrapped, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     steps = settings.epochs * len(loader)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=max(steps, 2))
-    run = _Run(wrapped, task, settings, accelerator, optimizer, schedule, after_step, progress, steps)
+    guide = _guide(teacher, settings, accelerator.device)
+    run = _Run(wrapped, task, settings, accelerator, optimizer, schedule, after_step, guide, progress, steps)
     history, best = History(), None
     for epoch in range(1, settings.epochs + 1):
         train_loss = run.epoch(loader, generator)
@@ -127,6 +132,7 @@ class _Run:
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     after_step: AfterStep | None
+    teacher: nn.Module | None
     progress: Progress
     steps: int
     step: int = 0
@@ -150,7 +156,11 @@ class _Run:
         bf16 = uses_bf16(self.settings.precision, inputs.device.type)
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16):
             output = self.model(inputs)
+            guidance = None if self.teacher is None else _answer(self.teacher, inputs)
         loss = self.task.loss(output.float(), truth)
+        if guidance is not None:
+            share = self.settings.distillation
+            loss = (1 - share) * loss + share * imitation(output.float(), guidance.float())
         if not torch.isfinite(loss):
             raise ModelError(
                 f"the training loss became {loss.item()} at step {self.step + 1}: lower lr ({self.settings.lr}), "
@@ -162,6 +172,32 @@ class _Run:
         self.schedule.step()
         self.step += 1
         return float(loss.detach())
+
+
+def imitation(output: Tensor, guidance: Tensor) -> Tensor:
+    """Return how far a model is from its teacher, a scalar that is 0 where they agree.
+
+    Probabilities are compared by the mean Kullback-Leibler divergence of each one's two outcomes, any other outputs by
+    the mean squared error. Both are ``[N, K, *size]``.
+    """
+    low, high = torch.aminmax(guidance)
+    if low < 0 or high > 1 or bool((output < 0).any()) or bool((output > 1).any()):
+        return (output - guidance).square().mean()
+    entropy = nn.functional.binary_cross_entropy(guidance, guidance)
+    return nn.functional.binary_cross_entropy(output, guidance) - entropy
+
+
+@torch.no_grad()
+def _answer(teacher: nn.Module, inputs: Tensor) -> Tensor:
+    answer: Tensor = teacher(inputs)
+    return answer
+
+
+def _guide(teacher: nn.Module | None, settings: Settings, device: torch.device) -> nn.Module | None:
+    """Return a copy of the teacher that is ready to be asked; nothing when it has no say."""
+    if teacher is None or settings.distillation == 0:
+        return None
+    return copy.deepcopy(teacher).to(device).eval()
 
 
 def uses_bf16(precision: str, device: str) -> bool:

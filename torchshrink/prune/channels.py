@@ -170,7 +170,7 @@ def _choose(
         smallest = torch.cat(known).argsort(stable=True)[:count]
         owner = torch.cat([torch.full((len(unit),), index) for index, unit in enumerate(units) if unit is not None])
         wanted = [int((owner[smallest] == index).sum()) for index in range(len(units))]
-    chosen = []
+    chosen: list[list[int]] = []
     for unit, fold, number in zip(units, folds, wanted, strict=True):
         if unit is None:
             chosen.append([])

@@ -91,9 +91,8 @@ def _by_output(weight: Tensor, module: Any) -> Tensor:
     """Return ``[output channels, all weights that make one]``."""
     if not isinstance(module, _TRANSPOSED):
         return weight.flatten(1)
-    groups = module.groups  # [in, out / groups, *kernel]
-    parts = weight.unflatten(0, (groups, -1)).transpose(1, 2)
-    return parts.flatten(0, 1).flatten(1)
+    parts = weight.reshape(module.groups, -1, *weight.shape[1:])  # from [in, out / groups, *kernel]
+    return parts.transpose(1, 2).flatten(0, 1).flatten(1)
 
 
 def _taylor(parameter: Tensor) -> Tensor:

@@ -85,7 +85,7 @@ def block(
     goes = sizes[order].cumsum(0) - sizes[order] < round(amount * float(sizes.sum()), 6)
     kept = torch.ones_like(scores)
     kept[order[goes]] = 0
-    for layer, part in zip(layers.values(), kept.split([score.numel() for score, _ in scored]), strict=True):
+    for layer, part in zip(layers.values(), torch.split(kept, [score.numel() for score, _ in scored]), strict=True):
         rows = _rows(layer)
         across, down = -(-rows.shape[1] // shape[1]), -(-rows.shape[0] // shape[0])
         mask = part.reshape(down, across).repeat_interleave(shape[0], 0).repeat_interleave(shape[1], 1)
@@ -101,7 +101,8 @@ def _block_scores(rows: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]
 
     def sums(values: Tensor) -> Tensor:
         padded = nn.functional.pad(values, padding)
-        return padded.unflatten(0, (-1, shape[0])).unflatten(2, (-1, shape[1])).sum((1, 3))
+        down, across = padded.shape[0] // shape[0], padded.shape[1] // shape[1]
+        return padded.reshape(down, shape[0], across, shape[1]).sum((1, 3))
 
     size = sums(torch.ones_like(rows))
     return sums(rows.abs()) / size, size
