@@ -155,7 +155,7 @@ class Measuring(_Strict):
 def _default_variants() -> dict[str, Variant]:
     return {
         "dense": Variant(train=Dense()),
-        "pruned": Variant.model_validate({"from": "dense", "prune": {}}),
+        "pruned": Variant.model_validate({"from": "dense", "prune": {"amount": 0.8}}),
         "pruned-qat": Variant.model_validate({"from": "pruned", "qat": {}}),
     }
 

@@ -30,10 +30,10 @@ def test_defaults() -> None:
     assert found == recipe.Recipe()
     assert (found.version, found.data, found.seed, found.validation) == (1, "synthetic:cells", 0, 0.1)
     assert list(found.variants) == ["dense", "pruned", "pruned-qat"]
-    assert found.variants["dense"].train == recipe.Training(epochs=30, lr=0.003, batch_size=16, weight_decay=1e-4)
+    assert found.variants["dense"].train == recipe.Dense(epochs=30, lr=0.003, batch_size=16, weight_decay=1e-4)
     assert found.variants["pruned"].source == "dense"
     assert found.variants["pruned"].prune == recipe.Pruning(
-        amount=0.8, scope="global", gradual=True, epochs=20, lr=0.002
+        amount=0.8, method="magnitude", schedule="polynomial", epochs=20, lr=0.002
     )
     assert found.variants["pruned-qat"].source == "pruned"
     assert found.variants["pruned-qat"].qat == recipe.Qat(epochs=10, lr=0.0005)
@@ -60,15 +60,15 @@ def test_template_names_the_command_that_runs_it() -> None:
 def test_template_shows_every_setting() -> None:
     """With its commented lines taken in, nothing is missing and everything is accepted."""
     text = recipe.TEMPLATE.format(name="x")
-    for line in ("checkpoint:", "loss:", "  name:", "  settings:"):
+    for line in ("checkpoint:", "loss:", "  name:", "  settings:", "distillation:"):
         assert f"# {line}" in text
         text = text.replace(f"# {line}", line)
     content = yaml.safe_load(text)
     assert set(content) == set(recipe.Recipe.model_fields)
     assert set(content["variants"]["dense"]["train"]) == set(recipe.Training.model_fields)
-    assert set(content["variants"]["pruned"]["prune"]) >= set(recipe.Pruning.model_fields) - set(
-        recipe.Training.model_fields
-    )
+    for variant in ("slim", "slim-clustered"):
+        assert f"# {variant}:" in text  # every kind of step is shown
+    assert set(content["variants"]["pruned"]["prune"]) >= {"amount", "method", "schedule"}
     assert set(content["measure"]) == set(recipe.Measuring.model_fields)
     assert recipe.parse(content).loss == recipe.Loss(
         name="focal_tversky", settings={"alpha": 0.7, "beta": 0.3, "gamma": 0.75}
@@ -87,10 +87,14 @@ FULL: dict[str, Any] = {
     "augment": False,
     "model": {"factory": "m:f", "arguments": {"widths": [4, 8]}, "checkpoint": "a.pt", "allow_pickle": True},
     "loss": {"name": "dice", "settings": {"smooth": 0.5}},
+    "distillation": 0.25,
     "variants": {
         "base": {"train": {"epochs": 1, "lr": 0.5, "patience": 2, "precision": "bf16"}},
-        "thin": {"from": "base", "prune": {"amount": 0.3, "scope": "layer", "gradual": False, "epochs": 0}},
-        "int8": {"from": "thin", "qat": {"epochs": 1}},
+        "thin": {"from": "base", "prune": {"amount": 0.3, "method": "layer", "schedule": "rewind", "epochs": 0}},
+        "slim": {"from": "thin", "channels": {"target_macs": 0.5, "ignore": ["head"], "rounds": 2}},
+        "few": {"from": "slim", "cluster": {"count": 8}},
+        "again": {"from": "slim", "train": {"reinitialize": True}},
+        "int8": {"from": "few", "qat": {"epochs": 1}},
     },
     "formats": ["onnx"],
     "precisions": ["int8"],
@@ -209,10 +213,24 @@ def test_amount_out_of_range(amount: Any) -> None:
         ),
         ({"dense": TRAIN, "thin": {"from": "dens", "prune": {}}}, "'thin' comes from 'dens'"),
         ({"dense": {"from": "dense", "qat": {}}}, "'dense' comes from 'dense'"),
-        ({"dense": {"train": {}, "qat": {}}}, "needs exactly one of train, prune, qat; has train, qat"),
-        ({"dense": {}}, "needs exactly one of train, prune, qat; has none"),
-        ({"dense": TRAIN, "b": {"from": "dense", "train": {}}}, "'train' starts from the model and takes no 'from'"),
-        ({"thin": {"prune": {}}}, "'prune' and 'qat' need one"),
+        (
+            {"dense": {"train": {}, "qat": {}}},
+            "needs exactly one of train, prune, channels, cluster, qat; has train, qat",
+        ),
+        ({"dense": {}}, "needs exactly one of train, prune, channels, cluster, qat; has none"),
+        ({"thin": {"prune": {}}}, "variants.thin: 'prune' needs a 'from'"),
+        ({"slim": {"channels": {"amount": 0.5}}}, "variants.slim: 'channels' needs a 'from'"),
+        ({"dense": TRAIN, "b": {"from": "dense", "channels": {}}}, "exactly one of amount, target_macs"),
+        (
+            {"dense": TRAIN, "b": {"from": "dense", "channels": {"amount": 0.5, "target_macs": 0.5}}},
+            "exactly one of amount, target_macs",
+        ),
+        ({"dense": TRAIN, "b": {"from": "dense", "prune": {"method": "best"}}}, "method 'best': expected one of"),
+        ({"dense": TRAIN, "b": {"from": "dense", "prune": {"method": "4:4"}}}, "0 < n < m"),
+        (
+            {"dense": TRAIN, "b": {"from": "dense", "prune": {"amount": 0.5, "amounts": {"head": 0.5}}}},
+            "amount for all layers or amounts by layer, not both",
+        ),
         (
             {"dense": TRAIN, "q": {"from": "dense", "qat": {}}, "thin": {"from": "q", "prune": {}}},
             "'thin' comes from 'q', which is quantized: qat is the last step",

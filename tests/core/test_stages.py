@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from torchshrink import prune, quantize, stages
+from torchshrink.bench import count_macs
 from torchshrink.errors import RecipeError
 from torchshrink.metrics import evaluate
 from torchshrink.models import UNet
 from torchshrink.quantize import PreparedModule
 from torchshrink.task import Task
-from torchshrink.training import Settings
+from torchshrink.training import Settings, imitation
 
 
 def settings(epochs: int, **others: Any) -> Settings:
@@ -24,6 +25,10 @@ def settings(epochs: int, **others: Any) -> Settings:
 
 def count(model: nn.Module) -> int:
     return sum(layer.weight.numel() for layer in prune.prunable_layers(model).values())
+
+
+def parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def zero_codes(graph: nn.Module) -> tuple[int, int]:
@@ -39,11 +44,11 @@ class Constant(nn.Module):
 
 
 @pytest.mark.parametrize("amount", [0.3, 0.75])
-@pytest.mark.parametrize("gradual", [True, False])
-def test_prune_reaches_the_amount_exactly(tiny_task: Task, amount: float, gradual: bool) -> None:
+@pytest.mark.parametrize("schedule", ["polynomial", "constant", "one_shot", "rewind"])
+def test_prune_reaches_the_amount_exactly(tiny_task: Task, amount: float, schedule: stages.Scheduling) -> None:
     model = UNet(widths=(2, 4)).eval()
     before = copy.deepcopy(model.state_dict())
-    pruned, history = stages.prune(model, tiny_task, settings(4), amount, gradual=gradual)
+    pruned, history = stages.prune(model, tiny_task, settings(4), amount, schedule=schedule)
     assert prune.sparsity(pruned) == math.ceil(amount * count(model)) / count(model)
     assert not any("mask" in name or "orig" in name for name in pruned.state_dict())
     assert len(history.epochs) == 4
@@ -52,9 +57,109 @@ def test_prune_reaches_the_amount_exactly(tiny_task: Task, amount: float, gradua
 
 
 def test_prune_by_layer(tiny_task: Task) -> None:
-    pruned, _ = stages.prune(UNet(widths=(2, 4)), tiny_task, settings(2), 0.5, scope="layer")
+    pruned, _ = stages.prune(UNet(widths=(2, 4)), tiny_task, settings(2), 0.5, "layer", ignore=())
     for layer in prune.prunable_layers(pruned).values():
         assert abs(int((layer.weight == 0).sum()) - 0.5 * layer.weight.numel()) <= 0.5
+
+
+@pytest.mark.parametrize("method", ["lamp", "random", "2:4", "1x4", "4x1"])
+@pytest.mark.parametrize("schedule", ["polynomial", "one_shot"])
+def test_every_method_ends_where_it_would_at_once(tiny_task: Task, method: str, schedule: stages.Scheduling) -> None:
+    model = UNet(widths=(4, 8)).eval()
+    pruned, _ = stages.prune(model, tiny_task, settings(2), 0.5, method, schedule)
+    at_once, _ = stages.prune(model, tiny_task, settings(0), 0.5, method)
+    assert prune.sparsity(pruned) == pytest.approx(prune.sparsity(at_once), abs=0.01)
+    assert prune.sparsity(pruned) > 0.4
+
+
+def test_an_amount_that_a_pattern_cannot_reach(small_net: nn.Module, tiny_task: Task) -> None:
+    with pytest.raises(RecipeError, match=r"'2:4' reaches a sparsity of 0\.5 at most, not 0\.8"):
+        stages.prune(small_net, tiny_task, settings(1), 0.8, "2:4")
+
+
+@pytest.mark.parametrize("epochs", [0, 4])
+def test_amounts_by_layer(tiny_task: Task, epochs: int) -> None:
+    amounts = {"encoder.0.3": 0.25, "decoder.0.0": 0.75}
+    pruned, _ = stages.prune(UNet(widths=(4, 8)), tiny_task, settings(epochs), amounts=amounts)
+    for name, layer in prune.prunable_layers(pruned).items():
+        assert float((layer.weight == 0).float().mean()) == amounts.get(name, 0.0)
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_channels_are_removed_in_rounds(tiny_task: Task, rounds: int) -> None:
+    model = UNet(widths=(8, 16)).eval()
+    before = copy.deepcopy(model.state_dict())
+    slim, history = stages.channels(model, tiny_task, settings(7), 0.5, rounds=rounds, scope="layer")
+    widths = [layer.out_channels for name, layer in prune.prunable_layers(slim).items() if name != "head"]
+    assert widths == pytest.approx([4, 4, 8, 8, 4, 4, 4], abs=1)
+    assert len(history.epochs) == 7
+    assert 1 <= history.best_epoch <= 7
+    torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
+    found = evaluate(slim, tiny_task.validation, tiny_task.loss)
+    assert found.loss == pytest.approx(history.best_loss, abs=1e-5)  # the model of the best epoch
+
+
+@pytest.mark.parametrize("goal", [{"target_macs": 0.4}, {"target_params": 0.3}, {"target_params": 900.0}])
+def test_channels_meet_a_target_over_rounds(tiny_task: Task, goal: dict[str, float]) -> None:
+    model = UNet(widths=(8, 16))
+    counts = {"target_macs": lambda net: count_macs(net, tiny_task.example_input), "target_params": parameters}
+    ((key, target),) = goal.items()
+    slim, _ = stages.channels(model, tiny_task, settings(0), **goal, rounds=2)
+    wanted = target if target > 1 else target * counts[key](model)
+    assert 0.75 * wanted <= counts[key](slim) <= wanted
+
+
+def test_zeros_stay_when_channels_go(tiny_task: Task) -> None:
+    sparse = prune.remove(prune.magnitude(UNet(widths=(8, 16)), 0.6))
+    slim, _ = stages.channels(sparse, tiny_task, settings(4), 0.25, rounds=2)
+    assert prune.sparsity(slim) > 0.4
+
+
+def test_taylor_asks_the_data(tiny_task: Task) -> None:
+    slim, _ = stages.channels(UNet(widths=(8, 16)), tiny_task, settings(0), 0.5, importance="taylor", rounds=1)
+    assert parameters(slim) < 0.6 * parameters(UNet(widths=(8, 16)))
+
+
+def test_reinitialized_models_keep_only_their_shape(tiny_task: Task) -> None:
+    slim, _ = stages.channels(UNet(widths=(8, 16)), tiny_task, settings(0), 0.5, rounds=1)
+    fresh = stages.reinitialize(slim, 0)
+    assert [value.shape for value in fresh.state_dict().values()] == [v.shape for v in slim.state_dict().values()]
+    for name, layer in prune.prunable_layers(slim).items():
+        assert not torch.equal(prune.prunable_layers(fresh)[name].weight, layer.weight)
+    torch.testing.assert_close(fresh.state_dict(), stages.reinitialize(slim, 0).state_dict(), rtol=0, atol=0)
+
+
+class Answers(nn.Module):
+    """A teacher that says the same of everything."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.full_like(inputs, 0.9)
+
+
+class Falling(nn.Module):
+    """Teaches nothing, and calls every epoch better than the one before, so that the last one is kept."""
+
+    calls = 0
+
+    def forward(self, probability: Tensor, truth: Tensor) -> Tensor:
+        self.calls += 1
+        return 1 / self.calls + 0 * probability.mean()
+
+
+def test_students_imitate_their_teacher(make_task: Callable[..., Task]) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 1, 1), nn.Sigmoid())
+    inputs = torch.randn(4, 1, 16, 16)
+    for share, low, high in ((1.0, 0, 0.05), (0.5, 0, 0.05), (0.0, 0.2, 1)):  # without a share, a teacher has no say
+        student = copy.deepcopy(model)
+        task = make_task(loss=Falling())
+        stages.train(student, task, settings(30, lr=0.1, weight_decay=0, distillation=share), teacher=Answers())
+        assert low <= (student(inputs) - 0.9).abs().mean() <= high
+
+
+def test_imitation_is_zero_where_both_agree() -> None:
+    for values in (torch.rand(2, 1, 4, 4), torch.randn(2, 3)):
+        assert imitation(values, values).item() == pytest.approx(0, abs=1e-6)
+        assert imitation(values.clamp(0.2, 0.8), values).item() > 0
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 5])
@@ -68,8 +173,8 @@ def test_the_kept_epoch_has_the_final_amount(make_task: Callable[..., Task], tra
 
 
 def test_prune_without_fine_tuning(small_net: nn.Module, tiny_task: Task) -> None:
-    for gradual in (True, False):
-        pruned, history = stages.prune(small_net, tiny_task, settings(0), 0.5, gradual=gradual)
+    for schedule in ("polynomial", "one_shot", "rewind"):
+        pruned, history = stages.prune(small_net, tiny_task, settings(0), 0.5, schedule=schedule)
         assert prune.sparsity(pruned) == 0.5
         assert history.epochs == []
 
@@ -82,13 +187,13 @@ def test_pruning_further_keeps_earlier_zeros(tiny_task: Task) -> None:
         assert (prune.prunable_layers(second)[name].weight[layer.weight == 0] == 0).all()
 
 
-@pytest.mark.parametrize("gradual", [True, False])
+@pytest.mark.parametrize("schedule", ["polynomial", "constant", "one_shot", "rewind"])
 @pytest.mark.parametrize("epochs", [0, 2])
-def test_pruning_to_less_than_there_is(tiny_task: Task, gradual: bool, epochs: int) -> None:
+def test_pruning_to_less_than_there_is(tiny_task: Task, schedule: stages.Scheduling, epochs: int) -> None:
     """It would give zeros back to training without a word."""
     model = prune.remove(prune.magnitude(UNet(widths=(2, 4)), 0.8))
     with pytest.raises(RecipeError, match=r"0\.8.* 0\.5"):
-        stages.prune(model, tiny_task, settings(epochs), 0.5, gradual=gradual)
+        stages.prune(model, tiny_task, settings(epochs), 0.5, schedule=schedule)
 
 
 def test_pruned_models_still_learn(tiny_task: Task) -> None:
