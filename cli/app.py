@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import typer
-from torchshrink.cli import bench, convert, doctor, options, run, train
+from torchshrink.cli import bench, convert, doctor, inspection, options, run, train
 from torchshrink.cli.console import errors
 
 from torchshrink.errors import ShrinkError
@@ -65,6 +65,7 @@ def _add(function: Callable[..., None], example: str) -> None:
 
 _add(run.run, "torchshrink run --data ../data/nuclei --out runs/nuclei")
 _add(run.sweep, "torchshrink sweep dense.safetensors --data ../data/nuclei --sparsity 50,80,90 --channels 50")
+_add(inspection.inspect, "torchshrink inspect dense.safetensors --data synthetic:cells --plot layers.png")
 _add(train.train, "torchshrink train --data synthetic:cells --out dense.safetensors --epochs 10")
 _add(train.prune, "torchshrink prune dense.safetensors --data synthetic:cells --amount 0.8 --out pruned.safetensors")
 _add(train.qat, "torchshrink qat pruned.safetensors --data synthetic:cells --out int8.safetensors")

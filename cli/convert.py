@@ -130,11 +130,18 @@ def load_model(
 
     model = checkpoint.load(path, recipe.resolve(factory, "model") if factory else None, allow_pickle)
     description = checkpoint.describe(path) if path.suffix == ".safetensors" else {}
-    sizes = [int(part) for part in shape.split(",")] if shape else description.get("input_shape")
+    sizes = _sizes(shape) if shape else description.get("input_shape")
     if sizes is None:
         raise ModelError(f"{path} does not say what shape its input has: pass --shape, such as --shape 1,1,128,128")
     kept = ("normalization", "class_names", "input_shape")
     return model, torch.zeros(sizes), {key: description[key] for key in kept if key in description}
+
+
+def _sizes(shape: str) -> list[int]:
+    parts = shape.split(",")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise typer.BadParameter(f"{shape!r}: expected sizes such as 1,1,128,128", param_hint="--shape")
+    return [int(part) for part in parts]
 
 
 def _show_file(path: Path, as_json: bool) -> None:

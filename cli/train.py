@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 from torchshrink.cli import console, options
 
-from torchshrink.errors import ModelError, OutputError
+from torchshrink.errors import ModelError, OutputError, RecipeError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,6 +57,9 @@ def prune(
         Optional[float],  # noqa: UP045  # typer evaluates it
         typer.Option(min=0.0, max=0.99, help="Share of the weights to set to zero; by default 0.8."),
     ] = None,
+    auto: Annotated[
+        bool, typer.Option("--auto", help="Prune each layer as far as it can bear, as torchshrink inspect suggests.")
+    ] = False,
     method: Annotated[
         str, typer.Option(help="magnitude, layer, lamp, random, N:M such as 2:4, or RxC blocks such as 1x4.")
     ] = "magnitude",
@@ -100,6 +104,8 @@ def prune(
     removes = any(goal is not None for goal in goals.values())
     if removes and amount is not None:
         raise typer.BadParameter("weights and channels are two steps: prune twice", param_hint="--amount")
+    if auto and (removes or amount is not None or method != "magnitude"):
+        raise typer.BadParameter("chooses each layer's amount: leave out the other ways to prune", param_hint="--auto")
     with console.Progress() as progress:
         task, model = _load(progress, model_file, data, seed, factory, allow_pickle)
         from torchshrink import stages
@@ -117,8 +123,9 @@ def prune(
             how = {"importance": importance, "round_to": round_to, "rounds": rounds, "ignore": ignore or ()}
             model, history = stages.channels(model, task, settings, **goals, **how, **shared)  # type: ignore[arg-type]
         else:
+            amounts = _bearable(model, task, ignore or (), progress) if auto else None
             progress.start("prune and fine-tune")
-            how = {"method": method, "schedule": schedule, "ignore": ignore}
+            how = {"method": method, "schedule": schedule, "amounts": amounts, "ignore": None if auto else ignore}
             model, history = stages.prune(model, task, settings, amount, **how, **shared)  # type: ignore[arg-type]
         content = _save(model, out, task, history.to_dict())
     _show(content, as_json)
@@ -201,6 +208,19 @@ def _load(
     if is_quantized(model):
         raise ModelError(f"{path} is quantized already: start from the float model that it was made from")
     return task, model
+
+
+def _bearable(model: nn.Module, task: Task, ignore: Sequence[str], progress: console.Progress) -> dict[str, float]:
+    """Return the sparsity that each layer can bear, as `inspect` suggests it."""
+    from torchshrink import sensitivity
+
+    costs = sensitivity.measure(model, task, ignore=ignore, progress=progress)
+    amounts = sensitivity.suggest(model, task, costs, progress=progress).amounts
+    if not any(amounts.values()):
+        raise RecipeError(
+            f"no layer can be pruned before fine-tuning at a loss of {sensitivity.BUDGET:g}: choose an --amount"
+        )
+    return amounts
 
 
 def _settings(epochs: int, lr: float, batch_size: int, seed: int, distillation: float = 0.0) -> Any:

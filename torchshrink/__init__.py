@@ -13,7 +13,10 @@ from typing import Any
 __version__ = version("torchshrink")
 
 _ATTRIBUTES = {"UNet": "torchshrink.models", "Task": "torchshrink.task", "open_task": "torchshrink.data"}
-_MODULES = ("bench", "checkpoint", "converters", "data", "losses", "metrics", "prune", "quantize", "stages", "training")
+_MODULES = (
+    "bench", "checkpoint", "converters", "data", "errors", "losses", "metrics", "prune", "quantize", "sensitivity",
+    "stages", "training",
+)  # fmt: skip
 
 __all__ = [*_ATTRIBUTES, *_MODULES, "__version__"]
 

@@ -12,7 +12,6 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from torchshrink.errors import RecipeError
-from torchshrink.prune import methods
 
 
 class _Strict(BaseModel):
@@ -52,6 +51,8 @@ class Pruning(Training):
     @field_validator("method")
     @classmethod
     def _method_exists(cls, name: str) -> str:
+        from torchshrink.prune import methods  # which loads torch, as a recipe without pruning does not
+
         try:
             methods.method(name)
         except RecipeError as error:

@@ -129,6 +129,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     """Draw size against test loss, the area of a marker standing for latency, as PNG or SVG by the path's ending."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter
 
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     FigureCanvasAgg(figure)
@@ -144,6 +145,9 @@ def plot(rows: Sequence[Row], path: Path) -> None:
         axes.scatter(row["bytes"] / 1e6, row["loss"], s=8, c=colors[row["format"]])
     _label(axes, rows)
     axes.set_xscale("log")
+    axes.margins(x=0.15, y=0.12)
+    for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        axis(FuncFormatter(lambda value, _: f"{value:g}"))  # megabytes, not powers of ten
     axes.set_xlabel("size of the file [MB]")
     axes.set_ylabel("test loss (computed with the file)")
     axes.set_title("Smaller is left, better is low; the larger the marker, the slower")

@@ -93,6 +93,8 @@ def prune(
     initial = pruning.sparsity(model)
     if amounts is not None:
         apply, initial, final = _by_layer(amounts), 0.0, max(amounts.values(), default=0.0)
+        if ignore or amount is not None:
+            raise RecipeError("amounts says which layers are pruned and how far: give no amount and no ignore")
     else:
         apply = pruning_method(method, ignore, settings.seed)
         final = min(0.8, most(method)) if amount is None else amount

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
@@ -55,8 +56,9 @@ def remove(model: nn.Module) -> nn.Module:
 def keep_zeros(model: nn.Module) -> nn.Module:
     """Mask the weights that are exactly zero, in place, so that more training leaves them zero. Returns the model."""
     for layer in prunable_layers(model).values():
-        if not hasattr(layer, "weight_mask") and bool((layer.weight == 0).any()):
-            torch_prune.custom_from_mask(layer, "weight", layer.weight != 0)
+        mask = layer.weight.detach() != 0
+        if not mask.all() and not torch.equal(mask, getattr(layer, "weight_mask", torch.empty(0)) != 0):
+            torch_prune.custom_from_mask(layer, "weight", mask)
     return model
 
 

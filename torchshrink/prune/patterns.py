@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
 from torchshrink.errors import RecipeError
-from torchshrink.prune.layers import Layer, checked, inner_layers, remove
+from torchshrink.prune.layers import Layer, checked, inner_layers, keep_zeros, remove
 
 
 def n_m(model: nn.Module, n: int = 2, m: int = 4, ignore: Sequence[str] | None = None) -> nn.Module:
@@ -48,7 +48,7 @@ def n_m(model: nn.Module, n: int = 2, m: int = 4, ignore: Sequence[str] | None =
         smallest = groups.argsort(dim=2, stable=True)[..., :n]
         mask[:, :whole] = torch.ones_like(groups).scatter(2, smallest, 0).reshape(rows.shape[0], whole)
         torch_prune.custom_from_mask(layer, "weight", _unrows(mask, layer))
-    return model
+    return keep_zeros(model)
 
 
 def block(
@@ -91,7 +91,7 @@ def block(
         mask = part.reshape(down, across).repeat_interleave(shape[0], 0).repeat_interleave(shape[1], 1)
         mask = mask[: rows.shape[0], : rows.shape[1]]
         torch_prune.custom_from_mask(layer, "weight", _unrows(mask, layer))
-    return model
+    return keep_zeros(model)
 
 
 def _block_scores(rows: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]:

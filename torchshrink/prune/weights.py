@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
 from torchshrink.errors import RecipeError
-from torchshrink.prune.layers import Layer, checked, inner_layers, prunable_layers, remove
+from torchshrink.prune.layers import Layer, checked, inner_layers, keep_zeros, prunable_layers, remove
 
 Scope = Literal["global", "layer"]
 Score = Callable[[Tensor], Tensor]
@@ -41,8 +41,9 @@ def magnitude(
 
     Source: Han et al., arXiv:1506.02626.
 
-    >>> round(sparsity(magnitude(nn.Linear(10, 10), 0.8)), 2)
-    0.8
+    >>> model = magnitude(nn.Linear(10, 10), 0.8)
+    >>> int((model.weight == 0).sum())
+    80
     """
     if scope not in ("global", "layer"):
         raise RecipeError(f"scope={scope!r}: expected 'global' or 'layer'")
@@ -97,7 +98,7 @@ def by_layer(model: nn.Module, amounts: Mapping[str, float]) -> nn.Module:
     remove(model)
     for name, amount in amounts.items():
         torch_prune.l1_unstructured(layers[name], "weight", round(amount * layers[name].weight.numel()))
-    return model
+    return keep_zeros(model)
 
 
 def _globally(model: nn.Module, amount: float, layers: dict[str, Layer], score: Score) -> nn.Module:
@@ -109,7 +110,7 @@ def _globally(model: nn.Module, amount: float, layers: dict[str, Layer], score: 
     parameters = [(layer, "weight") for layer in layers.values()]
     scores = {(layer, "weight"): score(layer.weight.detach()) for layer in layers.values()}
     torch_prune.global_unstructured(parameters, torch_prune.L1Unstructured, importance_scores=scores, amount=count)
-    return model
+    return keep_zeros(model)
 
 
 def _lamp_scores(weight: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torchao.quantization.pt2e import FakeQuantize
 
+from torchshrink.prune.clusters import Clusters
 from torchshrink.quantize.observer import StepMinMaxObserver
 
 aten = torch.ops.aten
@@ -21,7 +22,8 @@ class PreparedModule(nn.Module):
     """What `prepare_qat` and `prepare_ptq` return: it trains, evaluates and saves like any module.
 
     An exported graph has its mode written into its operations; this wrapper rewrites them on ``train()`` and
-    ``eval()``. Weights that are exactly zero when it is made are kept zero by `apply_masks`.
+    ``eval()``. Weights that are exactly zero when it is made are kept zero by `apply_masks`, those that were clustered
+    (`torchshrink.prune.cluster`) are kept equal.
 
     Args:
         graph: The prepared graph.
@@ -38,6 +40,7 @@ class PreparedModule(nn.Module):
             for name, parameter in graph.named_parameters()
             if parameter.dim() > 1 and bool((parameter == 0).any())
         }
+        self._clusters = Clusters.find(graph)
         self.train(is_qat)
 
     def forward(self, *inputs: Tensor) -> Tensor:
@@ -85,11 +88,13 @@ class PreparedModule(nn.Module):
 
     @torch.no_grad()
     def apply_masks(self) -> None:
-        """Set the weights that were pruned before preparation back to exactly zero; call it after every step."""
+        """Set pruned weights back to exactly zero, and clustered ones to a common value; call it after every step."""
         if self._masks:
             parameters = dict(self.graph_module.named_parameters())
             for name, mask in self._masks.items():
-                parameters[name].mul_(mask)
+                self._masks[name] = mask.to(parameters[name].device)
+                parameters[name].mul_(self._masks[name])
+        self._clusters.apply()
 
 
 def _set_argument(node: Node, position: int, value: bool) -> None:

@@ -1,0 +1,99 @@
+"""The command that looks into a model: inspect."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+from torchshrink.cli import console, options
+from torchshrink.cli.convert import Shape, load_model
+from torchshrink.cli.train import check_output, load_task
+
+from torchshrink.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from torchshrink.layer_table import Inspection
+    from torchshrink.task import Task
+
+_PICTURES = (".png", ".svg", ".pdf")
+
+
+def inspect(
+    model_file: options.ModelFile,
+    data: Annotated[
+        Optional[str],  # noqa: UP045  # typer evaluates it
+        typer.Option(help="Measure how sensitive each layer is on the validation part of this data, as in train."),
+    ] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Validation samples to measure on, at most.")] = 64,
+    budget: Annotated[
+        float, typer.Option(min=0.0, help="Loss that the suggested sparsities may cost before fine-tuning.")
+    ] = 0.01,
+    out: Annotated[Optional[Path], typer.Option(help="A JSON file to write.")] = None,  # noqa: UP045
+    plot: Annotated[Optional[Path], typer.Option(help="A picture to write: .png, .svg or .pdf.")] = None,  # noqa: UP045
+    shape: Shape = None,
+    seed: options.Seed = 0,
+    factory: options.Factory = None,
+    allow_pickle: options.AllowPickle = False,
+    overwrite: options.Overwrite = False,
+    as_json: options.Json = False,
+) -> None:
+    """List the layers of a model: parameters, MACs, zeros; with data, which of them pruning and int8 hurt."""
+    if plot is not None and plot.suffix.lower() not in _PICTURES:
+        raise typer.BadParameter(f"{plot}: expected a name ending in {', '.join(_PICTURES)}", param_hint="--plot")
+    for path in (out, plot):
+        if path is not None:
+            check_output(path, overwrite)
+    with console.Progress() as progress:
+        progress.start(f"inspect {model_file.name}")
+        task: Task | None = None
+        if data is None:
+            model, example, _ = load_model(model_file, shape, factory, allow_pickle)
+        else:
+            task, model = load_task(model_file, data, seed, factory, allow_pickle)
+            example = task.example_input
+        found = _inspect(model_file, model, example, task, samples, budget, progress)
+    from torchshrink import layer_table
+    from torchshrink.files import atomic
+
+    content = {"path": str(model_file), **layer_table.to_dict(found)}
+    if out is not None:
+        with atomic(out) as temporary:
+            temporary.write_text(json.dumps(content, indent=1))
+    if plot is not None:
+        layer_table.plot(found, plot)
+    if as_json:
+        console.show_json(content)
+        return
+    console.show_table(*layer_table.table(found))
+    if found.suggestion is not None:
+        console.show(layer_table.verdict(found))
+
+
+def _inspect(
+    path: Path,
+    model: nn.Module,
+    example: Tensor,
+    task: Task | None,
+    samples: int,
+    budget: float,
+    progress: console.Progress,
+) -> Inspection:
+    from torchshrink import sensitivity
+    from torchshrink.bench import count_macs, count_parameters
+    from torchshrink.layer_table import Inspection
+    from torchshrink.quantize import is_quantized
+
+    if is_quantized(model):
+        raise ModelError(f"{path} is quantized already: inspect the float model that it was made from")
+    layers = sensitivity.layers(model, example)
+    parameters, macs = count_parameters(model)[0], count_macs(model, example)
+    if task is None:
+        return Inspection(layers, parameters, macs)
+    costs = sensitivity.measure(model, task, samples=samples, progress=progress)
+    return Inspection(
+        layers, parameters, macs, costs, sensitivity.suggest(model, task, costs, budget, progress=progress)
+    )

@@ -1,0 +1,124 @@
+"""Other weights and outputs of a layer for a while: pruned, or in int8; the layer is the same afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from torchshrink.prune.layers import Layer
+from torchshrink.quantize.scheme import ACTIVATION_MAX, ACTIVATION_MIN, WEIGHT_MAX
+
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d)
+Range = tuple[Tensor, Tensor]
+
+_ACTIVATION_EPS, _WEIGHT_EPS = 2.0**-12, 2.0**-16  # the smallest steps, as torchshrink.quantize.scheme has them
+
+
+def cutter(weight: Tensor, amounts: Sequence[float]) -> Callable[[float], Tensor]:
+    """Return a function that returns ``weight`` without its smallest values: ``round(amount * size)`` of them.
+
+    The values are partitioned and not sorted, once for all amounts: a sort of 100 million takes gigabytes.
+    """
+    weight = weight.detach()
+    counts = {amount: round(amount * weight.numel()) for amount in amounts}
+    magnitudes = weight.abs().flatten().cpu()
+    if magnitudes.dtype in (torch.float16, torch.bfloat16):
+        magnitudes = magnitudes.float()
+    array = magnitudes.numpy()
+    array.partition(sorted({max(count, 1) - 1 for count in counts.values()}))
+    limits = {amount: float(array[max(count, 1) - 1]) for amount, count in counts.items()}
+
+    def without(amount: float) -> Tensor:
+        count, limit = counts[amount], limits[amount]
+        if count == 0 or limit == 0:  # what would go is zero already
+            return weight
+        flat = weight.flatten()
+        sizes = flat.abs()
+        gone, equal = sizes < limit, (sizes == limit).nonzero()[:, 0]  # of equal weights, the first ones go
+        gone[equal[: count - int(torch.count_nonzero(gone))]] = True
+        return flat.masked_fill(gone, 0).view_as(weight)
+
+    return without
+
+
+def int8_weight(layer: Layer) -> Tensor:
+    """Return the weight rounded to one symmetric grid per output channel."""
+    weight = layer.weight.detach()
+    # [groups, inputs per group, outputs per group, *kernel] for a transposed convolution, else [outputs, inputs, ...].
+    parts = weight.reshape(layer.groups, -1, *weight.shape[1:]) if isinstance(layer, TRANSPOSED) else weight
+    shared = [1, *range(3, parts.dim())] if isinstance(layer, TRANSPOSED) else list(range(1, parts.dim()))
+    scale = (parts.abs().amax(shared, keepdim=True) / WEIGHT_MAX).clamp_min(_WEIGHT_EPS)
+    return (parts / scale).round_().clamp_(-WEIGHT_MAX, WEIGHT_MAX).mul_(scale).reshape(weight.shape)
+
+
+@contextmanager
+def int8_output(layer: Layer, limits: Range | None) -> Iterator[None]:
+    """Round what a layer returns to an affine grid over ``limits`` and zero; without limits, leave it alone."""
+    if limits is None:
+        yield
+        return
+    low, high = min(float(limits[0]), 0.0), max(float(limits[1]), 0.0)
+    scale = max((high - low) / (ACTIVATION_MAX - ACTIVATION_MIN), _ACTIVATION_EPS)
+    zero_point = min(max(ACTIVATION_MIN - round(low / scale), ACTIVATION_MIN), ACTIVATION_MAX)
+
+    def fake(_layer: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+        rounded = torch.fake_quantize_per_tensor_affine(
+            output.float(), scale, zero_point, ACTIVATION_MIN, ACTIVATION_MAX
+        )
+        return rounded.to(output.dtype)
+
+    handle = layer.register_forward_hook(fake)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def replaced(layer: Layer, weight: Tensor) -> Iterator[None]:
+    """Exchange the weight of a layer; the original is the very same object afterwards, never written to."""
+    original = layer.weight
+    layer.weight = nn.Parameter(weight, requires_grad=False)
+    try:
+        yield
+    finally:
+        layer.weight = original
+
+
+@contextmanager
+def replaced_when_called(layer: Layer, make: Callable[[], Tensor]) -> Iterator[None]:
+    """Exchange the weight of a layer only while it computes: of many layers, one other weight exists at a time."""
+    original = layer.weight
+
+    def enter(*_: Any) -> None:
+        layer.weight = nn.Parameter(make(), requires_grad=False)
+
+    def leave(*_: Any) -> None:
+        layer.weight = original
+
+    handles = [layer.register_forward_pre_hook(enter), layer.register_forward_hook(leave, always_call=True)]
+    try:
+        yield
+    finally:
+        layer.weight = original
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def all_pruned(found: Mapping[str, Layer], amounts: Mapping[str, float], called: set[str]) -> Iterator[None]:
+    """Prune many layers at once; those whose weight a function of the model uses itself, for the whole time."""
+    with ExitStack() as stack:
+        for name, amount in amounts.items():
+            layer = found[name]
+            without = cutter(layer.weight, [amount])
+            if name in called:
+                stack.enter_context(replaced_when_called(layer, partial(without, amount)))
+            else:
+                stack.enter_context(replaced(layer, without(amount)))
+        yield
