@@ -302,11 +302,16 @@ class _Job:
         return made, history.to_dict()
 
     def _teacher(self, name: str) -> nn.Module | None:
-        """Return the first variant of a variant's line, when it is another one and has a say."""
+        """Return the model that a variant's line begins with, when that is another one and is to be imitated."""
         first = name
-        while (source := self.recipe.variants[first].source) is not None:
-            first = source
+        while not self._is_new(first):
+            first = str(self.recipe.variants[first].source)
         return self._load(self.states[first].path) if self.recipe.distillation and first != name else None
+
+    def _is_new(self, name: str) -> bool:
+        """Return whether a variant's weights come from no other variant."""
+        variant = self.recipe.variants[name]
+        return variant.source is None or (variant.train is not None and variant.train.reinitialize)
 
     def _step(self, name: str, settings: Any, work: Any) -> tuple[dict[str, Any], str]:
         result, stamp, was_done = self.steps.run(name, settings, work)

@@ -17,6 +17,7 @@ from torchshrink.metrics import evaluate
 from torchshrink.progress import SILENT, Progress
 from torchshrink.task import Task
 
+_SURE = 1 / 512  # half a step of an int8 probability
 AfterStep = Callable[[int, int], None]
 
 
@@ -180,9 +181,11 @@ def imitation(output: Tensor, guidance: Tensor) -> Tensor:
     Probabilities are compared by the mean Kullback-Leibler divergence of each one's two outcomes, any other outputs by
     the mean squared error. Both are ``[N, K, *size]``.
     """
-    low, high = torch.aminmax(guidance)
-    if low < 0 or high > 1 or bool((output < 0).any()) or bool((output > 1).any()):
+    values = torch.stack([output.detach().amin(), output.detach().amax(), guidance.amin(), guidance.amax()])
+    if values.min() < 0 or values.max() > 1:
         return (output - guidance).square().mean()
+    # Quantized probabilities can be exactly 0, where the divergence and its gradient have no bound.
+    output, guidance = (tensor.clamp(_SURE, 1 - _SURE) for tensor in (output, guidance))
     entropy = nn.functional.binary_cross_entropy(guidance, guidance)
     return nn.functional.binary_cross_entropy(output, guidance) - entropy
 

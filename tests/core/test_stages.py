@@ -156,6 +156,14 @@ def test_students_imitate_their_teacher(make_task: Callable[..., Task]) -> None:
         assert low <= (student(inputs) - 0.9).abs().mean() <= high
 
 
+def test_imitation_has_bounded_gradients() -> None:
+    """Fake quantization makes probabilities of exactly 0 and 1."""
+    output = torch.tensor([0.0, 1.0, 1 / 256, 0.5], requires_grad=True)
+    imitation(output, torch.tensor([1e-4, 0.2, 0.9, 0.4])).backward()
+    assert output.grad is not None
+    assert output.grad.abs().max() < 256
+
+
 def test_imitation_is_zero_where_both_agree() -> None:
     for values in (torch.rand(2, 1, 4, 4), torch.randn(2, 3)):
         assert imitation(values, values).item() == pytest.approx(0, abs=1e-6)
