@@ -66,7 +66,8 @@ def plot(rows: Sequence[Row], path: Path) -> None:
         axes.grid(alpha=0.3)
         if key != "loss":
             axes.set_ylim(bottom=0)
-    panels[0, 0].legend(fontsize=7)
+    if series:
+        panels[0, 0].legend(fontsize=7)
     with atomic(path) as temporary:
         figure.savefig(temporary, dpi=120)
 
