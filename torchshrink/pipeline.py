@@ -117,7 +117,11 @@ def make_task(recipe: Recipe) -> Task:
     if recipe.loss is None:
         return task
     if ":" in recipe.loss.name:
-        loss = recipes.resolve(recipe.loss.name, "loss")(**recipe.loss.settings)
+        make = recipes.resolve(recipe.loss.name, "loss")
+        try:
+            loss = make(**recipe.loss.settings)
+        except TypeError as error:
+            raise RecipeError(f"loss {recipe.loss.name!r} does not take {recipe.loss.settings}: {error}") from error
     else:
         loss = losses.build(recipe.loss.name, **recipe.loss.settings)
     return replace(task, loss=loss)

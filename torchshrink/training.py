@@ -55,8 +55,8 @@ class History:
     best_loss: float = math.inf
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what is stored in a checkpoint."""
-        return asdict(self)
+        """Return what is stored in a checkpoint; JSON has no infinity."""
+        return asdict(self) | {"best_loss": self.best_loss if math.isfinite(self.best_loss) else None}
 
 
 def fit(

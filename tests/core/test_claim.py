@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from torchshrink import recipe
-from torchshrink.errors import DataError, OutputError
+from torchshrink import pipeline, recipe
+from torchshrink.errors import DataError, OutputError, RecipeError
 from torchshrink.pipeline import claim
 from torchshrink.recipe import Recipe
 
@@ -63,3 +63,10 @@ def test_a_file_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     with pytest.raises(OutputError, match="cannot write"):
         claim(tmp_path / "out", Recipe(), is_fresh=False)
+
+
+def test_a_setting_that_an_own_loss_does_not_have() -> None:
+    settings = {"name": "torch.nn:L1Loss", "settings": {"gamma": 1.0}}
+    made = recipe.parse({"data": "synthetic:cells?size=16&train=4&test=2", "loss": settings})
+    with pytest.raises(RecipeError, match="'torch.nn:L1Loss' does not take"):
+        pipeline.make_task(made)
