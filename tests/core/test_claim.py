@@ -68,5 +68,5 @@ def test_a_file_in_the_way(tmp_path: Path) -> None:
 def test_a_setting_that_an_own_loss_does_not_have() -> None:
     settings = {"name": "torch.nn:L1Loss", "settings": {"gamma": 1.0}}
     made = recipe.parse({"data": "synthetic:cells?size=16&train=4&test=2", "loss": settings})
-    with pytest.raises(RecipeError, match="'torch.nn:L1Loss' does not take"):
+    with pytest.raises(RecipeError, match=r"'torch\.nn:L1Loss' does not take"):
         pipeline.make_task(made)

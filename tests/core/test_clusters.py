@@ -117,7 +117,13 @@ def test_an_example_by_hand() -> None:
     assert layer.weight.tolist() == [[0.0, -1.25, 2.25, 0.0, -1.25, 2.25, 2.25]]
 
 
-@pytest.mark.parametrize("values", [[1.0, 2.0, 4.0], [0.0, 2.0, 2.0, -7.0, 0.0], [0.0, 0.0], [3.0, 3.0]])
+def test_a_value_between_two_centroids_goes_to_the_lower() -> None:
+    layer = linear(np.array([1.0, 2.0, 3.0]))
+    cluster(layer, 2)
+    assert layer.weight.tolist() == [[1.5, 1.5, 3.0]]
+
+
+@pytest.mark.parametrize("values", [[1.0, 1.5, 9.0], [0.0, 2.0, 2.0, -7.0, 0.0], [0.0, 0.0], [3.0, 3.0]])
 def test_few_values_stay_as_they_are(values: list[float]) -> None:
     layer = linear(np.array(values))
     cluster(layer, 3)
@@ -326,8 +332,12 @@ def test_found_clusters_stay_under_masks_and_after_them() -> None:
 
 
 def test_negative_zeros_become_plain_ones() -> None:
-    layer = linear(np.array([-0.0, 0.0, 1.0, 1.0]))
-    Clusters.find(layer).apply()
+    layer = linear(np.array([-0.0, -0.0, 1.0, 1.0]))
+    clusters = Clusters.find(layer)
+    with torch.no_grad():
+        layer.weight -= 0.5
+    clusters.apply()
+    assert layer.weight.tolist() == [[0, 0, 0.5, 0.5]]
     assert not torch.signbit(layer.weight).any()
 
 

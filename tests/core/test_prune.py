@@ -2,8 +2,9 @@
 
 import copy
 import math
+import re
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -70,8 +71,23 @@ def test_global_sparsity_is_what_was_asked(amount: float, seed: int) -> None:
 
 @pytest.mark.parametrize("amount", AMOUNTS)
 def test_layer_sparsity_is_what_was_asked(amount: float) -> None:
-    for name, array in weights(prune.magnitude(net(), amount, scope="layer")).items():
+    for name, array in weights(prune.magnitude(net(), amount, scope="layer", ignore=())).items():
         assert abs((array == 0).sum() - amount * array.size) <= 0.5, name
+
+
+def test_layer_scope_spares_the_first_and_the_last_layer() -> None:
+    for name, array in weights(prune.magnitude(net(), 0.5, scope="layer")).items():
+        assert (array == 0).sum() == (0 if name in ("0", "7") else array.size / 2), name
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_layer_scope_prunes_models_without_inner_layers(count: int) -> None:
+    model = nn.Sequential(*[nn.Linear(4, 4) for _ in range(count)])
+    assert prune.sparsity(prune.magnitude(model, 0.5, scope="layer")) == 0.5
+
+
+def test_global_scope_spares_no_layer() -> None:
+    assert all((array == 0).any() for array in weights(prune.magnitude(net(), 0.8)).values())
 
 
 @pytest.mark.parametrize("amount", [0.1, 0.5, 0.9])
@@ -89,7 +105,7 @@ def test_global_prunes_the_smallest(amount: float) -> None:
 def test_layer_scope_is_torchs_own() -> None:
     model = net()
     reference = copy.deepcopy(model)
-    prune.magnitude(model, 0.5, scope="layer")
+    prune.magnitude(model, 0.5, scope="layer", ignore=())
     for name, layer in prune.prunable_layers(reference).items():
         torch_prune.l1_unstructured(layer, "weight", amount=0.5)
         np.testing.assert_array_equal(layer.weight.detach(), weights(model)[name])
@@ -108,7 +124,7 @@ def test_greater_amounts_keep_earlier_zeros(scope: Scopes) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5, momentum=0.9)
     gone = {name: np.zeros(array.shape, bool) for name, array in weights(model).items()}
     for amount in (0.2, 0.5, 0.5, 0.9):
-        prune.magnitude(model, amount, scope)
+        prune.magnitude(model, amount, scope, ignore=())
         for name, array in weights(model).items():
             assert (array[gone[name]] == 0).all()
             gone[name] = array == 0
@@ -223,82 +239,55 @@ def test_bad_calls_change_nothing() -> None:
     np.testing.assert_equal(weights(model), before)
 
 
-# --- Schedule
-
-
-def test_polynomial_against_the_formula() -> None:
-    schedule = prune.Schedule.polynomial(0.2, 0.8, begin=100, end=300)
-    # 0.8 - 0.6 * (1 - (step - 100) / 200) ** 3
-    assert schedule.amount(100) == pytest.approx(0.2)
-    assert schedule.amount(150) == pytest.approx(0.8 - 0.6 * 0.421875)
-    assert schedule.amount(200) == pytest.approx(0.8 - 0.6 * 0.125)
-    assert schedule.amount(300) == 0.8
-    assert schedule.amount(10_000) == 0.8
-    assert schedule.amount(0) == pytest.approx(0.2)
-    assert prune.Schedule.polynomial(0.0, 0.8, 0, 100, power=1).amount(25) == pytest.approx(0.2)
-
-
-def test_amounts_never_fall() -> None:
-    schedule = prune.Schedule.polynomial(0.1, 0.9, begin=10, end=77)
-    amounts = [schedule.amount(step) for step in range(100)]
-    assert amounts == sorted(amounts)
-
-
-def test_an_instant_schedule_has_an_amount_before_it() -> None:
-    schedule = prune.Schedule.polynomial(0.1, 0.5, begin=5, end=5)
-    assert schedule.amount(3) == pytest.approx(0.1)
-    assert schedule.amount(5) == 0.5
-
-
-def test_steps_inside_a_loop() -> None:
-    model = UNet(widths=(2, 4))
-    schedule = prune.Schedule.polynomial(0.0, 0.75, begin=2, end=12)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    found = []
-    for step in range(20):
-        schedule.step(model, step)
-        found.append(prune.sparsity(model))
-        model(torch.randn(2, 1, 4, 4)).mean().backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    count = sum(layer.weight.numel() for layer in prune.prunable_layers(model).values())
-    # 0.75 - 0.75 * (1 - (step - 2) / 10) ** 3 from step 2 to 12, then constant
-    expected = [0.75 - 0.75 * (1 - min(max(step - 2, 0), 10) / 10) ** 3 for step in range(20)]
-    assert found == pytest.approx(expected, abs=1 / count)
-    assert prune.sparsity(prune.remove(model)) == math.ceil(0.75 * count) / count
-
-
-def test_long_schedules_prune_about_fifty_times(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[float] = []
-    monkeypatch.setattr(prune, "magnitude", lambda model, amount, scope: calls.append(amount))
-    schedule = prune.Schedule.polynomial(0.0, 0.8, begin=0, end=1037)
-    for step in range(2000):
-        schedule.step(nn.Linear(1, 1), step)
-    assert 50 <= len(calls) <= 55
-    assert calls[0] == 0
-    assert calls[-1] == 0.8  # also when `end` is no multiple of the interval
-    assert calls == sorted(calls)
-
-
-def test_scope_reaches_the_pruning() -> None:
-    model = net()
-    prune.Schedule.polynomial(0.0, 0.5, 0, 0, scope="layer").step(model, 0)
-    assert all(abs((array == 0).sum() - 0.5 * array.size) <= 0.5 for array in weights(model).values())
+# --- ignore
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("ignore", "left"),
     [
-        {"initial": -0.1},
-        {"initial": 0.9},
-        {"final": 1.0},
-        {"begin": -1},
-        {"begin": 11},
-        {"every": 0},
-        {"final": float("nan")},
+        (["7"], {"0", "3", "5", "6"}),
+        ("7", {"0", "3", "5", "6"}),  # one name, not a sequence of letters
+        (["Linear"], {"0", "3", "5", "6"}),
+        (["Conv?d", "6"], {"3", "7"}),
+        (["*Conv*"], {"7"}),
+        (["[0-3]"], {"5", "6", "7"}),
+        ([], {"0", "3", "5", "6", "7"}),
     ],
 )
-def test_contradicting_schedules(arguments: dict[str, Any]) -> None:
-    settings: dict[str, Any] = {"initial": 0.0, "final": 0.5, "begin": 0, "end": 10} | arguments
-    with pytest.raises(RecipeError, match="expected 0 <= initial <= final < 1"):
-        prune.Schedule(**settings)
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_ignore(ignore: list[str], left: set[str], scope: Scopes) -> None:
+    model = net()
+    assert set(prune.prunable_layers(model, ignore)) == left
+    prune.magnitude(model, 0.5, scope, ignore)
+    found = {name: (array == 0).sum() for name, array in weights(model).items()}
+    size = sum(array.size for name, array in weights(model).items() if name in left)
+    assert {name for name, count in found.items() if count} == left
+    assert sum(found.values()) == pytest.approx(0.5 * size, abs=len(left) / 2)
+
+
+def test_ignore_by_a_nested_name() -> None:
+    model = UNet(widths=(2, 4))
+    assert set(prune.prunable_layers(model)) - set(prune.prunable_layers(model, ["encoder.0.*"])) == {
+        "encoder.0.0",
+        "encoder.0.3",
+    }
+
+
+@pytest.mark.parametrize("pattern", ["70", "BatchNorm2d", "conv2d", "", "1"])
+def test_ignored_patterns_must_fit_a_layer(pattern: str) -> None:
+    with pytest.raises(RecipeError, match=re.escape(f"ignore {pattern!r} fits no layer; there are 0, 3, 5, 6, 7")):
+        prune.magnitude(net(), 0.5, ignore=["7", pattern])
+
+
+def test_everything_ignored() -> None:
+    with pytest.raises(RecipeError, match="Sequential has no convolution or linear layer to prune"):
+        prune.magnitude(net(), 0.5, ignore=["*"])
+
+
+def test_zeros_of_ignored_layers_stay_masked() -> None:
+    model = prune.magnitude(net(), 0.6)
+    pruned = {name: array == 0 for name, array in weights(model).items()}
+    prune.magnitude(model, 0.7, scope="layer")
+    train(model, OPTIMIZERS[1](model.parameters()))
+    for name, array in weights(prune.remove(model)).items():
+        assert (array[pruned[name]] == 0).all(), name

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from torchshrink.errors import ModelError, RecipeError
+from torchshrink.prune.groups import Inputs, Traced
 from torchshrink.prune.importance import Importance, scores
-from torchshrink.prune.layers import PRUNABLE, prunable_layers
+from torchshrink.prune.surgery import Cut, remove_channels, silence_channels
 from torchshrink.prune.weights import Scope
 
-Inputs = Tensor | tuple[Tensor, ...]
 LEAST = 0.1  # share of its channels that a layer keeps whatever the ranking says: no layer dies out
+_MIXING = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm)
 _TRIES = 10  # halvings of the amount when a target is to be met: 0.1 % of the channels
 
 
@@ -38,11 +37,12 @@ def channels(
     """Return a copy of ``model`` without its least important channels: a plain, smaller module.
 
     Channels that must go together (both sides of a residual addition, a convolution with its normalisation and the
-    layers that read it, also through a concatenation) are found by tracing and go together. What the model's outputs
-    consist of is never touched.
+    layers that read it, also through a concatenation) are found by tracing and go together. Channels stay where they
+    make the model's outputs, meet its inputs, or are split, sliced or reordered. What remains is checked to compute
+    what ``model`` computes when nothing reads the channels that went (normalisations across channels left out).
 
     Args:
-        model: A float module; pruning masks must have been made permanent (`remove`).
+        model: A float module; pruning masks must have been made permanent (`remove`). It stays as it is.
         example_input: ``[N, C, *size]``, or a tuple of inputs; traces the model.
         amount: Share of the channels to remove, in [0, 1). Give this or one of the targets.
         target_macs: Multiply-accumulates of one sample that are to remain at most: a share of the model's own when it
@@ -54,27 +54,28 @@ def channels(
             changes without it, to first order (Molchanov et al., arXiv:1906.10771).
         scope: ``"global"`` ranks channels across layers (norms relative to their layer's mean), ``"layer"`` removes
             the same share everywhere.
-        round_to: Channels that remain in a layer are rounded up to a multiple of this, as kernels like them.
+        round_to: Channels that remain in a layer are rounded up to a multiple of this, as kernels like them, or to
+            all that it has.
         ignore: Layers that keep their output channels: names, types, or patterns of either.
         loss: For ``"taylor"``: maps the model to the loss on some data, a scalar.
 
     Raises:
-        RecipeError: When arguments contradict each other, or a target cannot be met.
-        ModelError: When the model cannot be traced, or does not run any more without the channels.
+        RecipeError: When arguments contradict each other, nothing can be removed, or a target cannot be met.
+        ModelError: When the model cannot be traced, or relies on the number of its channels: the text names the layers
+            to put into ``ignore``.
 
     Source: dependencies by Torch-Pruning (Fang et al., arXiv:2301.12900).
     """
-    _check(amount, target_macs, target_params, round_to)
-    source = _Traced(model, example_input, ignore)
-    if not source.groups:
+    _check(amount, target_macs, target_params, scope, round_to)
+    traced = Traced(model, example_input, ignore)
+    if not traced.groups:
         raise RecipeError(f"{type(model).__name__} has no channels that can be removed")
-    ranks = scores(source.model, source.groups, importance, loss)
+    ranks = scores(traced.model, traced.groups, importance, loss)
 
     def without(share: float) -> nn.Module:
-        traced = _Traced(model, example_input, ignore)
-        traced.remove(_choose(ranks, [group.folds for group in traced.groups], share, scope, round_to))
-        _check_outputs(traced.model, example_input, source.shapes)
-        return traced.model
+        chosen = _choose(ranks, [group.folds for group in traced.groups], share, scope, round_to)
+        _check_result(model, traced, chosen, example_input)
+        return _removed(model, traced.cuts(chosen))
 
     if amount is not None:
         return without(amount)
@@ -82,7 +83,9 @@ def channels(
     return _meet(without, count, target)
 
 
-def _check(amount: float | None, target_macs: float | None, target_params: float | None, round_to: int) -> None:
+def _check(
+    amount: float | None, target_macs: float | None, target_params: float | None, scope: Scope, round_to: int
+) -> None:
     given = [value for value in (amount, target_macs, target_params) if value is not None]
     if len(given) != 1:
         raise RecipeError("channels: give exactly one of amount, target_macs and target_params")
@@ -90,72 +93,10 @@ def _check(amount: float | None, target_macs: float | None, target_params: float
         raise RecipeError(f"amount={amount}: the share of channels to remove must be at least 0 and less than 1")
     if not given[0] >= 0:
         raise RecipeError(f"a target of {given[0]} cannot be met")
+    if scope not in ("global", "layer"):
+        raise RecipeError(f"scope={scope!r}: expected 'global' or 'layer'")
     if round_to < 1:
         raise RecipeError(f"round_to={round_to}: expected a positive number of channels")
-
-
-@dataclass(frozen=True)
-class Group:
-    """Channels of several layers that stand and fall together.
-
-    Attributes:
-        items: Torch-Pruning's: which channels of which layer belong to which of the root's.
-        size: Channels of the root.
-        folds: Parts of the root in which the same channels must go (grouped convolutions and normalisations).
-    """
-
-    items: Any
-    size: int
-    folds: int
-
-
-class _Traced:
-    """A copy of a model with its groups of channels."""
-
-    def __init__(self, model: nn.Module, example_input: Inputs, ignore: Sequence[str]) -> None:
-        import torch_pruning
-
-        self.model = copy.deepcopy(model).eval()
-        kept = set(prunable_layers(self.model)) - set(prunable_layers(self.model, ignore))
-        ignored = [module for name, module in self.model.named_modules() if name in kept]
-        self.graph = torch_pruning.DependencyGraph()
-        try:
-            with warnings.catch_warnings(), torch.enable_grad():
-                warnings.simplefilter("ignore")
-                self.shapes = _shapes(self.model, example_input)
-                self.graph.build_dependency(self.model, example_input, verbose=False)
-                found = list(self.graph.get_all_groups(ignored_layers=ignored, root_module_types=PRUNABLE))
-        except ModelError:
-            raise
-        except Exception as error:  # whatever the model or the tracing of it does
-            name = type(model).__name__
-            raise ModelError(f"{name} cannot be traced for channel pruning: {type(error).__name__}: {error}") from error
-        groups = [self._group(items) for items in found]
-        self.groups = [group for group in groups if group is not None]
-
-    def remove(self, chosen: Sequence[Sequence[int]]) -> None:
-        """Remove channels of each group's root, and all that hangs on them."""
-        for group, indices in zip(self.groups, chosen, strict=True):
-            if indices:
-                root = group.items[0].dep
-                self.graph.get_pruning_group(root.target.module, root.handler, list(indices)).prune()
-
-    def _group(self, items: Any) -> Group | None:
-        """Return a group, or nothing when its channels must stay: those of the model's outputs."""
-        import torch_pruning
-
-        folds = 1
-        for dep, _ in items:
-            if dep.target.type == torch_pruning.ops.OPTYPE.OUTPUT:
-                return None
-            if dep.target.type == torch_pruning.ops.OPTYPE.DEPTHWISE_CONV:
-                continue
-            pruner = self.graph.get_pruner_of_module(dep.target.module)
-            is_out = self.graph.is_out_channel_pruning_fn(dep.handler)
-            parts = pruner.get_out_channel_groups if is_out else pruner.get_in_channel_groups
-            folds = math.lcm(folds, parts(dep.target.module))
-        size = len(items[0].idxs)
-        return Group(items, size, folds) if size % folds == 0 else None
 
 
 def _choose(
@@ -177,7 +118,8 @@ def _choose(
             continue
         size = len(unit)
         kept = max(size - number, math.ceil(LEAST * size), 1)
-        kept = min(size, -(-kept * fold // round_to) * round_to // fold)
+        step = math.lcm(round_to, fold) // fold
+        kept = min(size, math.ceil(kept / step) * step)
         indices = unit.argsort(stable=True)[: size - kept]
         chosen.append(sorted(int(index) + part * size for index in indices for part in range(fold)))
     return chosen
@@ -203,7 +145,9 @@ def _target(
 def _meet(without: Callable[[float], nn.Module], count: Callable[[nn.Module], int], target: float) -> nn.Module:
     """Return the largest model that meets the target, by halving the range of the amount."""
     low, high = 0.0, 0.999
-    best = without(high)
+    whole, best = without(low), without(high)
+    if count(whole) <= target:
+        return whole
     if count(best) > target:
         raise RecipeError(f"a target of {target:.4g} cannot be met: {count(best):.4g} remain with the fewest channels")
     for _ in range(_TRIES):
@@ -216,21 +160,68 @@ def _meet(without: Callable[[float], nn.Module], count: Callable[[nn.Module], in
     return best
 
 
-def _check_outputs(model: nn.Module, example_input: Inputs, expected: list[tuple[int, ...]]) -> None:
+def _removed(model: nn.Module, cuts: Mapping[str, Cut]) -> nn.Module:
+    slim = copy.deepcopy(model)
+    remove_channels(slim, cuts)
+    return slim
+
+
+def _check_result(model: nn.Module, traced: Traced, chosen: list[list[int]], example_input: Inputs) -> None:
+    """Refuse a result that does not compute what the whole model computes without the channels.
+
+    Raises:
+        ModelError: Names the layers whose channels have to stay.
+    """
+    problem = _problem(model, traced.cuts(chosen), example_input)
+    if problem is None:
+        return
+    alone = [
+        [indices if index == position else [] for index, indices in enumerate(chosen)]
+        for position in range(len(chosen))
+    ]
+    culprits = [
+        traced.root(group)
+        for group, only in zip(traced.groups, alone, strict=True)
+        if _problem(model, traced.cuts(only), example_input) is not None
+    ]
+    raise ModelError(
+        f"{type(model).__name__} {problem}: it relies on the number of channels of "
+        f"{', '.join(culprits) or 'some layers'}, which ignore must name"
+    )
+
+
+def _problem(model: nn.Module, cuts: Mapping[str, Cut], example_input: Inputs) -> str | None:
+    """Return what is wrong with the model that remains: it must compute what the model whose readers are zero does."""
+    silent = copy.deepcopy(model)
+    silence_channels(silent, cuts)
+    expected = _outputs(silent, example_input)
     try:
-        found = _shapes(model, example_input)
+        found = _outputs(_removed(model, cuts), example_input)
     except Exception as error:  # the user's module sees other widths than it was written for
-        raise ModelError(
-            f"{type(model).__name__} does not run without the channels ({type(error).__name__}: {error}): "
-            "name the layers whose number of channels it relies on in ignore"
-        ) from error
-    if found != expected:
-        raise ModelError(f"{type(model).__name__} would return {found} instead of {expected}")
+        return f"does not run without the channels ({type(error).__name__}: {error})"
+    shapes = [[tuple(output.shape) for output in outputs] for outputs in (found, expected)]
+    if shapes[0] != shapes[1]:
+        return f"would return {shapes[0]} instead of {shapes[1]}"
+    if not all(_is_close(one, other) for one, other in zip(found, expected, strict=True)):
+        return "computes something else when channels are gone than when nothing reads them"
+    return None
 
 
 @torch.no_grad()
-def _shapes(model: nn.Module, example_input: Inputs) -> list[tuple[int, ...]]:
-    from torch.utils._pytree import tree_leaves
+def _outputs(model: nn.Module, example_input: Inputs) -> list[Tensor]:
+    """Run a throwaway model, with what normalises across channels left out: it would see which of them are gone."""
+    for module in model.eval().modules():
+        if isinstance(module, _MIXING):
+            module.register_forward_hook(lambda _module, inputs, _output: inputs[0])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        outputs = model(*example_input) if isinstance(example_input, tuple) else model(example_input)
+    return [output for output in tree_leaves(outputs) if isinstance(output, Tensor)]
 
-    outputs = model(*example_input) if isinstance(example_input, tuple) else model(example_input)
-    return [tuple(output.shape) for output in tree_leaves(outputs) if isinstance(output, Tensor)]
+
+def _is_close(found: Tensor, expected: Tensor) -> bool:
+    """Whether two results differ by rounding only."""
+    if not expected.is_floating_point() or not expected.isfinite().all():
+        return True  # indices may jump, overflow says nothing
+    tolerance = math.sqrt(torch.finfo(expected.dtype).eps)
+    return bool((found - expected).abs().amax() <= tolerance * expected.abs().amax())

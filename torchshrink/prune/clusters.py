@@ -93,7 +93,7 @@ def cluster(model: nn.Module, count: int = 16, ignore: Sequence[str] | None = No
 
 
 def _centroids(values: Tensor, count: int) -> Tensor:
-    """Return at most ``count`` centroids of sorted values by Lloyd's algorithm; empty ones are dropped in the end."""
+    """Return at most ``count`` centroids of sorted values by Lloyd's algorithm; empty clusters stay where they are."""
     distinct: Tensor = torch.unique_consecutive(values)
     if len(distinct) <= count:
         return distinct
@@ -106,7 +106,7 @@ def _centroids(values: Tensor, count: int) -> Tensor:
         if torch.equal(means, centroids):
             break
         centroids = means
-    return centroids[sizes > 0]
+    return centroids
 
 
 def _borders(centroids: Tensor) -> Tensor:

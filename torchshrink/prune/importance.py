@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from torchshrink.errors import RecipeError
+from torchshrink.prune.groups import Group
+from torchshrink.prune.layers import PRUNABLE, by_output
 
 Importance = Literal["l1", "l2", "bn", "taylor"]
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
-class Grouped(Protocol):
-    """Channels that go together, as `torchshrink.prune.channels` finds them."""
-
-    @property
-    def items(self) -> Any:
-        """Torch-Pruning's dependencies."""
-
-    @property
-    def size(self) -> int:
-        """Channels of the root."""
-
-
 def scores(
-    model: nn.Module, groups: Sequence[Grouped], importance: Importance, loss: Callable[[nn.Module], Tensor] | None
+    model: nn.Module, groups: Sequence[Group], importance: Importance, loss: Callable[[nn.Module], Tensor] | None
 ) -> list[Tensor | None]:
     """Return one score per channel of each group's root; ``None`` for a group that this importance cannot judge.
 
@@ -49,7 +38,7 @@ def scores(
     return found
 
 
-def _score(group: Grouped, importance: Importance) -> Tensor | None:
+def _score(group: Group, importance: Importance) -> Tensor | None:
     total, is_judged = torch.zeros(group.size), False
     for item in group.items:
         dep, indices, roots = item.dep, item.idxs, item.root_idxs
@@ -75,24 +64,15 @@ def _values(module: Any, handler: str, importance: Importance) -> Tensor | None:
         return _taylor(module.weight) + _taylor(module.bias) if importance == "taylor" else None
     if importance == "bn" or not _makes_channels(module, handler):
         return None
-    weight = module.weight if importance != "taylor" else _taylor(module.weight)
-    rows = _by_output(weight, module)
     if importance == "taylor":
-        return rows.sum(1)
+        total = by_output(module, _taylor(module.weight)).flatten(1).sum(1)
+        return total if module.bias is None else total + _taylor(module.bias)
+    rows = by_output(module, module.weight).flatten(1)
     return rows.abs().sum(1) if importance == "l1" else rows.square().sum(1)
 
 
 def _makes_channels(module: Any, handler: str) -> bool:
-    layers = (nn.Conv1d, nn.Conv2d, nn.Linear, *_TRANSPOSED)
-    return isinstance(module, layers) and handler == "prune_out_channels"
-
-
-def _by_output(weight: Tensor, module: Any) -> Tensor:
-    """Return ``[output channels, all weights that make one]``."""
-    if not isinstance(module, _TRANSPOSED):
-        return weight.flatten(1)
-    parts = weight.reshape(module.groups, -1, *weight.shape[1:])  # from [in, out / groups, *kernel]
-    return parts.transpose(1, 2).flatten(0, 1).flatten(1)
+    return isinstance(module, PRUNABLE) and handler == "prune_out_channels"
 
 
 def _taylor(parameter: Tensor) -> Tensor:

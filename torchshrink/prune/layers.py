@@ -26,6 +26,7 @@ def prunable_layers(model: nn.Module, ignore: Sequence[str] = ()) -> dict[str, L
         RecipeError: When a pattern fits no layer at all.
     """
     layers = {name: module for name, module in model.named_modules() if isinstance(module, PRUNABLE)}
+    ignore = [ignore] if isinstance(ignore, str) else ignore
     for pattern in ignore:
         if not any(_fits(name, layer, pattern) for name, layer in layers.items()):
             raise RecipeError(f"ignore {pattern!r} fits no layer; there are {', '.join(layers)}")
@@ -67,6 +68,16 @@ def sparsity(model: nn.Module) -> float:
     weights: list[Tensor] = [layer.weight for layer in prunable_layers(model).values()]
     total = sum(weight.numel() for weight in weights)
     return sum(int((weight == 0).sum()) for weight in weights) / max(total, 1)
+
+
+def by_output(layer: Layer, weight: Tensor) -> Tensor:
+    """Return ``[output channels, input channels of one group, *kernel]``; the same function undoes it.
+
+    Transposed convolutions store ``[input channels, output channels of one group, *kernel]``.
+    """
+    if not isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d):
+        return weight
+    return weight.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)
 
 
 def checked(model: nn.Module, layers: dict[str, Layer], amount: float) -> None:

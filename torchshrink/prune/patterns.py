@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
 from torchshrink.errors import RecipeError
-from torchshrink.prune.layers import Layer, checked, inner_layers, keep_zeros, remove
+from torchshrink.prune.layers import Layer, by_output, checked, inner_layers, keep_zeros, remove
 
 
 def n_m(model: nn.Module, n: int = 2, m: int = 4, ignore: Sequence[str] | None = None) -> nn.Module:
@@ -85,6 +85,7 @@ def block(
     goes = sizes[order].cumsum(0) - sizes[order] < round(amount * float(sizes.sum()), 6)
     kept = torch.ones_like(scores)
     kept[order[goes]] = 0
+    kept[order[-1]] = 1  # never all of them
     for layer, part in zip(layers.values(), torch.split(kept, [score.numel() for score, _ in scored]), strict=True):
         rows = _rows(layer)
         across, down = -(-rows.shape[1] // shape[1]), -(-rows.shape[0] // shape[0])
@@ -110,22 +111,13 @@ def _block_scores(rows: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor]
 
 def _rows(layer: Layer) -> Tensor:
     """Return a layer's weights as ``[output channels, kernel positions x input channels]``."""
-    return _channels_last(layer, layer.weight.detach()).flatten(1)
+    return _channels_last(layer).flatten(1)
 
 
 def _unrows(rows: Tensor, layer: Layer) -> Tensor:
     """Undo `_rows`."""
-    shape = _channels_last(layer, layer.weight.detach()).shape
-    return _channels_first(layer, rows.reshape(shape)).contiguous()
+    return by_output(layer, rows.reshape(_channels_last(layer).shape).movedim(-1, 1)).contiguous()
 
 
-def _channels_last(layer: Layer, weight: Tensor) -> Tensor:
-    if isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d):  # stored as [in, out, *kernel]
-        return weight.movedim(1, 0).movedim(1, -1)
-    return weight.movedim(1, -1)
-
-
-def _channels_first(layer: Layer, weight: Tensor) -> Tensor:
-    if isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d):
-        return weight.movedim(-1, 1).movedim(0, 1)
-    return weight.movedim(-1, 1)
+def _channels_last(layer: Layer) -> Tensor:
+    return by_output(layer, layer.weight.detach()).movedim(1, -1)

@@ -27,7 +27,8 @@ class Schedule:
         power: 3 prunes fast while much is redundant and slowly towards the end; 1 is linear.
         every: Steps between two prunings.
         method: Prunes a model, in place, to a sparsity; `functools.partial` sets what else it takes.
-        rewind_to: Step whose weights the remaining ones go back to at ``end``; ``None`` leaves them as they are.
+        rewind_to: Step whose weights the remaining ones go back to at ``end``, or the first step after it that is
+            seen; ``None`` leaves them as they are.
 
     Raises:
         RecipeError: When the numbers contradict each other.
@@ -85,18 +86,23 @@ class Schedule:
 
     def step(self, model: nn.Module, step: int) -> None:
         """Prune ``model`` to the sparsity due at ``step``, when it is one that prunes."""
-        if step == self.rewind_to:
-            self._remembered = {
-                name: getattr(layer, "weight_orig", layer.weight).detach().clone()
-                for name, layer in prunable_layers(model).items()
-            }
+        is_late = self.rewind_to is not None and self.rewind_to < step <= self.end and not self._remembered
+        if step == self.rewind_to or is_late:
+            self._remember(model)
         is_due = self.begin <= step < self.end and (step - self.begin) % self.every == 0
         if is_due or step == self.end:
             self.method(model, self.amount(step))
         if step == self.end and self.rewind_to is not None:
             self._rewind(model)
 
+    def _remember(self, model: nn.Module) -> None:
+        self._remembered = {
+            name: getattr(layer, "weight_orig", layer.weight).detach().clone()
+            for name, layer in prunable_layers(model).items()
+        }
+
     @torch.no_grad()
     def _rewind(self, model: nn.Module) -> None:
         for name, layer in prunable_layers(model).items():
             getattr(layer, "weight_orig", layer.weight).copy_(self._remembered[name])
+        self._remembered = {}

@@ -114,7 +114,7 @@ def _globally(model: nn.Module, amount: float, layers: dict[str, Layer], score: 
 
 
 def _lamp_scores(weight: Tensor) -> Tensor:
-    squares, order = weight.flatten().square().sort()
+    squares, order = weight.flatten().float().square().sort()
     remaining = squares.flip(0).cumsum(0).flip(0)  # of this weight and all that are larger
     scores = torch.empty_like(squares)
     scores[order] = squares / remaining.clamp_min(torch.finfo(squares.dtype).tiny)
