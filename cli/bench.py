@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 from torchshrink.cli import console, options
 
-from torchshrink.errors import DataError, ModelError
+from torchshrink.errors import DataError, ModelError, OutputError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+_MOST_OPERATIONS = 12
+_CAUSE_BEGINS = ": "
 
 
 def bench(
@@ -22,41 +25,65 @@ def bench(
         Optional[str],  # noqa: UP045  # typer evaluates it
         typer.Option(help="Take the input from this data's test part instead of random numbers."),
     ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of every runtime.")] = 1,
+    threads: Annotated[str, typer.Option(help="Threads of every runtime, such as 1,2: a table for each.")] = "1",
     runs: Annotated[int, typer.Option(min=5, help="Timed inferences per file.")] = 50,
+    sizes: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Measure memory at these sides of the input too, such as 128,256,512."),
+    ] = None,
+    reference: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="What the ratios compare with; the first file unless given."),
+    ] = None,
+    save: Annotated[Optional[Path], typer.Option(help="Write everything to this JSON file.")] = None,  # noqa: UP045
+    against: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Compare with this file that --save wrote; exit code 4 when a file got slower."),
+    ] = None,
+    profile: Annotated[bool, typer.Option("--profile", help="Show which operations the time goes to.")] = False,
     seed: options.Seed = 0,
+    overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
-    """Measure files in fresh processes: bytes, latency, peak RAM."""
+    """Measure files in fresh processes, taking turns: bytes, latency, ratios with their spread, start, peak RAM."""
+    counts, sides = _counts(threads, "--threads"), _counts(sizes, "--sizes") if sizes is not None else []
+    first = reference or files[0]
+    files = list(dict.fromkeys([*files, first]))
     for file in files:
         if not file.is_file():
             raise ModelError(f"no such file: {file}")
+    if save is not None and save.exists() and not overwrite:
+        raise OutputError(f"{save} exists: choose another --save, or pass --overwrite")
     with console.Progress() as progress:
-        progress.start("measure")
-        from torchshrink import bench as measuring
+        from torchshrink.bench import history, session
 
-        inputs = _inputs(files, data, seed)
-        found = measuring.measure_all(files, inputs, threads=threads, runs=runs, on_progress=progress.update)
-    if as_json:
-        rows = [{"path": str(file), "bytes": file.stat().st_size, **asdict(value)} for file, value in found.items()]
-        console.show_json({"rows": rows})
-        return
-    first = found[files[0]].latency.median
-    headings = ("file", "MB", "median ms", "p90 ms", f"vs {files[0].name}", "peak RAM MB", "runtime MB", "model MB")
-    cells = [
-        (
-            str(file),
-            f"{file.stat().st_size / 1e6:.3f}",
-            f"{value.latency.median:.2f}",
-            f"{value.latency.p90:.2f}",
-            f"{first / value.latency.median:.2f}x",
-            f"{value.peak_rss_mb:.0f}",
-            f"{value.runtime_rss_mb:.0f}",
-            f"{value.model_rss_mb:.0f}",
+        old = history.load(against) if against is not None else None
+        if against is not None and old is not None:
+            history.check_reference(old, session.names(files)[first], against)
+        inputs = _inputs(files, data, sides, seed)
+        found = session.run(
+            files,
+            inputs,
+            reference=first,
+            threads=counts,
+            runs=runs,
+            sizes=sides,
+            is_profiled=profile,
+            progress=progress,
         )
-        for file, value in found.items()
-    ]
-    console.show_table(headings, cells)
+    changes = history.compare(found, old) if old is not None else history.Changes([], [])
+    found["against"] = {"path": str(against), **asdict(changes)} if old is not None else None
+    if save is not None:
+        history.save(found, save)
+    if as_json:
+        console.show_json(found)
+    else:
+        _show(found)
+    if changes.regressions:
+        console.errors.print(
+            f"error: slower than in {against}: {'; '.join(changes.regressions)}", style="red", markup=False
+        )
+        raise typer.Exit(4)
 
 
 def compare(
@@ -97,7 +124,88 @@ def compare(
     console.show_table(("file", "framework", "precision", "MB", "smaller", "gzip MB", "entropy bound MB"), cells)
 
 
-def _inputs(files: list[Path], data: str | None, seed: int) -> NDArray[np.float32]:
+def _counts(text: str, option: str) -> list[int]:
+    try:
+        values = [int(part) for part in text.split(",")]
+    except ValueError:
+        values = [0]
+    if any(value < 1 for value in values):
+        raise typer.BadParameter(f"{text!r}: expected whole numbers such as 1,2", param_hint=option)
+    return list(dict.fromkeys(values))
+
+
+def _show(found: dict[str, Any]) -> None:
+    for threads in dict.fromkeys(row["threads"] for row in found["rows"]):
+        _show_rows([row for row in found["rows"] if row["threads"] == threads], found["reference"])
+    if found["sizes"]:
+        _show_sizes(found["sizes"])
+    for profile in found["profiles"]:
+        _show_profile(profile)
+    for warning in found["warnings"]:
+        console.show(f"warning: {warning}")
+    for note in (found["against"] or {"notes": []})["notes"]:
+        console.show(f"note: {note}")
+    console.show(f"ratios: {found['method']}")
+
+
+def _show_rows(rows: list[dict[str, Any]], reference: str) -> None:
+    headings = ("file", "runtime", "MB", "median ms", "p10", "p90", f"vs {reference}", "CPU ms", "cold start ms",
+                "load ms", "peak RAM MB", "runtime MB", "model MB")  # fmt: skip
+    cells = [
+        (
+            row["name"],
+            row["runtime"],
+            f"{row['bytes'] / 1e6:.3f}",
+            *(f"{row['latency_ms'][name]:.2f}" for name in ("median", "p10", "p90")),
+            _ratio(row["ratio"]),
+            f"{row['cpu_ms']:.2f}",
+            f"{row['cold_start_ms']:.0f}",
+            f"{row['load_ms']:.1f}",
+            *_memory(row),
+        )
+        for row in rows
+    ]
+    console.show_table(headings, cells, title=f"threads: {rows[0]['threads']}")
+
+
+def _show_sizes(rows: list[dict[str, Any]]) -> None:
+    headings = ("file", "size", "peak RAM MB", "runtime MB", "model MB", "note")
+    cells = [
+        (row["name"], str(row["size"]), *_memory(row), (row["note"] or "").partition(_CAUSE_BEGINS)[0]) for row in rows
+    ]
+    console.show_table(headings, cells, title="memory at other sizes of the input")
+    for row in rows:
+        if row["note"] and _CAUSE_BEGINS in row["note"]:
+            console.show(f"note: {row['name']} at {row['size']} {row['note']}")
+
+
+def _show_profile(profile: dict[str, Any]) -> None:
+    if profile["operations"] is None:
+        console.show(profile["note"])
+        return
+    total = sum(operation["ms"] for operation in profile["operations"]) or 1.0
+    cells = [
+        (item["operation"], f"{item['ms']:.3f}", f"{item['ms'] / total:.1%}", f"{item['calls']:g}")
+        for item in profile["operations"][:_MOST_OPERATIONS]
+    ]
+    if rest := profile["operations"][_MOST_OPERATIONS:]:
+        spent = sum(item["ms"] for item in rest)
+        cells.append((f"{len(rest)} others", f"{spent:.3f}", f"{spent / total:.1%}", ""))
+    console.show_table(("operation", "ms", "share", "calls"), cells, title=f"operations of {profile['name']}")
+
+
+def _ratio(values: dict[str, float]) -> str:
+    from torchshrink.bench.ratio import Ratio
+
+    return str(Ratio(**values))
+
+
+def _memory(row: dict[str, Any]) -> list[str]:
+    figures = [row[name] for name in ("peak_rss_mb", "runtime_rss_mb", "model_rss_mb")]
+    return ["" if figure is None else f"{figure:.0f}" for figure in figures]
+
+
+def _inputs(files: list[Path], data: str | None, sizes: list[int], seed: int) -> NDArray[np.float32]:
     import numpy as np
 
     if data is not None:
@@ -105,9 +213,26 @@ def _inputs(files: list[Path], data: str | None, seed: int) -> NDArray[np.float3
 
         found: NDArray[np.float32] = open_task(data, seed=seed).example_input.numpy()
         return found
-    from torchshrink.converters.shapes import input_shape
+    shapes = [_shape(file) for file in files]
+    if len({len(shape) for shape in shapes}) > 1:
+        raise DataError(f"these files take inputs of different shapes, {shapes}: measure them apart")
+    shape = [1]
+    for sides in list(zip(*shapes, strict=True))[1:]:
+        known = {side for side in sides if side}
+        if len(known) > 1:
+            raise DataError(f"these files take inputs of different shapes, {shapes}: measure them apart")
+        if not known and not sizes:
+            raise DataError(f"{files[0]} takes inputs of any size: pass --data, or --sizes, whose first is measured")
+        shape.append(known.pop() if known else sizes[0])
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
-    shapes = {tuple(input_shape(file)) for file in files}
-    if len(shapes) > 1:
-        raise DataError(f"these files take inputs of different shapes, {sorted(shapes)}: measure them apart")
-    return np.random.default_rng(seed).standard_normal(shapes.pop()).astype(np.float32)
+
+def _shape(file: Path) -> list[int]:
+    """Return ``[1, C, *size]``, with 0 where an ONNX file takes any size."""
+    if file.suffix != ".onnx":
+        from torchshrink.converters.shapes import input_shape
+
+        return list(input_shape(file))
+    from torchshrink.converters import onnx_export
+
+    return [int(side.dim_value) for side in onnx_export.load(file).graph.input[0].type.tensor_type.shape.dim]

@@ -38,6 +38,14 @@ def onnx_file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def free_onnx_file(tmp_path: Path) -> Path:
+    """Takes ``[1, 2, any, any]``."""
+    factors = np.array(FACTORS, np.float32).reshape(1, 2, 1, 1)
+    node = helper.make_node("Mul", ["x", "factors"], ["y"])
+    return save_onnx(tmp_path / "free.onnx", [node], (1, 2, "h", "w"), (1, 2, "h", "w"), {"factors": factors})
+
+
+@pytest.fixture
 def hungry_onnx_file(tmp_path: Path) -> Path:
     """Sum of x[0, 0] over an array of 25 million float32, 100 MB, that exists only while it runs."""
     nodes = [
@@ -52,6 +60,13 @@ def hungry_onnx_file(tmp_path: Path) -> Path:
 @pytest.fixture
 def tflite_file(tmp_path: Path) -> Path:
     return save_tflite_mul(tmp_path / "scale.tflite", np.float32, FACTORS)
+
+
+@pytest.fixture
+def fixed_tflite_file(tmp_path: Path) -> Path:
+    """Multiplies by an array as large as the input, which therefore cannot be of another size."""
+    factors = tuple(float(factor) for factor in range(30))
+    return save_tflite_mul(tmp_path / "fixed.tflite", np.float32, factors, factors_shape=(1, 3, 5, 2))
 
 
 @pytest.fixture
@@ -110,8 +125,8 @@ def save_program(path: Path, module: torch.nn.Module) -> Path:
 def save_onnx(
     path: Path,
     nodes: list[onnx.NodeProto],
-    input_shape: tuple[int, ...],
-    output_shape: tuple[int, ...],
+    input_shape: tuple[int | str, ...],
+    output_shape: tuple[int | str, ...],
     constants: dict[str, np.ndarray],
 ) -> Path:
     graph = helper.make_graph(
@@ -132,13 +147,14 @@ def save_tflite_mul(
     dtype: type,
     factors: tuple[float, ...],
     affine: list[tuple[float, int]] | None = None,
+    factors_shape: tuple[int, ...] = (2,),
 ) -> Path:
     """Write one MUL on ``[1, 3, 5, 2]``; ``affine`` holds scale and zero point of input, factors and output."""
     constant = schema.BufferT()
     constant.data = np.frombuffer(np.array(factors, dtype).tobytes(), np.uint8)
     kind = schema.TensorType.INT8 if dtype is np.int8 else schema.TensorType.FLOAT32
     tensors = []
-    for index, (name, shape) in enumerate([("x", (1, 3, 5, 2)), ("factors", (2,)), ("y", (1, 3, 5, 2))]):
+    for index, (name, shape) in enumerate([("x", (1, 3, 5, 2)), ("factors", factors_shape), ("y", (1, 3, 5, 2))]):
         tensor = schema.TensorT()
         tensor.name, tensor.shape, tensor.type, tensor.buffer = name, list(shape), kind, 1 if index == 1 else 0
         if affine:

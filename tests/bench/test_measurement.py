@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from torchshrink.bench import measurement
+from torchshrink.bench.footprint import Footprint
 from torchshrink.bench.measurement import Measurement, measure, measure_all, predict
 from torchshrink.errors import DataError, ModelError, RecipeError
 
@@ -83,7 +84,12 @@ def test_measurement_adds_up(name: str, sample: np.ndarray, request: pytest.Fixt
     assert result.latency.runs == 7
     assert result.latency.threads == 1
     assert 0 < result.latency.median <= result.latency.p90
-    assert result.load_ms > 0
+    assert 0 < result.load_ms < result.cold_start_ms
+    assert result.cpu_ms > 0
+    assert len(result.rounds_ms) == 5
+    assert 0 < result.latency.p10 <= result.latency.median
+    runtime = {".onnx": "onnxruntime", ".tflite": "LiteRT", ".pt2": "PyTorch graph"}
+    assert result.runtime == runtime[request.getfixturevalue(name).suffix]
     assert 10 < result.runtime_rss_mb <= result.peak_rss_mb
     assert result.model_rss_mb == result.peak_rss_mb - result.runtime_rss_mb
     with pytest.raises(FrozenInstanceError):
@@ -143,13 +149,46 @@ def test_many_files_go_in_batches() -> None:
 
 
 def test_percentiles_by_hand() -> None:
-    memory = {"peak_rss_mb": 75.0, "runtime_rss_mb": 50.0, "load_ms": 3.0}
-    result = measurement._measurement(memory, [float(value) for value in range(11)], threads=2)
-    assert (result.latency.median, result.latency.p90) == (5.0, 9.0)
-    assert result.model_rss_mb == 25.0
+    # Peak, runtime, load and cold start of three processes: each figure is a median of its own, 75 - 50 = 25.
+    processes = [(75.0, 51.0, 3.0, 70.0), (74.0, 50.0, 9.0, 90.0), (99.0, 49.0, 2.0, 80.0)]
+    footprints = [Footprint(*figures, "LiteRT") for figures in processes]
+    timings = measurement._Timings([[0.0, 10.0, 2.0, 8.0], [1.0, 9.0], [3.0, 4.0, 5.0, 6.0, 7.0]], cpu_ms=22.0)
+    result = measurement._measurement(footprints, timings, threads=2)
+    assert result.latency == measurement.Latency(median=5.0, p90=9.0, threads=2, runs=11, p10=1.0)
+    assert result.rounds_ms == (5.0, 5.0, 5.0)
+    assert result.cpu_ms == 2.0
+    assert (result.peak_rss_mb, result.runtime_rss_mb, result.model_rss_mb) == (75.0, 50.0, 25.0)
+    assert (result.load_ms, result.cold_start_ms) == (3.0, 80.0)
 
 
-@pytest.mark.parametrize("name", ["threads", "runs", "rounds"])
+def test_every_start_has_new_processes_and_its_share_of_the_rounds(
+    onnx_file: Path, tflite_file: Path, sample: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, str, int]] = []
+
+    class Recorder(measurement.Worker):
+        def ask(self, do: str, **arguments: object) -> dict[str, object]:
+            if do == "time" and arguments["runs"]:
+                asked.append((self.pid, self.path.suffix, int(str(arguments["runs"]))))
+            return super().ask(do, **arguments)
+
+    steps: list[tuple[int, int]] = []
+    monkeypatch.setattr(measurement, "Worker", Recorder)
+    found = measure_all(
+        [onnx_file, tflite_file], sample, runs=7, rounds=3, starts=2, on_progress=lambda *step: steps.append(step[:2])
+    )
+    order = [(".onnx", 3), (".tflite", 3), (".onnx", 2), (".tflite", 2), (".onnx", 2), (".tflite", 2)]
+    assert [step[1:] for step in asked] == order
+    assert len({pid for pid, _, _ in asked}) == 4
+    assert steps == [(done, 14) for done in range(1, 15)]
+    assert [(len(value.rounds_ms), value.latency.runs) for value in found.values()] == [(3, 7), (3, 7)]
+
+
+def test_more_starts_than_rounds_leave_no_start_empty(onnx_file: Path, sample: np.ndarray) -> None:
+    assert measure_all([onnx_file], sample, runs=1, rounds=1, starts=3)[onnx_file].latency.runs == 1
+
+
+@pytest.mark.parametrize("name", ["threads", "runs", "rounds", "starts"])
 def test_counts_must_be_positive(name: str, onnx_file: Path, sample: np.ndarray) -> None:
     with pytest.raises(RecipeError, match=f"{name}=0: measuring needs at least 1"):
         measure_all([onnx_file], sample, **{name: 0})

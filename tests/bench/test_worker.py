@@ -71,3 +71,61 @@ def test_peak_rss_falls_back_to_getrusage(monkeypatch: pytest.MonkeyPatch) -> No
     exact = _worker.peak_rss_mb()
     monkeypatch.setattr(Path, "exists", lambda self: False)
     assert _worker.peak_rss_mb() >= 0.9 * exact
+
+
+@pytest.mark.parametrize(
+    ("own", "shape", "expected"),
+    [
+        ([1, 2, "h", "w"], (1, 2, 7, 9), True),
+        (["n", 2, None, 5], (1, 2, 7, 5), True),
+        ([1, 2, 3, 5], (1, 2, 3, 5), True),
+        ([1, 2, 3, 5], (1, 2, 3, 6), False),
+        ([1, 2, "h"], (1, 2, 3, 5), False),
+    ],
+)
+def test_free_dimensions_take_any_size(own: list[object], shape: tuple[int, ...], expected: bool) -> None:
+    assert _worker.fits(own, shape) is expected
+
+
+def test_shape_of_a_tflite_input_at_another_size() -> None:
+    assert _worker.tflite_shape([1, 3, 5, 2], (1, 2, 7, 9)) == [1, 7, 9, 2]
+    assert _worker.tflite_shape([1, 1, 32, 2], (1, 2, 64)) == [1, 1, 64, 2]
+    assert _worker.tflite_shape([1, 7], (1, 7)) == [1, 7]
+    for own in ([1, 3, 5, 4], [1, 3, 2]):
+        with pytest.raises(_worker.FixedSizeError) as caught:
+            _worker.tflite_shape(own, (1, 2, 7, 9))
+        assert caught.value.args == (own,)
+
+
+def _kernel(start: int, operation: str, microseconds: int) -> dict[str, object]:
+    name = f"node_{operation}_kernel_time"
+    return {"cat": "Node", "name": name, "ts": start, "dur": microseconds, "args": {"op_name": operation}}
+
+
+def test_operations_of_the_last_runs_by_hand() -> None:
+    runs = [{"cat": "Session", "name": "model_run", "ts": start, "dur": 90} for start in (100, 200, 300)]
+    warm_up = [_kernel(110, "Conv", 5000)]
+    timed = [
+        _kernel(210, "Conv", 1000),
+        _kernel(220, "Add", 10),
+        _kernel(230, "Conv", 2000),
+        _kernel(310, "Conv", 3000),
+    ]
+    fence = {"cat": "Node", "name": "node_Conv_fence_before", "ts": 205, "dur": 7, "args": {"op_name": "Conv"}}
+    found = _worker.onnx_operations([*runs, *warm_up, fence, *timed], runs=2)
+    # Conv: 1 + 2 + 3 ms and three calls in two runs; Add: 0.01 ms and one call.
+    assert found == [
+        {"operation": "Conv", "ms": 3.0, "calls": 1.5},
+        {"operation": "Add", "ms": 0.005, "calls": 0.5},
+    ]
+
+
+def test_only_a_quantized_graph_imports_the_operators(tmp_path: Path) -> None:
+    def header(text: bytes) -> str:
+        path = tmp_path / f"{len(text)}.safetensors"
+        path.write_bytes(len(text).to_bytes(8, "little") + text + b"quantized_decomposed in the weights")
+        return str(path)
+
+    assert _worker._graph_modules(header(b'{"__metadata__": {}}')) == ()
+    assert len(_worker._graph_modules(header(b'{"target": "quantized_decomposed.quantize_per_tensor"}'))) == 1
+    assert _worker._graph_modules(str(tmp_path / "absent.onnx")) == ()

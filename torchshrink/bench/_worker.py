@@ -3,10 +3,15 @@
 It imports numpy and the one runtime that the file needs, so that its peak memory is that of a production process.
 It reads one JSON object a line on stdin and answers each with one on stdout:
 
-- ``{"do": "load", "path": FILE, "threads": N, "inputs": NPY or null}``
-  -> ``{"runtime_rss_mb", "load_ms"}``: the process's peak before the file is opened, and how long opening takes.
+- ``{"do": "load", "path": FILE, "threads": N, "inputs": NPY or null, "fit": BOOL}``
+  -> ``{"runtime_rss_mb", "load_ms", "runtime"}``: the process's peak before the file is opened, how long opening takes,
+  and the runtime's name. With ``fit`` the file is opened for inputs of another size than its own; one that takes no
+  other answers ``{"fixed": SHAPE}``.
 - ``{"do": "once"}`` -> ``{"peak_rss_mb"}``: the peak after one inference of the loaded inputs.
-- ``{"do": "time", "runs": N, "warmup": M}`` -> ``{"latencies_ms": [...]}``: N timed runs after M that are not.
+- ``{"do": "time", "runs": N, "warmup": M}`` -> ``{"latencies_ms": [...], "cpu_ms"}``: N timed runs after M that are
+  not, and the processor time of the N together, user and system, all threads added up.
+- ``{"do": "profile", "runs": N}`` -> ``{"operations": [{"operation", "ms", "calls"}, ...]}``: where the time of one
+  inference goes, by kind of operation; null where the runtime does not tell.
 - ``{"do": "predict", "inputs": NPY, "output": NPY, "raw": BOOL}`` -> ``{"shape"}``: all samples, one by one.
 - ``{"do": "modules"}`` -> ``{"modules"}``: what is imported, for tests.
 
@@ -21,8 +26,9 @@ import json
 import os
 import re
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,6 +36,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+Shape = tuple[int, ...]
+
+_PROFILE_WARMUP_RUNS = 2
 
 _ONNX_DTYPES: dict[str, Any] = {
     "tensor(float)": np.float32,
@@ -42,8 +51,14 @@ _ONNX_DTYPES: dict[str, Any] = {
 }
 
 
+class FixedSizeError(ValueError):
+    """The file takes inputs of one size, and was asked for another; its argument is the shape that it takes."""
+
+
 class Runtime(Protocol):
     """A model file, opened."""
+
+    name: str
 
     def prepare(self, sample: Array) -> Any:
         """Return ``[1, C, *size]`` float32 as the file wants it: layout, quantization, type."""
@@ -54,27 +69,40 @@ class Runtime(Protocol):
     def finish(self, output: Any, raw: bool) -> Array:
         """Return the output as ``[1, K, *size]``: float32, or with ``raw`` the integer codes as int16."""
 
+    def profile(self, entry: Any, runs: int) -> list[dict[str, Any]] | None:
+        """Return where the time of one inference goes, the mean of ``runs``; None where the runtime does not tell."""
+
 
 class OnnxFile:
     """An .onnx file in onnxruntime."""
 
-    def __init__(self, path: str, threads: int) -> None:
+    name = "onnxruntime"
+
+    def __init__(self, path: str, threads: int, shape: Shape | None = None) -> None:
+        self._path, self._threads = path, threads
+        self._session = self._open()
+        entry = self._session.get_inputs()[0]
+        if entry.type not in _ONNX_DTYPES:
+            raise TypeError(f"its input {entry.name!r} is a {entry.type}, which no array of numbers fits")
+        if shape is not None and not fits(entry.shape, shape):
+            raise FixedSizeError(entry.shape)
+        self._input, self._dtype = entry.name, _ONNX_DTYPES[entry.type]
+        self._outputs = [self._session.get_outputs()[0].name]
+
+    def _open(self, profile: str | None = None) -> Any:
         import onnxruntime
 
         if hasattr(onnxruntime, "disable_telemetry_events"):
             onnxruntime.disable_telemetry_events()
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
+        options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         # Many workers wait for their turn: a thread that spins while it waits would slow the one that is timed.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        entry = self._session.get_inputs()[0]
-        if entry.type not in _ONNX_DTYPES:
-            raise TypeError(f"its input {entry.name!r} is a {entry.type}, which no array of numbers fits")
-        self._input, self._dtype = entry.name, _ONNX_DTYPES[entry.type]
-        self._outputs = [self._session.get_outputs()[0].name]
+        if profile is not None:
+            options.enable_profiling, options.profile_file_prefix = True, profile
+        return onnxruntime.InferenceSession(self._path, options, providers=["CPUExecutionProvider"])
 
     def prepare(self, sample: Array) -> Array:
         return np.ascontiguousarray(sample, self._dtype)
@@ -85,14 +113,25 @@ class OnnxFile:
     def finish(self, output: Array, raw: bool) -> Array:
         return codes(output) if raw else output.astype(np.float32, copy=False)
 
+    def profile(self, entry: Array, runs: int) -> list[dict[str, Any]]:
+        with tempfile.TemporaryDirectory(prefix="torchshrink-") as folder:
+            session = self._open(os.path.join(folder, "profile"))
+            for _ in range(_PROFILE_WARMUP_RUNS + runs):
+                session.run(self._outputs, {self._input: entry})
+            return onnx_operations(json.loads(Path(session.end_profiling()).read_text()), runs)
+
 
 class TFLiteFile:
     """A .tflite file in LiteRT with its default delegates (XNNPACK)."""
 
-    def __init__(self, path: str, threads: int) -> None:
+    name = "LiteRT"
+
+    def __init__(self, path: str, threads: int, shape: Shape | None = None) -> None:
         from ai_edge_litert.interpreter import Interpreter
 
         self._interpreter = Interpreter(path, num_threads=threads)
+        if shape is not None:
+            self._resize(shape)
         self._interpreter.allocate_tensors()
         self._input = self._interpreter.get_input_details()[0]
         self._output = self._interpreter.get_output_details()[0]
@@ -110,11 +149,27 @@ class TFLiteFile:
         output = to_torch_layout(output)
         return codes(output) if raw else dequantize(output, *_affine(self._output))
 
+    def profile(self, entry: Array, runs: int) -> None:  # noqa: ARG002  # its Python interpreter has no profiler
+        return None
+
+    def _resize(self, shape: Shape) -> None:
+        """Ask for another size before anything is allocated, so that no memory of the file's own size is counted."""
+        detail = self._interpreter.get_input_details()[0]
+        own = detail["shape"].tolist()
+        wanted = tflite_shape(own, shape)
+        if wanted == own:
+            return
+        try:
+            self._interpreter.resize_tensor_input(detail["index"], wanted)
+            self._interpreter.allocate_tensors()
+        except (RuntimeError, ValueError) as error:
+            raise FixedSizeError(own) from error
+
 
 class TorchFile:
     """An exported program (.pt2) or a torchshrink checkpoint (.safetensors) in eager PyTorch."""
 
-    def __init__(self, path: str, threads: int) -> None:
+    def __init__(self, path: str, threads: int, shape: Shape | None = None) -> None:  # noqa: ARG002  # takes any
         import torch
 
         torch.set_num_threads(threads)
@@ -126,6 +181,7 @@ class TorchFile:
             from torchshrink.checkpoint import load
 
             self._model = load(Path(path))
+        self.name = "PyTorch graph" if isinstance(self._model, torch.fx.GraphModule) else "PyTorch eager"
 
     def prepare(self, sample: Array) -> Any:
         return self._torch.from_numpy(np.ascontiguousarray(sample))
@@ -138,10 +194,21 @@ class TorchFile:
     def finish(self, output: Any, raw: bool) -> Array:
         return codes(output.numpy()) if raw else np.asarray(output.float().numpy())
 
+    def profile(self, entry: Any, runs: int) -> list[dict[str, Any]]:
+        from torch.profiler import ProfilerActivity, profile
+
+        for _ in range(_PROFILE_WARMUP_RUNS):
+            self.run(entry)
+        with profile(activities=[ProfilerActivity.CPU]) as profiler:
+            for _ in range(runs):
+                self.run(entry)
+        spent = [(event.key, event.self_cpu_time_total, event.count) for event in profiler.key_averages()]
+        return _operations(((key, microseconds, count) for key, microseconds, count in spent if "::" in key), runs)
+
 
 # What each kind of file needs: the modules that its runtime consists of, and who opens it. torch.export.load imports
 # its own reader and sympy (75 MB) on first use; the operators of quantized graphs must be registered before.
-RUNTIMES: dict[str, tuple[tuple[str, ...], Callable[[str, int], Runtime]]] = {
+RUNTIMES: dict[str, tuple[tuple[str, ...], Callable[[str, int, Shape | None], Runtime]]] = {
     ".onnx": (("onnxruntime",), OnnxFile),
     ".tflite": (("ai_edge_litert.interpreter",), TFLiteFile),
     ".pt2": (("torch", "torch.ao.quantization.fx._decomposed", "torch.export.pt2_archive"), TorchFile),
@@ -157,15 +224,20 @@ class Commands:
         self._sample: Array | None = None
         self._entry: Any = None
 
-    def load(self, path: str, threads: int, inputs: str | None = None) -> dict[str, Any]:
+    def load(self, path: str, threads: int, inputs: str | None = None, fit: bool = False) -> dict[str, Any]:
         modules, opener = RUNTIMES[Path(path).suffix]
-        for module in modules:
+        for module in (*modules, *_graph_modules(path)):
             importlib.import_module(module)
         self._sample = np.load(inputs) if inputs else None
+        shape = self._sample.shape if fit and self._sample is not None else None
         runtime_rss_mb = peak_rss_mb()
         start = time.perf_counter_ns()
-        self._runtime = opener(path, threads)
-        return {"runtime_rss_mb": runtime_rss_mb, "load_ms": (time.perf_counter_ns() - start) / 1e6}
+        try:
+            self._runtime = opener(path, threads, shape)
+        except FixedSizeError as error:
+            return {"fixed": error.args[0]}
+        load_ms = (time.perf_counter_ns() - start) / 1e6
+        return {"runtime_rss_mb": runtime_rss_mb, "load_ms": load_ms, "runtime": self._runtime.name}
 
     def once(self) -> dict[str, Any]:
         self._entry = self._runtime.prepare(self._sample)  # type: ignore[arg-type]
@@ -173,17 +245,21 @@ class Commands:
         return {"peak_rss_mb": peak_rss_mb()}
 
     def time(self, runs: int, warmup: int) -> dict[str, Any]:
-        if self._entry is None:
-            self._entry = self._runtime.prepare(self._sample)  # type: ignore[arg-type]
+        self._prepare()
         run, entry, clock = self._runtime.run, self._entry, time.perf_counter_ns
         for _ in range(warmup):
             run(entry)
         latencies = []
+        spent = time.process_time_ns()
         for _ in range(runs):
             start = clock()
             run(entry)
             latencies.append((clock() - start) / 1e6)
-        return {"latencies_ms": latencies}
+        return {"latencies_ms": latencies, "cpu_ms": (time.process_time_ns() - spent) / 1e6}
+
+    def profile(self, runs: int) -> dict[str, Any]:
+        self._prepare()
+        return {"operations": self._runtime.profile(self._entry, runs)}
 
     def predict(self, inputs: str, output: str, raw: bool = False) -> dict[str, Any]:
         runtime, samples = self._runtime, np.load(inputs)
@@ -194,6 +270,68 @@ class Commands:
 
     def modules(self) -> dict[str, Any]:
         return {"modules": sorted(sys.modules)}
+
+    def _prepare(self) -> None:
+        if self._entry is None:
+            self._entry = self._runtime.prepare(self._sample)  # type: ignore[arg-type]
+
+
+def fits(own: Sequence[Any], shape: Sequence[int]) -> bool:
+    """Return whether ``shape`` is one that an ONNX input takes: its free dimensions are names or None."""
+    return len(own) == len(shape) and all(
+        not isinstance(side, int) or side == wanted for side, wanted in zip(own, shape, strict=True)
+    )
+
+
+def tflite_shape(own: Sequence[int], shape: Shape) -> list[int]:
+    """Return ``[1, C, *size]`` as channels last with as many dimensions as ``own``: a signal's height of 1 is added.
+
+    Raises:
+        FixedSizeError: When the dimensions do not correspond.
+    """
+    batch, channels, *size = shape
+    moved = [batch, *size, channels]
+    if len(own) == len(moved) + 1:
+        moved.insert(1, 1)
+    if len(own) != len(moved) or own[-1] != channels:
+        raise FixedSizeError(list(own))
+    return moved
+
+
+def onnx_operations(events: Sequence[dict[str, Any]], runs: int) -> list[dict[str, Any]]:
+    """Return the mean time of an inference by type of operation, over the last ``runs`` of ONNX Runtime's profile."""
+    starts = sorted(event["ts"] for event in events if event.get("name") == "model_run")
+    first = starts[-runs] if len(starts) >= runs else 0
+    kernels = (
+        (event["args"]["op_name"], event["dur"], 1)
+        for event in events
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time") and event["ts"] >= first
+    )
+    return _operations(kernels, runs)
+
+
+def _operations(spent: Iterable[tuple[str, float, int]], runs: int) -> list[dict[str, Any]]:
+    """Return microseconds and calls of ``runs`` inferences as those of one, the most expensive operation first."""
+    times: dict[str, float] = {}
+    calls: dict[str, int] = {}
+    for operation, microseconds, count in spent:
+        times[operation] = times.get(operation, 0.0) + microseconds
+        calls[operation] = calls.get(operation, 0) + count
+    ordered = sorted(times, key=lambda operation: (-times[operation], operation))
+    return [
+        {"operation": operation, "ms": times[operation] / runs / 1e3, "calls": calls[operation] / runs}
+        for operation in ordered
+    ]
+
+
+def _graph_modules(path: str) -> tuple[str, ...]:
+    """Return what a checkpoint with a quantized graph needs besides, read from its header: half a second to import."""
+    if not path.endswith(".safetensors"):
+        return ()
+    with open(path, "rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = stream.read(min(length, 100_000_000))
+    return ("torch.ao.quantization.fx._decomposed",) if b"quantized_decomposed" in header else ()
 
 
 def quantize(values: Array, dtype: Any, scale: float, zero_point: int) -> Array:

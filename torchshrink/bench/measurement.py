@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from torchshrink.bench.footprint import Footprint, OnProgress, Steps, footprint
 from torchshrink.bench.process import Worker
 from torchshrink.errors import DataError, RecipeError
 
-OnProgress = Callable[[int, int, str], None]
-
 _WARMUP_RUNS = 5
 _WARMUP_RUNS_PER_TURN = 1  # others ran in between: the caches hold their weights
-_MOST_WORKERS_ALIVE = 24
+MOST_WORKERS_ALIVE = 24
 
 
 @dataclass(frozen=True)
@@ -32,12 +31,14 @@ class Latency:
         p90: The 90th percentile, in ms.
         threads: How many the runtime was given.
         runs: How many were timed.
+        p10: The 10th percentile, in ms.
     """
 
     median: float
     p90: float
     threads: int
     runs: int
+    p10: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,12 @@ class Measurement:
         runtime_rss_mb: The most that the same process had held before it opened the file: Python, numpy, the runtime
             and the input.
         model_rss_mb: The difference: what the file adds.
-        load_ms: From the opened file to a model that is ready to run, imports excluded.
+        load_ms: From the file to a model that is ready to run, imports excluded.
+        cold_start_ms: From the start of a process to its first result, imports included; the file may be in the
+            system's cache.
+        cpu_ms: Processor time of one inference, user and system, all threads added up.
+        rounds_ms: The median latency of each round, which `ratio.paired` compares with that of another file.
+        runtime: What ran the file.
     """
 
     latency: Latency
@@ -58,6 +64,18 @@ class Measurement:
     runtime_rss_mb: float
     model_rss_mb: float
     load_ms: float
+    cold_start_ms: float = math.nan
+    cpu_ms: float = math.nan
+    rounds_ms: tuple[float, ...] = ()
+    runtime: str = ""
+
+
+@dataclass
+class _Timings:
+    """What the rounds of one file gave."""
+
+    rounds: list[list[float]] = field(default_factory=list)
+    cpu_ms: float = 0.0
 
 
 def measure(path: Path | str, inputs: ArrayLike, *, threads: int = 1, runs: int = 50) -> Measurement:
@@ -72,6 +90,7 @@ def measure_all(
     threads: int = 1,
     runs: int = 50,
     rounds: int = 5,
+    starts: int = 1,
     on_progress: OnProgress | None = None,
 ) -> dict[Path, Measurement]:
     """Measure model files, their latencies interleaved so that a machine that slows down slows all alike.
@@ -85,6 +104,9 @@ def measure_all(
         threads: How many threads each runtime may use.
         runs: Timed inferences per file.
         rounds: Turns per file.
+        starts: How many times all of this is done, in new processes; the runs and rounds are shared out among them, and
+            the figures of memory and starting are medians. No process is like the one before: where its memory lies
+            changes its speed.
         on_progress: Called with steps done, steps in all, and the step's name.
 
     Returns:
@@ -95,22 +117,25 @@ def measure_all(
         DataError: When the inputs are not a batch.
         RecipeError: When a count is not positive.
     """
-    for name, value in (("threads", threads), ("runs", runs), ("rounds", rounds)):
+    for name, value in (("threads", threads), ("runs", runs), ("rounds", rounds), ("starts", starts)):
         if value < 1:
             raise RecipeError(f"{name}={value}: measuring needs at least 1")
     files = list(dict.fromkeys(Path(path) for path in paths))
     shares = _shares(runs, rounds)
-    report = _Steps(len(files) * (2 + len(shares)), on_progress)
-    memory, latencies = {}, {}
+    starts = min(starts, len(shares))
+    report = Steps(len(files) * (2 * starts + len(shares)), on_progress)
+    footprints: dict[Path, list[Footprint]] = {file: [] for file in files}
+    timings = {file: _Timings() for file in files}
     with tempfile.TemporaryDirectory(prefix="torchshrink-") as folder:
         sample = Path(folder, "sample.npy")
         np.save(sample, _batch(inputs)[:1])
-        for file in files:
-            memory[file] = _memory(file, sample, threads)
-            report.step(f"{file.name}: memory")
-        for batch in _batches(files):
-            latencies.update(_latencies(batch, sample, threads, shares, report))
-    return {file: _measurement(memory[file], latencies[file], threads) for file in files}
+        for start in range(starts):
+            for file in files:
+                footprints[file].append(footprint(file, sample, threads))
+                report.step(f"{file.name}: memory")
+            for batch in _batches(files):
+                _time(batch, sample, threads, shares[start::starts], timings, report)
+    return {file: _measurement(footprints[file], timings[file], threads) for file in files}
 
 
 def predict(path: Path | str, inputs: ArrayLike, *, threads: int = 1, raw: bool = False) -> NDArray[Any]:
@@ -138,16 +163,6 @@ def predict(path: Path | str, inputs: ArrayLike, *, threads: int = 1, raw: bool 
         return np.asarray(np.load(output))
 
 
-class _Steps:
-    def __init__(self, total: int, on_progress: OnProgress | None) -> None:
-        self._done, self._total, self._on_progress = 0, total, on_progress
-
-    def step(self, note: str) -> None:
-        self._done += 1
-        if self._on_progress is not None:
-            self._on_progress(self._done, self._total, note)
-
-
 def _batch(inputs: ArrayLike) -> NDArray[np.float32]:
     values = np.ascontiguousarray(inputs, np.float32)
     if values.ndim < 2 or len(values) == 0:
@@ -155,15 +170,15 @@ def _batch(inputs: ArrayLike) -> NDArray[np.float32]:
     return values
 
 
-def _memory(file: Path, sample: Path, threads: int) -> dict[str, float]:
-    with Worker(file, threads=threads) as worker:
-        return worker.load(sample) | worker.ask("once")
-
-
-def _latencies(
-    files: Sequence[Path], sample: Path, threads: int, shares: Sequence[int], report: _Steps
-) -> dict[Path, list[float]]:
-    found: dict[Path, list[float]] = {file: [] for file in files}
+def _time(
+    files: Sequence[Path],
+    sample: Path,
+    threads: int,
+    shares: Sequence[int],
+    timings: dict[Path, _Timings],
+    report: Steps,
+) -> None:
+    """Add the rounds of ``shares`` runs each, the files taking turns."""
     with ExitStack() as stack:
         workers = {file: stack.enter_context(Worker(file, threads=threads)) for file in files}
         for file, worker in workers.items():
@@ -172,9 +187,10 @@ def _latencies(
             report.step(f"{file.name}: warm-up")
         for turn, share in enumerate(shares, 1):
             for file, worker in workers.items():
-                found[file] += worker.ask("time", runs=share, warmup=_WARMUP_RUNS_PER_TURN)["latencies_ms"]
+                found = worker.ask("time", runs=share, warmup=_WARMUP_RUNS_PER_TURN)
+                timings[file].rounds.append(found["latencies_ms"])
+                timings[file].cpu_ms += found["cpu_ms"]
                 report.step(f"{file.name}: latency {turn}/{len(shares)}")
-    return found
 
 
 def _shares(runs: int, rounds: int) -> list[int]:
@@ -184,17 +200,24 @@ def _shares(runs: int, rounds: int) -> list[int]:
 
 
 def _batches(files: Sequence[Path]) -> list[Sequence[Path]]:
-    """Return as few groups of at most ``_MOST_WORKERS_ALIVE`` as possible, of about the same length."""
-    count = math.ceil(len(files) / _MOST_WORKERS_ALIVE)
+    """Return as few groups of at most ``MOST_WORKERS_ALIVE`` as possible, of about the same length."""
+    count = math.ceil(len(files) / MOST_WORKERS_ALIVE)
     return [files[start::count] for start in range(count)]
 
 
-def _measurement(memory: dict[str, float], latencies_ms: list[float], threads: int) -> Measurement:
-    median, p90 = np.percentile(latencies_ms, [50, 90]).tolist()
+def _measurement(footprints: Sequence[Footprint], timings: _Timings, threads: int) -> Measurement:
+    latencies_ms = [value for share in timings.rounds for value in share]
+    p10, median, p90 = np.percentile(latencies_ms, [10, 50, 90]).tolist()
+    peak_rss_mb = float(np.median([found.peak_rss_mb for found in footprints]))
+    runtime_rss_mb = float(np.median([found.runtime_rss_mb for found in footprints]))
     return Measurement(
-        latency=Latency(median, p90, threads, len(latencies_ms)),
-        peak_rss_mb=memory["peak_rss_mb"],
-        runtime_rss_mb=memory["runtime_rss_mb"],
-        model_rss_mb=memory["peak_rss_mb"] - memory["runtime_rss_mb"],
-        load_ms=memory["load_ms"],
+        latency=Latency(median, p90, threads, len(latencies_ms), p10),
+        peak_rss_mb=peak_rss_mb,
+        runtime_rss_mb=runtime_rss_mb,
+        model_rss_mb=peak_rss_mb - runtime_rss_mb,
+        load_ms=float(np.median([found.load_ms for found in footprints])),
+        cold_start_ms=float(np.median([found.cold_start_ms for found in footprints])),
+        cpu_ms=timings.cpu_ms / len(latencies_ms),
+        rounds_ms=tuple(float(np.median(share)) for share in timings.rounds),
+        runtime=footprints[0].runtime,
     )

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -17,7 +18,7 @@ from torchshrink.bench import _worker
 from torchshrink.errors import ModelError
 
 _SCRIPT = Path(_worker.__file__)
-_VERBS = {"load": "load", "once": "run", "time": "run", "predict": "run"}
+_VERBS = {"load": "load", "once": "run", "time": "run", "predict": "run", "profile": "profile"}
 _RUNTIME_NAMES = {".onnx": "onnxruntime", ".tflite": "LiteRT", ".pt2": "PyTorch", ".safetensors": "PyTorch"}
 _STDERR_BYTES = 4000
 
@@ -48,6 +49,7 @@ class Worker:
 
     def __enter__(self) -> Worker:
         self._stderr = tempfile.TemporaryFile()  # a pipe would block a chatty runtime
+        self._started_ns = time.perf_counter_ns()
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", str(_SCRIPT)],
@@ -80,10 +82,18 @@ class Worker:
         """The process's id."""
         return self._process.pid
 
-    def load(self, inputs: Path | None = None) -> dict[str, Any]:
-        """Open the file; ``inputs`` is the ``.npy`` of one sample, for the commands ``once`` and ``time``."""
+    @property
+    def age_ms(self) -> float:
+        """How long ago the process was started, in ms."""
+        return (time.perf_counter_ns() - self._started_ns) / 1e6
+
+    def load(self, inputs: Path | None = None, *, fit: bool = False) -> dict[str, Any]:
+        """Open the file; ``inputs`` is the ``.npy`` of one sample, for the commands ``once``, ``time`` and ``profile``.
+
+        With ``fit`` the file is opened for the size of the sample where that is not its own; see `_worker.py`.
+        """
         path = str(self.path.resolve())
-        return self.ask("load", path=path, threads=self.threads, inputs=str(inputs) if inputs else None)
+        return self.ask("load", path=path, threads=self.threads, inputs=str(inputs) if inputs else None, fit=fit)
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
         """Send one command of `_worker.py` and return its answer.
