@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchshrink.converters import onnx_export, qdq, runtimes
+
+from torchshrink import quantize
 
 Values = dict[str, NDArray[Any]]
 
@@ -43,17 +46,27 @@ def first(path: Path, source: onnx.ModelProto, sample: Tensor, model: nn.Module 
         found, _ = _onnx_values(onnx_export.load(path), entry, is_int8)
     candidates: dict[int, list[NDArray[Any]]] = {}
     for value in found.values():
-        candidates.setdefault(value.size, []).append(np.sort(value.ravel()))
+        candidates.setdefault(value.size, []).append(value)
     for name, value in expected.items():
-        distance = _distance(np.sort(value.ravel()), candidates.get(value.size, []))
+        distance = min((_distance(value, other) for other in candidates.get(value.size, [])), default=float("inf"))
         if not distance <= tolerances[name]:
             return f"{name} (nearest tensor in the file differs by {distance:.3g}, allowed {tolerances[name]:.3g})"
     return None
 
 
-def _distance(values: NDArray[Any], candidates: list[NDArray[Any]]) -> float:
-    distances = [float(np.quantile(np.abs(candidate - values), 0.99)) for candidate in candidates]
-    return min(distances, default=float("inf"))
+def _distance(value: NDArray[Any], other: NDArray[Any]) -> float:
+    """Return how far apart all but a hundredth of the values are, in the best of the layouts that fit.
+
+    A converter may have moved axes, as from channels first to last. Only when no order of the axes gives the other
+    shape, because values were also regrouped, are they compared sorted: other tensors can look alike then.
+    """
+    value, other = value.squeeze(), other.squeeze()
+    orders = [order for order in permutations(range(other.ndim)) if other.transpose(order).shape == value.shape]
+    layouts = [other.transpose(order) for order in orders]
+    if not layouts:
+        value, layouts = np.sort(value.ravel()), [np.sort(other.ravel())]
+    with np.errstate(invalid="ignore"):  # what is not a number is far from everything
+        return min(float(np.nan_to_num(np.quantile(np.abs(each - value), 0.99), nan=np.inf)) for each in layouts)
 
 
 def _onnx_values(model: onnx.ModelProto, entry: NDArray[Any], is_int8: bool) -> tuple[Values, dict[str, float]]:
@@ -80,27 +93,41 @@ def _onnx_values(model: onnx.ModelProto, entry: NDArray[Any], is_int8: bool) -> 
 
 
 def _torch_values(model: nn.Module, sample: Tensor) -> tuple[Values, dict[str, float]]:
-    """Return the tensors that a PyTorch model computes, in its order."""
+    """Return the tensors that a PyTorch model computes, in its order; of a quantized graph, those on a grid."""
     graph = model if isinstance(model, torch.fx.GraphModule) else torch.export.export(model, (sample,)).module()
     recorder = _Recorder(graph)
     with torch.inference_mode():
         recorder.run(sample)
-    tolerances = {name: 1e-2 * (float(np.ptp(value)) or 1.0) for name, value in recorder.values.items()}
-    return recorder.values, tolerances
+    return recorder.values, recorder.tolerances
 
 
 class _Recorder(torch.fx.Interpreter):
-    """Runs a graph and keeps every float tensor."""
+    """Runs a graph and keeps the tensors that a file of it must hold too."""
 
     def __init__(self, graph: torch.fx.GraphModule) -> None:
         super().__init__(graph)
+        self.is_int8 = quantize.is_quantized(graph)
         self.values: Values = {}
+        self.tolerances: dict[str, float] = {}
 
     def run_node(self, n: torch.fx.Node) -> Any:
         result = super().run_node(n)
-        is_operation = n.op == "call_function" and "quantize" not in str(n.target) and "batch_norm" not in str(n.target)
+        is_operation = n.op == "call_function" and "batch_norm" not in str(n.target)
         if is_operation and isinstance(result, Tensor) and result.is_floating_point():
-            users = [str(user.target) for user in n.users]
-            if not any("relu" in user or "batch_norm" in user or "quantize" in user for user in users):
-                self.values[f"{n.target} {n.name}"] = result.numpy()
+            if self.is_int8:
+                self._keep_dequantized(n, result.numpy())
+            elif not any("relu" in str(user.target) or "batch_norm" in str(user.target) for user in n.users):
+                self._keep(n, result.numpy(), 1e-2 * (float(np.ptp(result.numpy())) or 1.0))
         return result
+
+    def _keep_dequantized(self, node: torch.fx.Node, values: NDArray[Any]) -> None:
+        """Keep an activation as its codes stand for it, named after the operation that computes it."""
+        codes = node.args[0]
+        if "dequantize_per_tensor" in str(node.target) and isinstance(codes, torch.fx.Node) and codes.args:
+            source = codes.args[0]
+            assert isinstance(source, torch.fx.Node)
+            self._keep(source, values, 3 * float(node.args[1]))  # type: ignore[arg-type]
+
+    def _keep(self, node: torch.fx.Node, values: NDArray[Any], tolerance: float) -> None:
+        label = f"{node.target} {node.name}"
+        self.values[label], self.tolerances[label] = values, tolerance

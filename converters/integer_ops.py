@@ -1,10 +1,17 @@
-"""Let operations compute in int8 that ai-edge-quantizer leaves in float although TFLite has int8 kernels for them."""
+"""Mend the integer graph that ai-edge-quantizer writes.
+
+It leaves operations in float although TFLite has int8 kernels for them, rescales tensors to the scale that they have,
+and lets the parts of a concatenation be computed on the grid of the whole, whatever grid they were trained on.
+"""
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
+from ai_edge_litert import schema_py_generated as schema
 from torchshrink.converters import flatbuffer
+from torchshrink.converters.ranges import Range, Ranges
 
 # Their output has the parameters of their input.
 _MOVES = {
@@ -24,6 +31,77 @@ def absorb(model: Any) -> int:
         How many operations were replaced.
     """
     return sum(_absorb_in(model, graph) for graph in model.subgraphs)
+
+
+def drop_idle(model: Any) -> int:
+    """Remove every ``QUANTIZE`` between two tensors of equal type and parameters, in place, and return how many.
+
+    One that computes an output of the model stays: outputs keep their tensors.
+    """
+    return sum(_drop_idle_in(model, graph) for graph in model.subgraphs)
+
+
+def restore_grids(model: Any, learned: Ranges) -> int:
+    """Let every tensor be computed on the grid that was learned for it, and rescale it for its readers, in place.
+
+    Done where the file has another grid, because a reader needs it: the parts of a concatenation have that of the
+    whole. A sigmoid's output, though, is fixed by its kernel, and every part was rounded to its own grid in training.
+    What only moves values keeps the grid of its input.
+
+    Args:
+        model: The quantized file.
+        learned: By the name of a tensor in the file.
+
+    Returns:
+        How many tensors were rescaled.
+    """
+    return sum(_restore_grids_in(model, graph, learned) for graph in model.subgraphs)
+
+
+def _drop_idle_in(model: Any, graph: Any) -> int:
+    idle = []
+    for operator in graph.operators:
+        if flatbuffer.op_name(model, operator) == "QUANTIZE" and operator.outputs[0] not in list(graph.outputs):
+            before, after = (graph.tensors[index] for index in (operator.inputs[0], operator.outputs[0]))
+            idle += [operator] if _fits(model, "RESHAPE", before, [after]) else []
+    for operator in idle:
+        graph.operators.remove(operator)
+        flatbuffer.redirect(graph, operator.outputs[0], operator.inputs[0])
+    return len(idle)
+
+
+def _restore_grids_in(model: Any, graph: Any, learned: Ranges) -> int:
+    count = 0
+    for operator in list(graph.operators):
+        for index in operator.outputs:
+            grid = learned.get(flatbuffer.tensor_name(graph.tensors[index]))
+            if grid is not None and _has_imposed_grid(model, graph, operator, index, grid):
+                _rescale(model, graph, operator, index, grid)
+                count += 1
+    return count
+
+
+def _has_imposed_grid(model: Any, graph: Any, operator: Any, index: int, learned: Range) -> bool:
+    """Return whether an int8 tensor has neither the learned grid nor, as what only moves values, that of the input."""
+    tensor, source = graph.tensors[index], graph.tensors[operator.inputs[0]]
+    present = flatbuffer.quantization(model, tensor)
+    return tensor.type == schema.TensorType.INT8 and present not in (learned, flatbuffer.quantization(model, source))
+
+
+def _rescale(model: Any, graph: Any, operator: Any, index: int, grid: Range) -> None:
+    """Give tensor ``index``, which ``operator`` computes, that grid, and its readers a copy on the one that it had."""
+    tensor = graph.tensors[index]
+    rescaled = copy.copy(tensor)
+    rescaled.name = f"{flatbuffer.tensor_name(tensor)}_rescaled"
+    tensor.quantization = copy.copy(tensor.quantization)
+    tensor.quantization.scale, tensor.quantization.zeroPoint = list(grid.scale), list(grid.zero_point)
+    graph.tensors.append(rescaled)
+    for reader in _consumers(graph, index):
+        reader.inputs = [len(graph.tensors) - 1 if each == index else each for each in reader.inputs]
+    step = schema.OperatorT()
+    step.opcodeIndex = flatbuffer.opcode(model, schema.BuiltinOperator.QUANTIZE, version=2)
+    step.inputs, step.outputs = [index], [len(graph.tensors) - 1]
+    graph.operators.insert(graph.operators.index(operator) + 1, step)
 
 
 def _absorb_in(model: Any, graph: Any) -> int:

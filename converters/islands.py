@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from ai_edge_litert import schema_py_generated as schema
-from torchshrink.converters import flatbuffer, onnx_export
+from torchshrink.converters import flatbuffer, onnx_export, runtimes
 
 _CONVERSIONS = {"QuantizeLinear", "DequantizeLinear"}
 
@@ -15,6 +15,10 @@ def find(path: Path) -> tuple[str, ...]:
     """Return the float operations of an int8 ONNX or TFLite file, by kind and tensor.
 
     Quantizing the input and dequantizing the output are not islands.
+
+    Raises:
+        ModelError: When the file is not TFLite.
+        ConversionError: When ONNX Runtime refuses the file.
     """
     return _in_tflite(path) if path.suffix == ".tflite" else _in_onnx(path)
 
@@ -33,14 +37,10 @@ def _in_tflite(path: Path) -> tuple[str, ...]:
 
 def _in_onnx(path: Path) -> tuple[str, ...]:
     """Let ONNX Runtime optimize the graph, then list who still reads dequantized values."""
-    import onnxruntime
-
     with tempfile.TemporaryDirectory() as folder:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.optimized_model_filepath = str(Path(folder, "optimized.onnx"))
-        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        graph = onnx_export.load(Path(folder, "optimized.onnx")).graph
+        optimized = Path(folder, "optimized.onnx")
+        runtimes.onnx_session(path, path.name, optimized)
+        graph = onnx_export.load(optimized).graph
     real = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
     return tuple(
         f"{node.op_type} {node.output[0]}"

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 from torch import Tensor, nn
 from torchshrink.converters import half, onnxruntime_int8, qdq
 
-from torchshrink.errors import ModelError, UnsupportedOpError
+from torchshrink.errors import ModelError, ShrinkError, UnsupportedOpError
 from torchshrink.files import atomic
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -48,7 +48,7 @@ def to_onnx(
         metadata: Stored in the file as JSON.
 
     Raises:
-        ModelError: When the precision does not fit the model.
+        ModelError: When the precision does not fit the model, or the model refuses ``example_input``.
         UnsupportedOpError: When an operation has no ONNX counterpart.
     """
     path = Path(path)
@@ -97,10 +97,16 @@ def load(path: Path) -> onnx.ModelProto:
 
 
 def export(model: nn.Module, example_input: Tensor) -> onnx.ModelProto:
-    """Return ``model`` as ONNX, tensors called ``input`` and ``output``, with everything that converters look for."""
+    """Return ``model`` as ONNX, tensors called ``input`` and ``output``, with everything that converters look for.
+
+    Raises:
+        ModelError: When the model itself refuses ``example_input``.
+        UnsupportedOpError: When an operation has no ONNX counterpart.
+    """
     example = example_input[:1]
     if not isinstance(model, torch.fx.GraphModule):
         model = copy.deepcopy(model).eval()
+    _try_out(model, example)
     try:
         with _quiet():
             program = torch.onnx.export(
@@ -114,14 +120,33 @@ def export(model: nn.Module, example_input: Tensor) -> onnx.ModelProto:
                 verbose=False,
             )
     except Exception as error:
+        reason = _reason(error)
+        branches = "data-dependent" in reason
+        advice = "do not branch on the values of tensors" if branches else "replace that operation"
         raise UnsupportedOpError(
-            f"{type(model).__name__} cannot be exported to ONNX: {_reason(error)}; replace that operation in the model"
+            f"{type(model).__name__} cannot be exported to ONNX: {reason}; {advice} in the model"
         ) from error
     assert program is not None
     exported: onnx.ModelProto = program.model_proto
     exported = _copy_without_notes(exported)
     _add_kernel_shapes(exported)
     return exported
+
+
+def _try_out(model: nn.Module, example: Tensor) -> None:
+    """Run the model, so that what it refuses by itself is not taken for something that the exporter cannot do."""
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model(example)
+    except ShrinkError:
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"{type(model).__name__} fails on an input of shape {list(example.shape)} ({reason}): fix the model or "
+            "the shape"
+        ) from error
 
 
 def _translations() -> dict[Any, Any]:
@@ -181,13 +206,13 @@ def _reason(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _quiet():  # type: ignore[no-untyped-def]
-    """Keep the exporter's progress, torchvision hints and deprecations off the user's terminal."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+    """Keep the exporter's progress, torchvision hints, deprecations and dumps of graphs off the user's terminal."""
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    nowhere = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         warnings.simplefilter("ignore")
         try:
             yield
         finally:
-            logger.setLevel(level)
+            logging.disable(level)

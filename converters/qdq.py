@@ -53,6 +53,9 @@ def split(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Range]]:
     Weights become the floats that their codes stand for, so the float graph computes what the quantized one computes
     but for the rounding of activations. Ranges are named after the tensors of the float graph.
 
+    A number that is added or multiplied becomes an input with a default value, which is how ONNX says that it is not
+    to be folded: into the weights of the convolution next to it, it would change them to some that nobody trained.
+
     Raises:
         ConversionError: When a scale is computed in the graph instead of stored.
     """
@@ -64,13 +67,13 @@ def split(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Range]]:
     nodes = []
     for node in model.graph.node:
         if node.op_type == DEQUANTIZE and node.input[0] in arrays:
-            weight = _range(node, arrays)
+            weight = stored_range(node, arrays)
             weights[node.output[0]] = dequantize(arrays[node.input[0]], weight)
             ranges[node.output[0]] = weight
         elif node.op_type == QUANTIZE:
             source = alias.get(node.input[0], node.input[0])
             alias[node.output[0]] = source
-            ranges.setdefault(source, _range(node, arrays))
+            ranges.setdefault(source, stored_range(node, arrays))
         elif node.op_type == DEQUANTIZE:
             alias[node.output[0]] = alias.get(node.input[0], node.input[0])
         else:
@@ -78,6 +81,7 @@ def split(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Range]]:
                 node.input[index] = alias.get(name, name)
             nodes.append(node)
     _rename_outputs(model, nodes, alias, ranges)
+    _free_operands(model, nodes, weights, ranges)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     del model.graph.value_info[:]
@@ -95,7 +99,12 @@ def dequantize(codes: NDArray[Any], range_: Range) -> NDArray[np.float32]:
     return ((codes.astype(np.int32) - zero_point).astype(np.float32) * scale).astype(np.float32)
 
 
-def _range(node: NodeProto, arrays: dict[str, NDArray[Any]]) -> Range:
+def stored_range(node: NodeProto, arrays: dict[str, NDArray[Any]]) -> Range:
+    """Return the range that a quantize or dequantize node holds.
+
+    Raises:
+        ConversionError: When its scale is computed in the graph instead of stored.
+    """
     if node.input[1] not in arrays:
         raise ConversionError(
             f"{node.op_type} {node.name!r}: its scale is computed in the graph; only stored scales can be converted"
@@ -123,3 +132,21 @@ def _rename_outputs(
                 names[index] = renamed.get(name, name)
     for old, new in renamed.items():
         ranges[new] = ranges.pop(old)
+
+
+def _free_operands(
+    model: onnx.ModelProto, nodes: list[NodeProto], weights: dict[str, NDArray[Any]], ranges: dict[str, Range]
+) -> None:
+    """Declare the quantized constants of sums and products as inputs, of as many dimensions as what they meet."""
+    typed = (*model.graph.value_info, *model.graph.input, *model.graph.output)
+    ranks = {item.name: len(item.type.tensor_type.shape.dim) for item in typed}
+    met: dict[str, list[int]] = {}
+    for node in nodes:
+        for name, other in (node.input, reversed(node.input)) if node.op_type in ("Add", "Mul") else ():
+            if name in weights and ranges[name].axis is None:
+                met.setdefault(name, []).append(ranks.get(other, 0))
+    for name, others in met.items():
+        value = weights[name]
+        if value.ndim <= min(others):
+            weights[name] = value.reshape([1] * (min(others) - value.ndim) + list(value.shape))
+            model.graph.input.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, weights[name].shape))

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from torchshrink.errors import ModelError
+from torchshrink.errors import ConversionError, ModelError
 
 
 @dataclass(frozen=True)
@@ -27,17 +27,43 @@ class TensorValue:
     values: NDArray[np.float32]
 
 
-def onnx_values(model: onnx.ModelProto, names: set[str], sample: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-    """Return the values of the named tensors of an ONNX graph on one input, and those of its outputs."""
+def onnx_session(model: Path | bytes, name: str, optimized: Path | None = None) -> Any:
+    """Open a model in ONNX Runtime, in silence.
+
+    Args:
+        model: The file or its content.
+        name: What errors call it.
+        optimized: Where to write the graph as ONNX Runtime will run it.
+
+    Raises:
+        ConversionError: When ONNX Runtime refuses the model.
+    """
     import onnxruntime
 
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
+    source = str(model) if isinstance(model, Path) else model
+    try:
+        with silent_stderr():  # where it writes its errors too, before it raises them
+            return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its classes have no common base but this
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConversionError(f"{name} does not load in ONNX Runtime: {reason}") from error
+
+
+def onnx_values(model: onnx.ModelProto, names: set[str], sample: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    """Return the values of the named tensors of an ONNX graph on one input, and those of its outputs.
+
+    Raises:
+        ConversionError: When ONNX Runtime refuses the graph.
+    """
     model = copy.deepcopy(model)
     outputs = {item.name for item in model.graph.output}
     produced = {name for node in model.graph.node for name in node.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(names & produced - outputs))
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnx_session(model.SerializeToString(), "the graph")
     entry = model.graph.input[0].name
     found = [item.name for item in session.get_outputs()]
     values = dict(zip(found, session.run(found, {entry: sample}), strict=True))

@@ -11,7 +11,8 @@ import onnx
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 from torch import Tensor
-from torchshrink.converters import flatbuffer, onnx_export, qdq, runtimes, sparse
+from torchshrink.converters import flatbuffer, moves, qdq, runtimes, sparse
+from torchshrink.converters.onnx_export import load
 from torchshrink.converters.ranges import Range
 
 _BIAS_TYPES = (schema.TensorType.INT32, schema.TensorType.INT64)
@@ -47,11 +48,21 @@ class Scale:
         )
 
 
+@dataclass(frozen=True)
+class _Held:
+    """A quantized tensor and the real numbers that it holds."""
+
+    name: str
+    range_: Range
+    values: NDArray[Any]
+    is_constant: bool
+
+
 def compare(path: Path, graph: onnx.ModelProto, sample: Tensor) -> list[Scale]:
     """Return the scale of every weight and activation of an int8 file beside the trained one.
 
     Tensors are paired by what they hold: weights by their codes, activations by their values on one input. Names and
-    scales play no part in it.
+    scales play no part in it. A tensor that a converter added, to pad or cut another, is paired with that one's.
 
     Args:
         path: An int8 TFLite or ONNX file.
@@ -59,75 +70,76 @@ def compare(path: Path, graph: onnx.ModelProto, sample: Tensor) -> list[Scale]:
         sample: ``[1, C, *size]``.
     """
     entry = sample[:1].numpy()
-    float_graph, trained = qdq.split(graph)
-    arrays = qdq.constants(float_graph)
-    activations = {name for name, range_ in trained.items() if range_.axis is None}
-    known = {name: np.sort(value.ravel()) for name, value in _values(graph, activations, entry).items()}
-    weights = {name: np.sort(arrays[name].ravel()) for name in trained if name in arrays}
-    shipped = _in_tflite(path, entry) if path.suffix == ".tflite" else _in_onnx(path, entry)
+    trained = _in_onnx(graph, entry)
+    shipped = _in_tflite(path, entry) if path.suffix == ".tflite" else dict(enumerate(_in_onnx(load(path), entry)))
+    sources = {index: source for index, held in shipped.items() if (source := _nearest(held, trained)) is not None}
+    if path.suffix == ".tflite":
+        added = moves.origins(flatbuffer.read(path), sources)
+        sources |= {index: sources[origin] for index, origin in added.items()}
     rows = []
-    for name, range_, values in shipped:
-        candidates = weights if range_.axis is not None else known
-        source = _nearest(np.sort(values.ravel()), candidates, max(range_.scale))
-        rows.append(Scale(name, source, trained[source] if source else None, range_))
+    for index, held in shipped.items():
+        source = sources.get(index)
+        name, trained_range = (source.name, source.range_) if source is not None else (None, None)
+        rows.append(Scale(held.name, name, trained_range, held.range_))
     return rows
 
 
-def _values(graph: onnx.ModelProto, names: set[str], entry: NDArray[Any]) -> dict[str, NDArray[Any]]:
-    """Return the quantized values of the named tensors: what the dequantize nodes after them give."""
-    arrays = qdq.constants(graph)
-    source: dict[str, str] = {}
-    for node in graph.graph.node:
-        if node.op_type == qdq.QUANTIZE:
-            source[node.output[0]] = source.get(node.input[0], node.input[0])
-        elif (node.op_type == qdq.DEQUANTIZE and node.input[0] not in arrays) or (
-            node.op_type == "Clip" and node.input[0] in source
-        ):
-            source[node.output[0]] = source[node.input[0]]
-    last = {item.name for item in graph.graph.output}
-    wanted = {name: origin for name, origin in source.items() if origin in names or (name in last and name in names)}
-    found = runtimes.onnx_values(graph, set(wanted), entry)
-    return {
-        (name if name in last else wanted[name]): value
-        for name, value in found.items()
-        if name in wanted and value.dtype == np.float32
-    }
-
-
-def _in_tflite(path: Path, entry: NDArray[Any]) -> list[tuple[str, Range, NDArray[Any]]]:
+def _in_tflite(path: Path, entry: NDArray[Any]) -> dict[int, _Held]:
+    """Return the weights and activations of a TFLite file by the index of the tensor."""
     model = flatbuffer.read(path)
     computed = runtimes.tflite_values(path, entry)
-    rows = []
+    found = {}
     for index, tensor in enumerate(model.subgraphs[0].tensors):
-        range_ = flatbuffer.quantization(model, tensor)
+        name, range_ = flatbuffer.tensor_name(tensor), flatbuffer.quantization(model, tensor)
         if range_ is None or tensor.type in _BIAS_TYPES:
             continue
         codes = sparse.decode(model, tensor) if tensor.sparsity is not None else flatbuffer.constant(model, tensor)
         if codes is not None:
-            rows.append((flatbuffer.tensor_name(tensor), range_, qdq.dequantize(codes, range_)))
+            found[index] = _Held(name, range_, qdq.dequantize(codes, range_), True)
         elif index in computed and range_.axis is None:
-            rows.append((flatbuffer.tensor_name(tensor), range_, computed[index].values))
-    return rows
+            found[index] = _Held(name, range_, computed[index].values, False)
+    return found
 
 
-def _in_onnx(path: Path, entry: NDArray[Any]) -> list[tuple[str, Range, NDArray[Any]]]:
-    model = onnx_export.load(path)
+def _in_onnx(model: onnx.ModelProto, entry: NDArray[Any]) -> list[_Held]:
+    """Return the weights and activations of a QDQ graph; a tensor that is quantized to several grids, once for each."""
     float_graph, ranges = qdq.split(model)
     arrays = qdq.constants(float_graph)
-    values = _values(model, {name for name, range_ in ranges.items() if range_.axis is None}, entry)
-    return [
-        (name, range_, arrays[name] if name in arrays else values[name])
-        for name, range_ in ranges.items()
-        if name in values or (name in arrays and arrays[name].ndim > 1)
+    weights = [name for name in ranges if name in arrays and arrays[name].ndim > 1]
+    grids = _grids(model)
+    values = runtimes.onnx_values(model, set(grids.values()), entry)
+    return [_Held(name, ranges[name], arrays[name], True) for name in weights] + [
+        _Held(name, range_, values[dequantized], False) for (name, range_), dequantized in grids.items()
     ]
 
 
-def _nearest(values: NDArray[Any], candidates: dict[str, NDArray[Any]], step: float) -> str | None:
+def _grids(model: onnx.ModelProto) -> dict[tuple[str, Range], str]:
+    """Return every activation that is quantized, by name and grid, with the tensor that holds its rounded values."""
+    arrays = qdq.constants(model)
+    last = {item.name for item in model.graph.output}
+    codes: dict[str, str] = {}
+    reals: dict[str, str] = {}
+    found: dict[tuple[str, Range], str] = {}
+    for node in model.graph.node:
+        source, result = node.input[0], node.output[0]
+        if node.op_type == qdq.QUANTIZE:
+            codes[result] = reals.get(source, source)
+        elif node.op_type == "Clip" and source in codes:
+            codes[result] = codes[source]
+        elif node.op_type == qdq.DEQUANTIZE and source in codes:
+            reals[result] = codes[source]
+            name = result if result in last else codes[source]
+            found.setdefault((name, qdq.stored_range(node, arrays)), result)
+    return found
+
+
+def _nearest(held: _Held, candidates: list[_Held]) -> _Held | None:
     """Return the candidate whose sorted values are nearest, when they are no further than a few quantization steps."""
-    distances = {
-        name: float(np.abs(candidate - values).mean())
-        for name, candidate in candidates.items()
-        if candidate.shape == values.shape
-    }
-    best = min(distances, key=distances.__getitem__, default=None)
-    return best if best is not None and distances[best] <= 2 * step else None
+    values = np.sort(held.values.ravel())
+    distances = [
+        (float(np.abs(np.sort(candidate.values.ravel()) - values).mean()), candidate)
+        for candidate in candidates
+        if candidate.is_constant == held.is_constant and candidate.values.size == values.size
+    ]
+    distance, best = min(distances, key=lambda item: item[0], default=(np.inf, None))
+    return best if distance <= 2 * max(held.range_.scale) else None

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from torchshrink.converters import flatbuffer, integer_ops, qdq, runtimes
+from torchshrink.converters import flatbuffer, integer_ops, moves, qdq, runtimes
 from torchshrink.converters.ranges import Range, Ranges
 
 from torchshrink.errors import ConversionError
@@ -23,8 +23,6 @@ from torchshrink.errors import ConversionError
 # The dimension of each operator's weight that holds the output channels.
 _OUTPUT_AXIS = {"CONV_2D": 0, "TRANSPOSE_CONV": 0, "FULLY_CONNECTED": 0, "DEPTHWISE_CONV_2D": 3}
 _WEIGHT_INPUT = {"CONV_2D": 1, "TRANSPOSE_CONV": 1, "FULLY_CONNECTED": 1, "DEPTHWISE_CONV_2D": 1}
-_MOVES = {"RESHAPE", "TRANSPOSE", "PAD", "MAX_POOL_2D", "AVERAGE_POOL_2D", "SLICE", "STRIDED_SLICE", "SQUEEZE",
-          "EXPAND_DIMS", "RESIZE_NEAREST_NEIGHBOR", "RESIZE_BILINEAR", "CONCATENATION"}  # fmt: skip
 
 
 @dataclass
@@ -53,12 +51,14 @@ def quantize(float_tflite: Path, float_onnx: Path, ranges: Ranges, target: Path)
     model = flatbuffer.read(float_tflite)
     match = Match()
     statistics = _weight_statistics(model, float_onnx, ranges, match)
-    statistics |= _activation_statistics(model, float_tflite, float_onnx, ranges, match)
+    learned = _activation_ranges(model, float_tflite, float_onnx, ranges, match)
     if match.unmatched:
         raise ConversionError(
             f"{len(match.unmatched)} tensors of {float_tflite.name} match no tensor of the quantized PyTorch graph, "
             f"first {match.unmatched[0]!r}: their ranges are unknown"
         )
+    ranks = {flatbuffer.tensor_name(tensor): len(tensor.shape) for tensor in model.subgraphs[0].tensors}
+    statistics |= {name: _statistic(range_, ranks[name]) for name, range_ in learned.items()}
     try:
         with runtimes.silent_stderr(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about how ai-edge-quantizer itself opens an interpreter
@@ -68,6 +68,8 @@ def quantize(float_tflite: Path, float_onnx: Path, ranges: Ranges, target: Path)
         raise ConversionError(f"ai-edge-quantizer refused {float_tflite.name}: {error}") from error
     quantized = flatbuffer.parse(bytes(content), target.name)
     integer_ops.absorb(quantized)
+    integer_ops.restore_grids(quantized, learned)
+    integer_ops.drop_idle(quantized)
     flatbuffer.write(quantized, target)
     return match
 
@@ -103,39 +105,36 @@ def _weight_statistics(model: Any, float_onnx: Path, ranges: Ranges, match: Matc
     return statistics
 
 
-def _activation_statistics(
+def _activation_ranges(
     model: Any, float_tflite: Path, float_onnx: Path, ranges: Ranges, match: Match
-) -> dict[str, Any]:
+) -> dict[str, Range]:
+    """Return the range of every activation, found by the sorted values of each on one random input."""
     source = onnx.load(str(float_onnx))
     sample = _random_input(source)
     wanted = {name for name, range_ in ranges.items() if range_.axis is None}
-    known = {name: np.sort(value.ravel()) for name, value in runtimes.onnx_values(source, wanted, sample).items()}
+    values = runtimes.onnx_values(source, wanted, sample) | qdq.constants(source)
+    known = {name: np.sort(values[name].ravel()) for name in wanted & set(values)}
     computed = runtimes.tflite_values(float_tflite, sample)
     graph = model.subgraphs[0]
     chosen: dict[str, Range] = {}
+    operands = {i for op in graph.operators if flatbuffer.op_name(model, op) in ("ADD", "MUL") for i in op.inputs}
     for index, tensor in enumerate(graph.tensors):
         name = flatbuffer.tensor_name(tensor)
-        if index in computed and flatbuffer.constant(model, tensor) is None:
+        if index in computed and (index in operands or flatbuffer.constant(model, tensor) is None):
             found = _find(np.sort(computed[index].values.ravel()), known)
             if found is not None:
                 match.sources[name] = found
                 chosen[name] = ranges[found]
     _inherit(model, graph, chosen, match)
-    ranks = {flatbuffer.tensor_name(tensor): len(tensor.shape) for tensor in graph.tensors}
-    return {name: _statistic(range_, ranks[name]) for name, range_ in chosen.items()}
+    return chosen
 
 
 def _inherit(model: Any, graph: Any, chosen: dict[str, Range], match: Match) -> None:
     """Give the tensors that the converter added (a PAD, a RESHAPE) the range of the tensor that they move."""
     names = [flatbuffer.tensor_name(tensor) for tensor in graph.tensors]
-    operators = [op for op in graph.operators if flatbuffer.op_name(model, op) in _MOVES]
-    for _ in range(len(operators)):
-        for operator in operators:
-            ends = [names[index] for index in (operator.inputs[0], operator.outputs[0])]
-            for known, other in (ends, reversed(ends)):
-                if known in chosen and other not in chosen:
-                    chosen[other] = chosen[known]
-                    match.inherited[other] = known
+    for index, origin in moves.origins(model, [i for i, name in enumerate(names) if name in chosen]).items():
+        chosen[names[index]] = chosen[names[origin]]
+        match.inherited[names[index]] = names[origin]
     computed = {names[index] for op in graph.operators for index in op.outputs} | {names[i] for i in graph.inputs}
     match.unmatched.extend(
         flatbuffer.tensor_name(tensor)

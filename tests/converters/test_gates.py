@@ -90,6 +90,16 @@ def test_a_changed_bias_is_located(unet2d: Any, tmp_path: Path) -> None:
     assert _layer_of(named, unet2d, "tflite-fp32") == 2
 
 
+@pytest.mark.parametrize("name", ["tflite-fp32", "tflite-int8", "onnx-fp32", "onnx-int8"])
+def test_channels_in_another_order_are_located(unet2d: Any, name: str, tmp_path: Path) -> None:
+    """A layer whose tensor holds the right values in wrong places."""
+    path = tmp_path / unet2d.path(name).name
+    (_reverse_tflite if path.suffix == ".tflite" else _reverse_onnx)(unet2d.path(name), 2, path)
+    named = Bridge().locate(replace(unet2d.artefacts[name], path=path), unet2d.source, unet2d.inputs[:1])
+    assert named is not None
+    assert _layer_of(named, unet2d, name) == 2
+
+
 def test_the_wrong_model_fails(unet2d: Any) -> None:
     torch.manual_seed(5)
     other = type(unet2d.model)(widths=(8, 16)).eval()
@@ -266,6 +276,31 @@ def _damage_onnx(path: Path, layer: int, target: Path) -> None:
         name = producers[name].input[0]
     item = next(item for item in model.graph.initializer if item.name == name)
     item.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(item), name))
+    onnx.save(model, str(target))
+
+
+def _reverse_tflite(path: Path, layer: int, target: Path) -> None:
+    """Reverse a layer's output channels: its weights, its biases and their scales."""
+    model = flatbuffer.read(path)
+    graph = model.subgraphs[0]
+    kinds = {"CONV_2D", "TRANSPOSE_CONV"}
+    operator = [op for op in graph.operators if flatbuffer.op_name(model, op) in kinds][layer]
+    for tensor in (graph.tensors[index] for index in operator.inputs[1:3]):
+        _store(model, tensor, np.array(flatbuffer.constant(model, tensor))[::-1])
+        if tensor.quantization is not None and tensor.quantization.scale is not None:
+            tensor.quantization.scale = np.array(tensor.quantization.scale)[::-1]
+    flatbuffer.write(model, target)
+
+
+def _reverse_onnx(path: Path, layer: int, target: Path) -> None:
+    model = onnx.load(str(path))
+    producers = {name: node for node in model.graph.node for name in node.output}
+    node = [node for node in model.graph.node if node.op_type in ("Conv", "ConvTranspose")][layer]
+    parts = [name for each in node.input[1:] for name in (producers[each].input if each in producers else [each])]
+    for item in model.graph.initializer:
+        if item.name in parts:
+            values = np.ascontiguousarray(numpy_helper.to_array(item)[::-1])
+            item.CopyFrom(numpy_helper.from_array(values, item.name))
     onnx.save(model, str(target))
 
 

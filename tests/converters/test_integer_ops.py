@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 from torchshrink.converters import flatbuffer, integer_ops
+from torchshrink.converters.ranges import Range
 
 FLOAT32, INT8, INT32 = schema.TensorType.FLOAT32, schema.TensorType.INT8, schema.TensorType.INT32
 Op = schema.BuiltinOperator
@@ -109,6 +110,88 @@ def test_a_dequantized_tensor_that_others_read_stays(tflite_builder: Any) -> Non
     tflite_builder.operator(Op.SIN, [before], [other])
     assert integer_ops.absorb(model) == 1
     assert _kinds(model) == ["DEQUANTIZE", "RESHAPE", "RELU", "SIN"]
+
+
+# --- rescaling that changes nothing ---
+
+
+def _rescaled(builder: Any, before: float, after: float) -> Any:
+    """``input`` -> QUANTIZE -> RELU -> ``output``."""
+    entry, codes = builder.tensor("input", (4,), INT8, scale=before), builder.tensor("codes", (4,), INT8, scale=after)
+    output = builder.tensor("output", (4,), INT8, scale=after)
+    builder.operator(Op.QUANTIZE, [entry], [codes])
+    builder.operator(Op.RELU, [codes], [output])
+    return builder.finish([entry], [output])
+
+
+def test_an_idle_rescaling_is_removed(tflite_builder: Any) -> None:
+    model = _rescaled(tflite_builder, 0.1, 0.1)
+    assert integer_ops.drop_idle(model) == 1
+    assert _kinds(model) == ["RELU"]
+    assert list(model.subgraphs[0].operators[0].inputs) == list(model.subgraphs[0].inputs)
+
+
+def test_a_rescaling_that_changes_codes_stays(tflite_builder: Any) -> None:
+    model = _rescaled(tflite_builder, 0.1, 0.2)
+    assert integer_ops.drop_idle(model) == 0
+    assert _kinds(model) == ["QUANTIZE", "RELU"]
+
+
+def test_an_idle_rescaling_that_computes_an_output_stays(tflite_builder: Any) -> None:
+    model = _rescaled(tflite_builder, 0.1, 0.1)
+    model.subgraphs[0].outputs = list(model.subgraphs[0].operators[0].outputs)
+    assert integer_ops.drop_idle(model) == 0
+
+
+# --- grids that a reader imposed ---
+
+WRONG, SIGMOID = 0.02, Range((1 / 256,), (-128,))
+
+
+def _sigmoid(builder: Any) -> Any:
+    """``input`` -> LOGISTIC on the grid of its reader, which no kernel computes -> RELU -> ``output``."""
+    entry, shape = builder.tensor("input", (256,), INT8, scale=0.05), (256,)
+    sigmoid, output = (builder.tensor(name, shape, INT8, scale=WRONG) for name in ("sigmoid", "output"))
+    builder.operator(Op.LOGISTIC, [entry], [sigmoid])
+    builder.operator(Op.RELU, [sigmoid], [output])
+    return builder.finish([entry], [output])
+
+
+def test_a_sigmoid_is_computed_on_its_own_grid(
+    tflite_builder: Any, tmp_path: Path, interpreter: Callable[[Path], Any]
+) -> None:
+    model = _sigmoid(tflite_builder)
+    assert integer_ops.restore_grids(model, {"sigmoid": SIGMOID}) == 1
+    assert _kinds(model) == ["LOGISTIC", "QUANTIZE", "RELU"]
+    flatbuffer.write(model, tmp_path / "model.tflite")
+    opened = interpreter(tmp_path / "model.tflite")
+    entry = np.arange(-128, 128).astype(np.int8)
+    opened.set_tensor(opened.get_input_details()[0]["index"], entry)
+    opened.invoke()
+    found = opened.get_tensor(opened.get_output_details()[0]["index"])
+    own = np.minimum(np.rint(256 / (1 + np.exp(-0.05 * entry.astype(np.float64)))), 255) / 256
+    # Half a step of the reader's grid, and the one of the sigmoid's that the kernel's fixed-point table may be off.
+    assert np.abs(found - own / WRONG).max() <= 0.5 + 1 / 256 / WRONG
+
+
+@pytest.mark.parametrize("learned", [{}, {"sigmoid": Range((WRONG,), (0,))}], ids=["unknown", "same"])
+def test_other_grids_are_left_alone(tflite_builder: Any, learned: dict[str, Range]) -> None:
+    model = _sigmoid(tflite_builder)
+    assert integer_ops.restore_grids(model, learned) == 0
+    assert _kinds(model) == ["LOGISTIC", "RELU"]
+
+
+def test_a_move_keeps_the_grid_of_its_input(tflite_builder: Any) -> None:
+    """Its kernel has no other, whatever was learned."""
+    entry, moved = (tflite_builder.tensor(name, (4,), INT8, scale=0.1) for name in ("input", "moved"))
+    output = tflite_builder.tensor("output", (4,), INT8, scale=0.1)
+    tflite_builder.operator(Op.RESHAPE, [entry], [moved])
+    tflite_builder.operator(Op.RELU, [moved], [output])
+    model = tflite_builder.finish([entry], [output])
+    assert integer_ops.restore_grids(model, {"moved": SIGMOID}) == 0
+
+
+# --- real files ---
 
 
 def test_the_int8_unet_has_no_rescaling_left(unet2d: Any) -> None:

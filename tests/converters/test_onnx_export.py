@@ -109,6 +109,20 @@ def test_an_error_of_the_model_itself_is_not_blamed_on_an_operation(unet2d: Any,
     assert "replace that operation" not in str(caught.value)
 
 
+def test_a_shape_that_does_not_fit_is_told(tmp_path: Path) -> None:
+    """PyTorch's own words, and not an operation that should be replaced."""
+    with pytest.raises(ModelError, match=r"Conv1d fails on an input of shape \[1, 4, 5\] \(.*channels") as caught:
+        to_onnx(nn.Conv1d(2, 3, 1), torch.zeros(1, 4, 5), tmp_path / "model.onnx")
+    assert not isinstance(caught.value, UnsupportedOpError)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_branch_is_no_operation_to_replace(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedOpError, match="do not branch on the values of tensors") as caught:
+        to_onnx(Branch(), torch.randn(1, 1, 8, 8), tmp_path / "model.onnx")
+    assert "replace that operation" not in str(caught.value)
+
+
 @pytest.mark.parametrize("model", [nn.Conv2d(1, 1, 1), Eigenvalues(), Branch()], ids=lambda m: type(m).__name__)
 def test_the_terminal_stays_empty(tmp_path: Path, capfd: pytest.CaptureFixture[str], model: nn.Module) -> None:
     with contextlib.suppress(UnsupportedOpError):

@@ -49,6 +49,18 @@ class Scaled(nn.Module):
         return self.head(self.first(x).relu() * 0.5)
 
 
+class Affine(nn.Module):
+    """Numbers of its own between two convolutions, one for each channel and one for all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 2, 1)
+        self.factor = nn.Parameter(torch.tensor([0.5, 1.5, -1.0, 2.0]).reshape(4, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.first(x) * self.factor + 0.25)
+
+
 class Sine(nn.Module):
     """A sine has no int8 kernel."""
 
@@ -72,7 +84,7 @@ class Overlapping(nn.Module):
         return self.up(self.first(x))
 
 
-MODELS = [Residual, Gated, Scaled, Sine, Overlapping]
+MODELS = [Residual, Gated, Scaled, Affine, Sine, Overlapping]
 
 
 @dataclass(frozen=True)

@@ -158,3 +158,28 @@ def test_replaced_constants_keep_their_shape(onnx_model: Build, value: NDArray[A
     qdq.replace_initializers(model, {"constant": value, "unused": np.ones(3)})
     (found,) = qdq.constants(model).values()
     assert (found.shape, found.dtype, found.tolist()) == (value.shape, value.dtype, value.tolist())
+
+
+def test_a_number_is_an_input_with_a_default(onnx_model: Build, run_onnx: Run) -> None:
+    """So no converter folds it into weights; it has as many dimensions as what it is multiplied with."""
+    nodes = [
+        *_nodes(),
+        helper.make_node("DequantizeLinear", ["n_codes", "n_scale", "n_zero"], ["number"]),
+        helper.make_node("Mul", ["y", "number"], ["z"]),
+    ]
+    constants = _constants(np.int8, 0) | {
+        "n_codes": np.array([[[3]], [[-5]]], np.int8),
+        "n_scale": np.float32(0.5),
+        "n_zero": np.int8(1),
+    }
+    model = onnx_model(nodes, {"x": (1, 1, 5, 6)}, {"z": (1, 2, 3, 4)}, constants)
+    model.graph.value_info.append(helper.make_tensor_value_info("conv", onnx.TensorProto.FLOAT, (1, 2, 3, 4)))
+    floats, ranges = qdq.split(model)
+    assert [item.name for item in floats.graph.input] == ["x", "number"]
+    assert qdq.constants(floats)["number"].tolist() == [[[[1.0]], [[-3.0]]]]
+    assert ranges["number"] == Range((0.5,), (1,))
+    onnx.checker.check_model(floats, full_check=True)
+    entry = np.random.default_rng(1).standard_normal((1, 1, 5, 6)).astype(np.float32)
+    plain, _ = qdq.split(onnx_model(_nodes(), {"x": (1, 1, 5, 6)}, {"y": (1, 2, 3, 4)}, _constants(np.int8, 0)))
+    expected = run_onnx(plain, entry) * np.array([1, -3], np.float32).reshape(2, 1, 1)
+    assert np.array_equal(run_onnx(floats, entry), expected)

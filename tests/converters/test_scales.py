@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from torchshrink.converters import flatbuffer, scales
 
 FILES = ["tflite-int8", "tflite-int8-sparse", "onnx-int8"]
@@ -41,6 +42,31 @@ def test_no_activation_is_left_out(unet: Any, name: str, activations: Callable[.
     trained = activations(unet.quantized)
     assert set(found) == set(trained)
     assert len(found) >= len(trained)
+
+
+def test_a_tensor_on_two_grids_is_compared_with_both(onnx_model: Callable[..., Any], tmp_path: Path) -> None:
+    """A sigmoid that is quantized on its own grid, then on that of a concatenation; one of the two is wrong."""
+    nodes = [helper.make_node("Sigmoid", ["x"], ["sigmoid"])]
+    for before, after, number in (("sigmoid", "own", "0"), ("own", "shared", "1"), ("shared", "y", "1")):
+        names = [f"scale{number}", f"zero{number}"]
+        nodes.append(helper.make_node("QuantizeLinear", [before, *names], [f"{after}_codes"]))
+        nodes.append(helper.make_node("DequantizeLinear", [f"{after}_codes", *names], [after]))
+    constants = {
+        "scale0": np.float32(1 / 256),
+        "zero0": np.int8(-128),
+        "scale1": np.float32(0.05),
+        "zero1": np.int8(0),
+    }
+    shape = (1, 1, 8, 8)
+    model = onnx_model(nodes, {"x": shape}, {"y": shape}, constants)
+    changed = onnx_model(nodes, {"x": shape}, {"y": shape}, constants | {"scale1": np.float32(0.0501)})
+    found = {}
+    for name, file in (("same", model), ("changed", changed)):
+        onnx.save(file, str(tmp_path / f"{name}.onnx"))
+        rows = scales.compare(tmp_path / f"{name}.onnx", model, torch.randn(shape))
+        found[name] = {(row.shipped.scale[0], row.is_equal) for row in rows}
+    small, large, other = (float(np.float32(value)) for value in (1 / 256, 0.05, 0.0501))
+    assert found == {"same": {(small, True), (large, True)}, "changed": {(small, True), (other, False)}}
 
 
 # --- the same, read without any of our code ---
