@@ -62,7 +62,7 @@ class Traced:
         self._graph = torch_pruning.DependencyGraph()
         try:
             self.model = copy.deepcopy(model).eval()
-            ignored = [self.model.get_submodule(layer) for layer in sorted(kept)]
+            ignored = {self.model.get_submodule(layer) for layer in kept}
             self.groups = self._find(example_input, ignored)
         except Exception as error:  # whatever the model or the tracing of it does
             raise ModelError(f"{name} cannot be traced for channel pruning: {type(error).__name__}: {error}") from error
@@ -71,7 +71,8 @@ class Traced:
         """Return what every layer loses when those channels of each group's root go, by its name."""
         found: dict[str, Cut] = {}
         for group, indices in zip(self.groups, chosen, strict=True):
-            for dep, lost in self._together(group.items[0].dep, indices) if indices else ():
+            root = group.items[0].dep.target.module
+            for dep, lost in self._together(root, indices) if indices else ():
                 module = dep.target.module
                 if module in self._names:  # not an operation
                     cut = found.setdefault(self._names[module], Cut(dep.target.pruning_dim))
@@ -82,7 +83,7 @@ class Traced:
         """Return the name of the layer whose channels number a group's."""
         return self._names[group.items[0].dep.target.module]
 
-    def _find(self, example_input: Inputs, ignored: list[nn.Module]) -> list[Group]:
+    def _find(self, example_input: Inputs, ignored: set[nn.Module]) -> list[Group]:
         inputs = example_input if isinstance(example_input, tuple) else (example_input,)
         for parameter in self.model.parameters():  # tracing follows gradients
             parameter.requires_grad_(parameter.is_floating_point())
@@ -99,18 +100,30 @@ class Traced:
             for node in self._graph.module2node.values():
                 if node.type == self._ops.SLICE and _keeps_channels(node.grad_fn):  # it would shift channels instead
                     node.module.start, node.module.step, node.module.end = 0, 1, sys.maxsize
-            found = self._graph.get_all_groups(ignored_layers=ignored, root_module_types=PRUNABLE)
-            groups = [self._group(items.items) for items in found]
+            groups = [self._group(items) for items in self._candidates(ignored)]
         return [group for group in groups if group is not None]
 
-    def _together(self, root: Any, indices: Sequence[int]) -> Any:
-        items = self._graph.get_pruning_group(root.target.module, root.handler, list(indices)).items
+    def _candidates(self, ignored: set[nn.Module]) -> Iterator[Any]:
+        """Yield all channels that go together, unless an ignored layer makes some of them."""
+        seen: set[nn.Module] = set()
+        for module in list(self._graph.module2node):
+            if isinstance(module, PRUNABLE) and module not in seen:
+                size = self._graph.get_out_channels(module)
+                items = self._together(module, range(size)) if size > 1 else []
+                makers = {item.dep.target.module for item in items if not _reads(item.dep)}
+                seen |= makers
+                if items and not makers & ignored:
+                    yield items
+
+    def _together(self, root: nn.Module, indices: Sequence[int]) -> Any:
+        """Return what else must go when a layer makes some channels no more."""
+        remove = self._graph.get_pruner_of_module(root).prune_out_channels
+        items = self._graph.get_pruning_group(root, remove, list(indices)).items
         return [item for item in items if not self._is_broadcast(item.dep)]
 
     def _group(self, items: Any) -> Group | None:
         """Return a group, or nothing when its channels must stay."""
         size = len(items[0].idxs)
-        items = [item for item in items if size == 1 or not self._is_broadcast(item.dep)]
         if not all(self._is_cuttable(dep, indices) for dep, indices in items) or self._is_coupled(items):
             return None
         folds = math.lcm(*(self._parts(dep) for dep, _ in items))
@@ -142,7 +155,7 @@ class Traced:
         size = len(items[0].idxs)
         for bit in range((size - 1).bit_length()):  # any two channels differ in one
             part = [index for index in range(size) if not index >> bit & 1]
-            if len(self._together(items[0].dep, part)[0].idxs) > len(part):
+            if len(self._together(items[0].dep.target.module, part)[0].idxs) > len(part):
                 return True
         return False
 

@@ -77,7 +77,8 @@ def by_output(layer: Layer, weight: Tensor) -> Tensor:
     """
     if not isinstance(layer, nn.ConvTranspose1d | nn.ConvTranspose2d):
         return weight
-    return weight.unflatten(0, (layer.groups, -1)).transpose(1, 2).flatten(0, 1)
+    parts = weight.reshape(layer.groups, -1, *weight.shape[1:])
+    return parts.transpose(1, 2).flatten(0, 1)
 
 
 def checked(model: nn.Module, layers: dict[str, Layer], amount: float) -> None:
