@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import typer
-from torchshrink.cli import bench, convert, doctor, inspection, options, run, train
+from torchshrink.cli import bench, convert, doctor, inspection, options, predict, report, run, train
 from torchshrink.cli.console import errors
 
 from torchshrink.errors import ShrinkError
@@ -73,8 +73,10 @@ _add(train.ptq, "torchshrink ptq dense.safetensors --data synthetic:cells --out 
 _add(convert.export, "torchshrink export int8.safetensors --precision int8 --out model.onnx")
 _add(convert.convert, "torchshrink convert int8.safetensors --precision int8 --sparse --out model.tflite")
 _add(convert.verify, "torchshrink verify model.tflite --against int8.safetensors --data synthetic:cells")
+_add(predict.predict, "torchshrink predict model.tflite --data ../data/images --out masks")
 _add(bench.bench, "torchshrink bench dense.tflite int8.tflite --threads 1 --runs 100")
 _add(bench.compare, "torchshrink compare dense.safetensors --out sizes")
+_add(report.report, "torchshrink report runs/nuclei")
 _add(doctor.doctor, "torchshrink doctor")
 
 

@@ -108,7 +108,7 @@ def _show(content: dict[str, Any], folder: Path, as_json: bool) -> None:
         return
     console.show_table(*report.table(content["rows"]))
     console.show(report.verdict(content["rows"]))
-    console.show(f"report: {folder / 'report.md'}")
+    console.show(f"report: {folder / 'report.html'}")
 
 
 def _name(recipe: Path | None, data: str) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from torchshrink import bench, checkpoint, graphs, losses, quantize, report, stages
+from torchshrink import bench, checkpoint, graphs, losses, quantize, report, samples, stages
 from torchshrink import recipe as recipes
 from torchshrink.artefacts import Artefact, Bridge, Source
 from torchshrink.data import open_task
@@ -243,16 +243,22 @@ class _Job:
             source = self._source(name, state.quantized_path)
             rows: list[dict[str, Any]] = []
             failed: list[dict[str, Any]] = []
+            kept: list[Path] = []
             expected: dict[str, Any] = {}
             for index, artefact in enumerate(state.artefacts):
                 kind = "int8" if artefact.precision == "int8" else "float"
                 if kind not in expected:
                     expected[kind] = self.bridge.outputs(artefact, source, self.inputs)
-                row = self._check_file(artefact, source, expected[kind])
-                (rows if row["parity"]["passed"] else failed).append(row)
+                found = bench.predict(artefact.path, self.inputs.numpy())
+                row = self._check_file(artefact, source, found, expected[kind])
+                if row["parity"]["passed"]:
+                    rows.append(row)
+                    kept.append(self._keep(row, found))
+                else:
+                    failed.append(row)
                 self.progress.update(index + 1, len(state.artefacts), artefact.name)
             sidecars = [self._sidecar(row) for row in rows]
-            return {"rows": rows, "failed": [self._failure(row) for row in failed]}, sidecars
+            return {"rows": rows, "failed": [self._failure(row) for row in failed]}, [*sidecars, *kept]
 
         result, state.stamp = self._step(f"verify:{name}", [state.stamp], work)
         state.checked, state.failed = result["rows"], result["failed"]
@@ -274,6 +280,10 @@ class _Job:
             )
             return {row["name"]: _figures(measured[self.out / row["path"]]) for row in rows}, []
 
+        def keep() -> tuple[dict[str, Any], list[Path]]:
+            return {}, [samples.keep_data(self.out, self.inputs.numpy(), self.truths.numpy())]
+
+        self._step("samples", [self.data_key], keep)
         settings = [self.recipe.measure.model_dump(), [[row["name"], sha256(self.out / row["path"])] for row in rows]]
         figures, _ = self._step("measure", settings, work)
         return {
@@ -350,8 +360,7 @@ class _Job:
         path = Path(settings.checkpoint or "")
         return [settings.model_dump(mode="json"), sha256(path) if path.is_file() else None]
 
-    def _check_file(self, artefact: Artefact, source: Source, expected: Any) -> dict[str, Any]:
-        found = bench.predict(artefact.path, self.inputs.numpy())
+    def _check_file(self, artefact: Artefact, source: Source, found: Any, expected: Any) -> dict[str, Any]:
         parity = self.bridge.compare(artefact, source, found, expected)
         reached, wanted = self._score(found), self._score(expected)
         if parity["passed"] and artefact.precision == "int8" and not abs(reached.loss - wanted.loss) <= LOSS_LIMIT:
@@ -401,10 +410,15 @@ class _Job:
             artefact = Artefact(name, "torch", "fp32", path)
             found = bench.predict(path, self.inputs.numpy())
             parity = {"reference": None, "max_abs": 0.0, "mean_abs": 0.0, "lsb_match": None, "passed": True}
-            return self._row(artefact, self._score(found), parity), [path]
+            row = self._row(artefact, self._score(found), parity)
+            return row, [path, self._keep(row, found)]
 
         row, _ = self._step(f"score:{name}", [sha256(self.states[name].path), self.data_key], work)
         return [row]
+
+    def _keep(self, row: dict[str, Any], found: Any) -> Path:
+        """Keep what the report shows of a file beside its figures."""
+        return samples.keep(self.out, row["name"], found, self.bridge.weights(self.out / row["path"]))
 
     def _trace(self, name: str) -> nn.Module:
         model = self._load(self.states[name].path)

@@ -1,10 +1,13 @@
-"""report.json and what is made of it: the table, report.md and the plot."""
+"""report.json and what is made of it: report.md, report.csv, report.png and the page report.html."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -13,13 +16,16 @@ from typing import Any
 
 from torchshrink.errors import DataError
 from torchshrink.files import atomic
+from torchshrink.tradeoff import BUDGET, Recommendation, Row, recommend, reference
 
 SCHEMA = 1
 _PACKAGES = ("torchshrink", "torch", "torchao", "onnx", "onnxruntime", "onnx2tf", "tensorflow", "ai-edge-litert",
              "ai-edge-quantizer", "numpy")  # fmt: skip
 _HEADINGS = ("file", "MB", "smaller", "sparse", "loss", "dice", "ms", "faster", "RAM MB", "parity")
-
-Row = dict[str, Any]
+_NEEDED = {
+    "name", "variant", "format", "precision", "bytes", "sparsity", "loss", "metrics", "latency_ms", "peak_rss_mb",
+    "parity", "islands",
+}  # fmt: skip
 
 
 def environment() -> dict[str, Any]:
@@ -30,17 +36,28 @@ def environment() -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "packages": {name: _version(name) for name in _PACKAGES},
-        "command": " ".join(["torchshrink", *sys.argv[1:]]),
+        "command": shlex.join(["torchshrink", *sys.argv[1:]]),
     }
 
 
 def save(report: dict[str, Any], out: Path) -> None:
-    """Write report.json, report.md and report.png into a folder."""
+    """Write report.json into a folder, and everything that is made of it."""
     with atomic(out / "report.json") as temporary:
         temporary.write_text(json.dumps({"schema": SCHEMA, **report}, indent=1))
-    with atomic(out / "report.md") as temporary:
-        temporary.write_text(markdown(report))
-    plot(report["rows"], out / "report.png")
+    render(report, out)
+
+
+def render(report: dict[str, Any], out: Path) -> list[Path]:
+    """Write report.html, report.md, report.csv and report.png into the folder of a run, and return their paths."""
+    from torchshrink import html
+
+    paths = [out / f"report.{ending}" for ending in ("html", "md", "csv", "png")]
+    texts = (html.page(report, out), markdown(report), table_csv(report["rows"]))
+    for path, text in zip(paths, texts, strict=False):
+        with atomic(path) as temporary:
+            temporary.write_text(text, encoding="utf-8", newline="")
+    plot(report["rows"], paths[-1])
+    return paths
 
 
 def load(out: Path) -> dict[str, Any]:
@@ -58,13 +75,9 @@ def load(out: Path) -> dict[str, Any]:
         raise DataError(f"{path} is missing or damaged: `torchshrink run --out {out}` makes it") from error
     if report.get("schema") != SCHEMA:
         raise DataError(f"{path} has schema {report.get('schema')}, this version reads {SCHEMA}")
+    if not _is_whole(report):
+        raise DataError(f"{path} lacks figures that a report needs: `torchshrink run --out {out}` makes it again")
     return report
-
-
-def reference(rows: Sequence[Row], format_: str = "tflite") -> Row:
-    """Return the row that others of the same runtime are compared with: the first fp32 file."""
-    same = [row for row in rows if row["format"] == format_ and row["precision"] == "fp32"]
-    return (same or [row for row in rows if row["precision"] == "fp32"] or list(rows))[0]
 
 
 def table(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -95,24 +108,41 @@ def table(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     return _HEADINGS, cells
 
 
+def table_csv(rows: Sequence[Row]) -> str:
+    """Return one line per file, plain numbers under headings that say the unit, as RFC 4180 has it."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(_flat({}))
+    writer.writerows(_flat(row).values() for row in rows)
+    return text.getvalue()
+
+
 def verdict(rows: Sequence[Row]) -> str:
     """Return one sentence: the smallest verified file against the dense fp32 TFLite file and PyTorch."""
     if not rows:
         return "No file was verified."
     dense, torch_row = reference(rows), reference(rows, "torch")
     best = min(rows, key=lambda row: row["bytes"])
-    faster = reference(rows, best["format"])["latency_ms"]["median"] / best["latency_ms"]["median"]
+    latency, latency_before = best["latency_ms"]["median"], reference(rows, best["format"])["latency_ms"]["median"]
+    compared = _compared(_ratio(dense["bytes"], best["bytes"]), _ratio(latency_before, latency))
     return (
-        f"{best['name']} is {dense['bytes'] / best['bytes']:.1f}x smaller and {faster:.1f}x faster than the dense fp32 "
-        f"file, and its process needs 1/{torch_row['peak_rss_mb'] / best['peak_rss_mb']:.1f} of the RAM of "
-        f"{torch_row['name']}, at a test loss of {best['loss']:.4f} ({best['loss'] - torch_row['loss']:+.4f})."
+        f"{best['name']} is {compared}, and its process needs "
+        f"{_memory(_ratio(torch_row['peak_rss_mb'], best['peak_rss_mb']))} {torch_row['name']}, at a test loss of "
+        f"{best['loss']:.4f} ({best['loss'] - torch_row['loss']:+.4f})."
     )
+
+
+def recommendations(rows: Sequence[Row]) -> list[str]:
+    """Return one sentence per goal: the file to take, with its figures."""
+    torch_row = reference(rows, "torch") if rows else {}
+    return [_recommended(item, torch_row) for item in recommend(rows)]
 
 
 def markdown(report: dict[str, Any]) -> str:
     """Return the report as Markdown."""
     headings, cells = table(report["rows"])
     lines = ["# torchshrink report", "", verdict(report["rows"]), ""]
+    lines += [*(f"- {sentence}" for sentence in recommendations(report["rows"])), ""]
     lines += [f"| {' | '.join(headings)} |", f"|{'---|' * len(headings)}"]
     lines += [f"| {' | '.join(line)} |" for line in cells]
     lines += ["", "![Size against loss](report.png)", "", "## Islands", ""]
@@ -121,8 +151,26 @@ def markdown(report: dict[str, Any]) -> str:
     ]
     lines += ["", "## Failed verification", ""]
     lines += [f"- {item['name']}: {item['reason']}" for item in report.get("failed", [])] or ["None."]
-    lines += ["", "## How this was measured", "", *_conditions(report)]
+    lines += ["", "## How this was measured", "", *(f"- {name}: {text}" for name, text in conditions(report).items())]
     return "\n".join(lines) + "\n"
+
+
+def conditions(report: dict[str, Any]) -> dict[str, str]:
+    """Return how the figures came about, for one who wants to repeat them."""
+    environment_, task = report["environment"], report["task"]
+    packages = ", ".join(f"{name} {number}" for name, number in environment_["packages"].items() if number)
+    return {
+        "Task": f"{task['name']}, {task['train']} training, {task['validation']} validation and {task['test']} test "
+        f"samples of shape {task['input']}, seed {task['seed']}.",
+        "Loss and dice": "computed with each file itself, in its runtime, over the whole test set.",
+        "Latency": "median of one inference at batch 1, "
+        f"{task['threads']} thread(s), the files taking turns; RAM: peak of a fresh process that imports only its "
+        "runtime, after loading and one inference.",
+        "Machine": f"{environment_['processor']}, {environment_['cores']} cores, {environment_['system']}, "
+        f"Python {environment_['python']}.",
+        "Packages": f"{packages}.",
+        "Command": environment_.get("command", "not recorded"),
+    }
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
@@ -172,28 +220,79 @@ def _label(axes: Any, rows: Sequence[Row]) -> None:
         axes.annotate(row["name"], (row["bytes"] / 1e6, row["loss"]), (6, 8), textcoords="offset points", fontsize=8)
 
 
+def _is_whole(report: dict[str, Any]) -> bool:
+    rows = report.get("rows")
+    has_parts = isinstance(report.get("task"), dict) and isinstance(report.get("environment"), dict)
+    return has_parts and isinstance(rows, list) and all(isinstance(row, dict) and set(row) >= _NEEDED for row in rows)
+
+
+def _flat(row: Row) -> dict[str, Any]:
+    """Return a row's figures under one name each."""
+    plain = ("name", "variant", "format", "precision", "path", "bytes", "gzip_bytes", "entropy_bytes", "params",
+             "nonzero", "sparsity", "macs", "loss")  # fmt: skip
+    metrics, latency, parity = (row.get(name, {}) for name in ("metrics", "latency_ms", "parity"))
+    return {
+        **{name: row.get(name) for name in plain},
+        "dice": metrics.get("dice"),
+        "iou": metrics.get("iou"),
+        "latency_median_ms": latency.get("median"),
+        "latency_p90_ms": latency.get("p90"),
+        "threads": latency.get("threads"),
+        "runs": latency.get("runs"),
+        **{name: row.get(name) for name in ("peak_rss_mb", "runtime_rss_mb", "model_rss_mb")},
+        "parity_reference": parity.get("reference"),
+        "parity_max_abs": parity.get("max_abs"),
+        "parity_mean_abs": parity.get("mean_abs"),
+        "parity_lsb_match": parity.get("lsb_match"),
+        "islands": "; ".join(row.get("islands", [])),
+    }
+
+
+def _ratio(before: float, after: float) -> float:
+    """Return how many times less it has become, 1 when the difference does not show in one decimal."""
+    ratio = before / after
+    return 1.0 if f"{max(ratio, 1 / ratio):.1f}" == "1.0" else ratio
+
+
+def _compared(size: float, speed: float) -> str:
+    """Say how a file compares with the dense one, both ratios larger than 1 when it is better."""
+    words = ((size, "smaller", "larger"), (speed, "faster", "slower"))
+    different = [f"{max(ratio, 1 / ratio):.1f}x {better if ratio > 1 else worse}" for ratio, better, worse in words
+                 if ratio != 1]  # fmt: skip
+    if not different:
+        return "as large and as fast as the dense fp32 file"
+    equal = " (and as large)" if size == 1 else " (and as fast)" if speed == 1 else ""
+    return f"{' and '.join(different)} than the dense fp32 file{equal}"
+
+
+def _memory(ratio: float) -> str:
+    if ratio == 1:
+        return "as much RAM as"
+    return f"1/{ratio:.1f} of the RAM of" if ratio > 1 else f"{1 / ratio:.1f}x more RAM than"
+
+
+def _recommended(item: Recommendation, torch_row: Row) -> str:
+    goal = item.goal[0].upper() + item.goal[1:]
+    if item.row is not None:
+        row = item.row
+        return (
+            f"{goal}: {row['name']}, {row['bytes'] / 1e6:.3f} MB, {row['latency_ms']['median']:.2f} ms, "
+            f"{row['peak_rss_mb']:.0f} MB of RAM, test loss {row['loss']:.4f} ({row['loss'] - torch_row['loss']:+.4f})."
+        )
+    if item.closest is None:
+        return f"{goal}: no exported file was verified."
+    return (
+        f"{goal}: no file's test loss is within {BUDGET:+g} of {torch_row['name']}; {item.closest['name']} comes "
+        f"closest ({item.closest['loss'] - torch_row['loss']:+.4f})."
+    )
+
+
 def _parity(parity: dict[str, Any]) -> str:
     if parity["reference"] is None:
         return "reference"
     if parity["lsb_match"] is not None:
         return f"{parity['lsb_match']:.2%} within 1"
     return f"{parity['max_abs']:.1e}"
-
-
-def _conditions(report: dict[str, Any]) -> list[str]:
-    environment_, task = report["environment"], report["task"]
-    packages = ", ".join(f"{name} {number}" for name, number in environment_["packages"].items() if number)
-    return [
-        f"- Task: {task['name']}, {task['train']} training, {task['validation']} validation and {task['test']} test "
-        f"samples of shape {task['input']}, seed {task['seed']}.",
-        "- Loss and dice: computed with each file itself, in its runtime, over the whole test set.",
-        "- Latency: median of one inference at batch 1, "
-        f"{task['threads']} thread(s), the files taking turns; RAM: peak of a fresh process that imports only its "
-        "runtime, after loading and one inference.",
-        f"- Machine: {environment_['processor']}, {environment_['cores']} cores, {environment_['system']}, "
-        f"Python {environment_['python']}.",
-        f"- Packages: {packages}.",
-    ]
 
 
 def _version(package: str) -> str | None:

@@ -1,5 +1,7 @@
 """The report on rows whose ratios can be read off."""
 
+import csv
+import io
 import json
 import struct
 from pathlib import Path
@@ -7,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from torchshrink import report
+from torchshrink import report, tradeoff
 from torchshrink.errors import DataError
 
 
@@ -73,10 +75,10 @@ def content(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def test_reference_is_the_first_fp32_file_of_the_format(rows: list[dict[str, Any]]) -> None:
-    assert report.reference(rows)["name"] == "dense/tflite-fp32"
-    assert report.reference(rows, "onnx")["name"] == "dense/onnx-fp32"
-    assert report.reference(rows, "h5")["name"] == "dense/torch-fp32"  # any fp32
-    assert report.reference(rows[3:])["name"] == "dense/tflite-int8"  # or any at all
+    assert tradeoff.reference(rows)["name"] == "dense/tflite-fp32"
+    assert tradeoff.reference(rows, "onnx")["name"] == "dense/onnx-fp32"
+    assert tradeoff.reference(rows, "h5")["name"] == "dense/torch-fp32"  # any fp32
+    assert tradeoff.reference(rows[3:])["name"] == "dense/tflite-int8"  # or any at all
 
 
 def test_table(rows: list[dict[str, Any]]) -> None:
@@ -105,6 +107,39 @@ def test_verdict(rows: list[dict[str, Any]]) -> None:
     assert report.verdict(rows) == (
         "pruned/tflite-int8 is 8.0x smaller and 4.0x faster than the dense fp32 file, and its process needs 1/5.0 of "
         "the RAM of dense/torch-fp32, at a test loss of 0.5123 (+0.0123)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("best", "expected"),
+    [
+        ({"ms": 16.0}, "is 8.0x smaller and 2.0x slower than the dense fp32 file, and"),
+        (
+            {"ms": 8.2},
+            "is 8.0x smaller than the dense fp32 file (and as fast), and",
+        ),  # 0.976: no difference to speak of
+        ({"bytes": 1_960_000}, "is 4.0x faster than the dense fp32 file (and as large), and"),
+        ({"bytes": 1_999_999, "ms": 8.0}, "is as large and as fast as the dense fp32 file, and"),
+        ({"peak_rss_mb": 600.0}, "its process needs 2.0x more RAM than dense/torch-fp32, at"),
+        ({"peak_rss_mb": 303.0}, "its process needs as much RAM as dense/torch-fp32, at"),
+        ({"peak_rss_mb": 150.0}, "its process needs 1/2.0 of the RAM of dense/torch-fp32, at"),
+    ],
+)
+def test_verdict_says_what_got_worse(best: dict[str, Any], expected: str) -> None:
+    found = report.verdict(
+        [
+            row("dense", "torch", "fp32", bytes=9_000_000, peak_rss_mb=300.0),
+            row("dense", "tflite", "fp32", bytes=2_000_000, ms=8.0),
+            row("small", "tflite", "int8", **{"bytes": 250_000, "ms": 2.0, "peak_rss_mb": 60.0} | best),
+        ]
+    )
+    assert expected in found
+
+
+def test_verdict_on_a_single_file() -> None:
+    assert report.verdict([row("small", "onnx", "int8")]) == (
+        "small/onnx-int8 is as large and as fast as the dense fp32 file, and its process needs as much RAM as "
+        "small/onnx-int8, at a test loss of 0.5000 (+0.0000)."
     )
 
 
@@ -138,7 +173,8 @@ def test_markdown_without_islands_and_failures(content: dict[str, Any]) -> None:
 def test_save_and_load(content: dict[str, Any], tmp_path: Path) -> None:
     report.save(content, tmp_path / "out")
     assert report.load(tmp_path / "out") == {"schema": 1, **content}
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.json", "report.md", "report.png"]
+    names = ["report.csv", "report.html", "report.json", "report.md", "report.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
     assert json.loads((tmp_path / "out" / "report.json").read_text())["schema"] == 1
     assert (tmp_path / "out" / "report.md").read_text() == report.markdown(content)
 
@@ -169,6 +205,49 @@ def test_damaged_reports(tmp_path: Path, content: str | bytes | None) -> None:
         (tmp_path / "report.json").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DataError, match=r"report\.json is missing or damaged: `torchshrink run --out .*` makes it"):
         report.load(tmp_path)
+
+
+def test_reports_that_lack_figures(content: dict[str, Any], tmp_path: Path) -> None:
+    del content["rows"][1]["bytes"]
+    for broken in (content, content | {"rows": {}}, content | {"rows": [3]}, {"rows": [], "task": {}}):
+        (tmp_path / "report.json").write_text(json.dumps({"schema": 1, **broken}))
+        with pytest.raises(DataError, match="lacks figures"):
+            report.load(tmp_path)
+
+
+def test_csv_holds_plain_numbers(rows: list[dict[str, Any]]) -> None:
+    rows[4]["islands"] = ["Sin, of x", 'Mul "a"']
+    lines = list(csv.DictReader(io.StringIO(report.table_csv(rows))))
+    assert [line["name"] for line in lines] == [item["name"] for item in rows]
+    for line, item in zip(lines, rows, strict=True):
+        assert int(line["bytes"]) == item["bytes"]
+        assert float(line["loss"]) == item["loss"]
+        assert float(line["sparsity"]) == item["sparsity"]
+        assert float(line["dice"]) == item["metrics"]["dice"]
+        assert float(line["latency_median_ms"]) == item["latency_ms"]["median"]
+        assert float(line["peak_rss_mb"]) == item["peak_rss_mb"]
+    assert lines[0]["parity_reference"] == ""
+    assert lines[0]["parity_lsb_match"] == ""
+    assert float(lines[3]["parity_lsb_match"]) == 0.99876
+    assert lines[4]["islands"] == 'Sin, of x; Mul "a"'
+    assert lines[4]["path"] == ""  # unknown in these rows
+    assert list(csv.DictReader(io.StringIO(report.table_csv([])))) == []
+
+
+def test_recommendations_name_the_file_with_its_figures(rows: list[dict[str, Any]]) -> None:
+    smallest, fastest, *_ = report.recommendations(rows)
+    assert smallest == "Smallest: dense/tflite-int8, 0.500 MB, 2.50 ms, 100 MB of RAM, test loss 0.5000 (+0.0000)."
+    assert fastest.startswith("Fastest: dense/tflite-int8, ")  # pruned/tflite-int8 costs 0.0123, beyond the budget
+    rows[0]["loss"] = 0.4
+    assert report.recommendations(rows)[0] == (
+        "Smallest: no file's test loss is within +0.01 of dense/torch-fp32; dense/onnx-fp32 comes closest (+0.1000)."
+    )
+    assert report.recommendations(rows[:1])[3] == "Lowest loss: no exported file was verified."
+
+
+def test_the_command_can_be_pasted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["torchshrink", "run", "--data", "my data; rm x"])
+    assert report.environment()["command"] == "torchshrink run --data 'my data; rm x'"
 
 
 @pytest.mark.parametrize("schema", [None, 0, 2])

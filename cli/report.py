@@ -1,0 +1,27 @@
+"""The command that draws a finished run again: report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from torchshrink.cli import console, options
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a run, which holds report.json.")],
+    as_json: options.Json = False,
+) -> None:
+    """Make report.html, report.md, report.csv and report.png of a run again, from its report.json."""
+    from torchshrink import report as reports
+
+    content = reports.load(folder)
+    paths = reports.render(content, folder)
+    if as_json:
+        console.show_json(content)
+        return
+    console.show(reports.verdict(content["rows"]))
+    for sentence in reports.recommendations(content["rows"]):
+        console.show(sentence)
+    console.show(f"report: {paths[0]} (also {', '.join(path.name for path in paths[1:])})")
