@@ -73,7 +73,10 @@ def digest(content: Any) -> str:
 
 @functools.cache
 def code_version() -> str:
-    """Return a digest of the package's own sources: a changed program does not trust old results."""
+    """Return a digest of the package's own sources: a changed program does not trust old results.
+
+    What only shows results (the command line, the page) does not count.
+    """
     root = Path(torchshrink.__file__).parent
-    files = sorted(path for path in root.rglob("*.py") if "cli" not in path.relative_to(root).parts)
+    files = sorted(path for path in root.rglob("*.py") if not {"cli", "html"} & set(path.relative_to(root).parts))
     return digest([torchshrink.__version__, [[path.name, sha256(path)] for path in files]])
