@@ -80,7 +80,7 @@ def prune(
     ] = None,
     importance: Annotated[str, typer.Option(help="Of a channel: l1, l2, bn or taylor.")] = "l2",
     round_to: Annotated[int, typer.Option(min=1, help="Channels that remain are a multiple of this.")] = 1,
-    rounds: Annotated[int, typer.Option(min=1, help="Remove channels in this many rounds of fine-tuning.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="Remove channels in this many rounds of fine-tuning.")] = 1,
     ignore: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(help="Layers to leave alone, by name, type or pattern; can be repeated."),

@@ -76,13 +76,24 @@ def load(path: Path, factory: Factory | None = None, allow_pickle: bool = False)
     if "graph" in architecture:
         return graphs.from_json(architecture["graph"], tensors)
     model = factory() if factory is not None else _rebuild(path, architecture)
-    resize(model, architecture.get("layers", {}), tensors)  # channels may have been removed
+    try:
+        resize(model, architecture.get("layers", {}), tensors)  # channels may have been removed
+    except ModelError as error:
+        raise ModelError(f"{path} does not fit {type(model).__name__}: {error}") from error
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         lines = [line.strip() for line in str(error).splitlines()[1:]]
         raise ModelError(f"{path} does not fit {type(model).__name__}: {' '.join(lines)[:300]}") from error
     return model.eval()
+
+
+def is_self_contained(path: Path) -> bool:
+    """Return whether a checkpoint says itself how its built-in U-Net is built."""
+    if Path(path).suffix != ".safetensors":
+        return False
+    architecture = describe(path).get("architecture", {})
+    return architecture.get("name") == UNet.__name__ and bool(architecture.get("arguments"))
 
 
 def describe(path: Path) -> dict[str, Any]:

@@ -146,7 +146,22 @@ def make_model(recipe: Recipe, task: Task) -> nn.Module:
     torch.manual_seed(recipe.seed)
     if settings.checkpoint is None:
         return factory()
-    return checkpoint.load(Path(settings.checkpoint), factory, settings.allow_pickle)
+    path = Path(settings.checkpoint)
+    if settings.factory == "unet" and not settings.arguments and checkpoint.is_self_contained(path):
+        return _fitting(checkpoint.load(path), path, task)
+    return checkpoint.load(path, factory, settings.allow_pickle)
+
+
+def _fitting(model: nn.Module, path: Path, task: Task) -> nn.Module:
+    """Return a model that was built from its own description, when its channels are the data's."""
+    config = getattr(model, "config", {})
+    wanted = (task.example_input.shape[1], task.example_truth.shape[1], task.dims)
+    if tuple(config.get(key) for key in ("in_channels", "out_channels", "dims")) != wanted:
+        raise ModelError(
+            f"{path} takes {config.get('in_channels')} and returns {config.get('out_channels')} channels in "
+            f"{config.get('dims')} dimensions, the data has {wanted[0]} and {wanted[1]} in {wanted[2]}"
+        )
+    return model
 
 
 def _call(function: Callable[..., nn.Module], arguments: dict[str, Any], name: str) -> Callable[[], nn.Module]:

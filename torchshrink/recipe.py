@@ -75,7 +75,7 @@ class Channels(Training):
     importance: Literal["l1", "l2", "bn", "taylor"] = "l2"
     scope: Literal["global", "layer"] = "global"
     round_to: int = Field(1, ge=1)
-    rounds: int = Field(3, ge=1)
+    rounds: int = Field(1, ge=1)
     ignore: tuple[str, ...] = ()
     epochs: int = Field(20, ge=0)
     lr: float = Field(2e-3, gt=0)
@@ -299,7 +299,7 @@ variants:
     qat: {{epochs: 10, lr: 0.0005}}
 # slim:                     # fewer channels: faster everywhere
 #   from: dense
-#   channels: {{target_macs: 0.25, importance: l2, scope: global, round_to: 4, rounds: 3, epochs: 20, lr: 0.002}}
+#   channels: {{target_macs: 0.25, importance: l2, scope: global, round_to: 4, rounds: 1, epochs: 20, lr: 0.002}}
 # slim-clustered:           # few distinct weights: compresses well
 #   from: slim
 #   cluster: {{count: 16, epochs: 10, lr: 0.0005}}

@@ -141,7 +141,7 @@ def channels(
     importance: Importance = "l2",
     scope: pruning.Scope = "global",
     round_to: int = 1,
-    rounds: int = 3,
+    rounds: int = 1,
     ignore: Sequence[str] = (),
     teacher: nn.Module | None = None,
     progress: Progress = SILENT,
@@ -160,7 +160,7 @@ def channels(
         importance: See there.
         scope: See there.
         round_to: See there.
-        rounds: How often; 1 removes everything at once.
+        rounds: How often; 1 removes everything at once, and is better unless every round gets tens of epochs.
         ignore: See there.
         teacher: See above.
         progress: Told about every step.

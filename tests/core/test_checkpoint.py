@@ -138,7 +138,7 @@ def test_files_of_other_tools_need_a_factory(path: Path) -> None:
 
 def test_wrong_model(path: Path) -> None:
     checkpoint.save(UNet(widths=(2, 4)), path)
-    with pytest.raises(ModelError, match=r"model\.safetensors does not fit Foreign: .*layer\.weight"):
+    with pytest.raises(ModelError, match=r"model\.safetensors does not fit Foreign: .*'encoder\.0\.0'"):
         checkpoint.load(path, Foreign)
     with pytest.raises(ModelError, match=r"does not fit UNet: .*size mismatch") as caught:
         checkpoint.load(path, lambda: UNet(widths=(2, 8)))
