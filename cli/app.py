@@ -32,7 +32,8 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
         try:
             function(**arguments)
         except KeyboardInterrupt:
-            errors.print("interrupted: the same command goes on where it stopped")
+            resumes = function.__name__ in ("run", "sweep")
+            errors.print("interrupted" + (": the same command goes on where it stopped" if resumes else ""))
             raise typer.Exit(130) from None
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from torchshrink import substitutes
-from torchshrink.bench.macs import count_macs
+from torchshrink.bench.macs import count_macs, evaluating
 from torchshrink.errors import DataError, ModelError, RecipeError, ShrinkError
 from torchshrink.progress import SILENT, Progress
 from torchshrink.prune.layers import Layer, prunable_layers
@@ -170,7 +170,7 @@ def measure(
     found = _found(model, ignore)
     _check_plain(found)
     progress.start("measure the sensitivity of each layer")
-    with _evaluating(model):
+    with evaluating(model), torch.no_grad():
         judge = _Judge(model, task, samples, batch_size)
         ranges = _ranges(model, found, _batches(model, task.train, samples, batch_size))
         pruned: dict[str, dict[float, float]] = {}
@@ -230,7 +230,7 @@ def suggest(
 
     progress.start("find the sparsity that each layer can bear")
     result = Suggestion(choose(-1.0), 0.0, budget)
-    with _evaluating(model):
+    with evaluating(model), torch.no_grad():
         judge = _Judge(model, task, sensitivity.samples, batch_size)
         called = set(_ranges(model, found, judge.batches[:1]))
         fits, fails = -1, len(thresholds)  # positions in thresholds
@@ -353,17 +353,3 @@ def _ranges(model: nn.Module, found: Mapping[str, Layer], batches: Sequence[tupl
         for inputs, _ in batches:
             model(inputs)
     return ranges
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch to evaluation without gradients, and each module back to the mode that it had."""
-    modes = {module: module.training for module in model.modules()}
-    try:
-        for module in modes:
-            module.training = False
-        with torch.no_grad():
-            yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -86,3 +87,28 @@ def test_a_checkpoint_brings_its_own_architecture(tmp_path: Path) -> None:
     checkpoint.save(UNet(in_channels=3, widths=(4, 8)), tmp_path / "slim.safetensors")
     with pytest.raises(ModelError, match=r"slim\.safetensors takes 3 and returns 1 channels in 2 dimensions"):
         pipeline.make_model(made.model_copy(update={"model": model}), task)
+
+
+def test_a_line_imitates_the_model_that_it_begins_with() -> None:
+    """What is trained from nothing has no teacher, and teaches what comes from it."""
+    made = recipe.parse(
+        {
+            "distillation": 0.5,
+            "variants": {
+                "dense": {"train": {}},
+                "slim": {"from": "dense", "channels": {"amount": 0.5}},
+                "sparse": {"from": "slim", "prune": {}},
+                "scratch": {"from": "slim", "train": {"reinitialize": True}},
+                "scratch-sparse": {"from": "scratch", "prune": {}},
+            },
+        }
+    )
+    job = object.__new__(pipeline._Job)
+    job.recipe, job.states = made, {name: SimpleNamespace(path=name) for name in made.variants}  # type: ignore[misc]
+    job._load = lambda path: path  # type: ignore[assignment,method-assign,return-value]
+    teachers = {name: job._teacher(name) for name in made.variants}
+    assert teachers == {
+        "dense": None, "slim": "dense", "sparse": "dense", "scratch": None, "scratch-sparse": "scratch",
+    }  # fmt: skip
+    job.recipe = made.model_copy(update={"distillation": 0.0})
+    assert job._teacher("sparse") is None

@@ -29,7 +29,7 @@ def count_macs(model: nn.Module, example_input: Tensor | tuple[Tensor, ...]) -> 
     """
     inputs = example_input if isinstance(example_input, tuple) else (example_input,)
     counter = FlopCounterMode(display=False, custom_mapping=_EXTRA)
-    with _evaluating(model), _no_fused_transformers(), torch.no_grad(), counter:
+    with evaluating(model), _no_fused_transformers(), torch.no_grad(), counter:
         model(*(value[:1] for value in inputs))
     return int(counter.get_total_flops()) // 2
 
@@ -70,7 +70,7 @@ _EXTRA = {
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Switch every module to evaluation, and back to the mode that each had; exported graphs refuse and have none."""
     modes = {module: module.training for module in model.modules()}
     try:
