@@ -63,7 +63,7 @@ class Bridge:
     ) -> dict[str, Any]:
         """Return the parity of a file's outputs with those of its source; see `verify.Parity`."""
         kind = "quantized PyTorch graph" if artefact.precision == "int8" else "PyTorch model"
-        scale = verify.output_scale(_reference(artefact, source))
+        scale = next(iter(verify.output_scales(_reference(artefact, source))), None)
         return asdict(verify.compare(found, expected, artefact.precision, f"{source.variant} ({kind})", scale))
 
     def locate(self, artefact: Artefact, source: Source, sample: Tensor) -> str | None:

@@ -15,44 +15,52 @@ import onnx
 import torch
 from onnx import TensorProto, helper
 from torch import Tensor, nn
+from torch.export import Dim
 from torchshrink.converters import half, onnxruntime_int8, qdq
 
 from torchshrink.errors import ModelError, ShrinkError, UnsupportedOpError
 from torchshrink.files import atomic
+from torchshrink.signature import Inputs, first, input_names, output_names
 
 Precision = Literal["fp32", "fp16", "int8"]
 Target = Literal["onnxruntime", "generic"]
 
 OPSET = 18
+_MOST_DIMENSIONS = 4
 METADATA_KEY = "torchshrink"
 
 
 def to_onnx(
     model: nn.Module,
-    example_input: Tensor,
+    example_input: Inputs,
     path: Path | str,
     precision: Precision = "fp32",
     target: Target = "onnxruntime",
     metadata: dict[str, Any] | None = None,
+    batch: int | None = 1,
 ) -> Path:
-    """Export ``model`` to an ONNX file that takes a batch of one and return its path.
+    """Export ``model`` to an ONNX file and return its path.
+
+    One input is called ``input``, several what ``forward`` calls them; one output is called ``output``, those of a
+    dictionary by its keys, those of a tuple ``output_0`` and so on.
 
     Args:
         model: A float module; for ``"int8"`` the quantized graph of `torchshrink.quantize.convert`.
-        example_input: ``[N, C, *size]``; the file takes ``[1, C, *size]``.
+        example_input: ``[N, C, *size]``, or one for each argument of the model.
         path: The file to write.
         precision: ``"fp16"`` stores the weights as float16 and computes in float32: half the bytes, the same speed,
             on every runtime.
         target: For ``"int8"``: ``"onnxruntime"`` rewrites the graph for the integer kernels of ONNX Runtime,
             ``"generic"`` keeps the operations of the model, for other runtimes and for `to_tflite`.
         metadata: Stored in the file as JSON.
+        batch: How many samples the file takes at once; None for any number, which `to_tflite` does not convert.
 
     Raises:
         ModelError: When the precision does not fit the model, or the model refuses ``example_input``.
         UnsupportedOpError: When an operation has no ONNX counterpart.
     """
     path = Path(path)
-    exported = export(model, example_input)
+    exported = export(model, example_input, batch)
     is_int8 = qdq.is_quantized(exported)
     if is_int8 != (precision == "int8"):
         expected = "a quantized graph (torchshrink qat or ptq makes one)" if precision == "int8" else "a float model"
@@ -96,26 +104,27 @@ def load(path: Path) -> onnx.ModelProto:
         raise ModelError(f"{path} cannot be read as ONNX: {str(error).splitlines()[0]}") from error
 
 
-def export(model: nn.Module, example_input: Tensor) -> onnx.ModelProto:
-    """Return ``model`` as ONNX, tensors called ``input`` and ``output``, with everything that converters look for.
+def export(model: nn.Module, example_input: Inputs, batch: int | None = 1) -> onnx.ModelProto:
+    """Return ``model`` as ONNX with everything that converters look for; Args as `to_onnx`.
 
     Raises:
         ModelError: When the model itself refuses ``example_input``.
         UnsupportedOpError: When an operation has no ONNX counterpart.
     """
-    example = example_input[:1]
+    example = first(example_input, batch or 2)  # of two: torch.export takes a dimension of 1 for a constant
     if not isinstance(model, torch.fx.GraphModule):
         model = copy.deepcopy(model).eval()
-    _try_out(model, example)
+    outputs = _try_out(model, example)
     try:
         with _quiet():
             program = torch.onnx.export(
                 model,
-                (example,),
+                example,
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=["input"],
-                output_names=["output"],
+                input_names=input_names(model, len(example)),
+                output_names=output_names(outputs),
+                dynamic_shapes=None if batch else ({0: Dim.DYNAMIC},) * len(example),
                 custom_translation_table=_translations(),
                 verbose=False,
             )
@@ -133,19 +142,25 @@ def export(model: nn.Module, example_input: Tensor) -> onnx.ModelProto:
     return exported
 
 
-def _try_out(model: nn.Module, example: Tensor) -> None:
+def _try_out(model: nn.Module, example: tuple[Tensor, ...]) -> Any:
     """Run the model, so that what it refuses by itself is not taken for something that the exporter cannot do."""
+    for value in example:
+        if value.ndim > _MOST_DIMENSIONS:
+            raise UnsupportedOpError(
+                f"{type(model).__name__} takes inputs of {value.ndim} dimensions, {list(value.shape)}: models of "
+                "images [N, C, H, W] and signals [N, C, L] can be converted, those of volumes not"
+            )
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            model(example)
+            return model(*example)
     except ShrinkError:
         raise
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        shapes = ", ".join(str(list(value.shape)) for value in example)
         raise ModelError(
-            f"{type(model).__name__} fails on an input of shape {list(example.shape)} ({reason}): fix the model or "
-            "the shape"
+            f"{type(model).__name__} fails on an input of shape {shapes} ({reason}): fix the model or the shape"
         ) from error
 
 

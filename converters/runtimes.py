@@ -6,7 +6,7 @@ import copy
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,9 @@ import onnx
 from numpy.typing import NDArray
 
 from torchshrink.errors import ConversionError, ModelError
+
+# What a model is run on: the array of its only input, or one for each.
+Sample = NDArray[Any] | Sequence[NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -53,8 +56,26 @@ def onnx_session(model: Path | bytes, name: str, optimized: Path | None = None) 
         raise ConversionError(f"{name} does not load in ONNX Runtime: {reason}") from error
 
 
-def onnx_values(model: onnx.ModelProto, names: set[str], sample: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-    """Return the values of the named tensors of an ONNX graph on one input, and those of its outputs.
+def random_inputs(model: onnx.ModelProto, seed: int = 0) -> list[NDArray[np.float32]]:
+    """Return a standard normal array for every input of a graph that has no default value."""
+    numbers = np.random.default_rng(seed)
+    shapes = [item.type.tensor_type.shape.dim for item in inputs(model)]
+    return [numbers.standard_normal([side.dim_value or 1 for side in shape]).astype(np.float32) for shape in shapes]
+
+
+def inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """Return the inputs of a graph that have no default value, in order."""
+    defaults = {item.name for item in model.graph.initializer}
+    return [item for item in model.graph.input if item.name not in defaults]
+
+
+def onnx_values(model: onnx.ModelProto, names: set[str], sample: Sample) -> dict[str, NDArray[Any]]:
+    """Return the values of the named tensors of an ONNX graph, and those of its outputs.
+
+    Args:
+        model: The graph.
+        names: Tensors of it.
+        sample: One ``[N, C, *size]`` for each input, in order.
 
     Raises:
         ConversionError: When ONNX Runtime refuses the graph.
@@ -64,14 +85,14 @@ def onnx_values(model: onnx.ModelProto, names: set[str], sample: NDArray[np.floa
     produced = {name for node in model.graph.node for name in node.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(names & produced - outputs))
     session = onnx_session(model.SerializeToString(), "the graph")
-    entry = model.graph.input[0].name
+    entry = {item.name: value for item, value in zip(inputs(model), arrays(sample), strict=True)}
     found = [item.name for item in session.get_outputs()]
-    values = dict(zip(found, session.run(found, {entry: sample}), strict=True))
-    return values | ({entry: sample} if entry in names else {})
+    values = dict(zip(found, session.run(found, entry), strict=True))
+    return values | {name: value for name, value in entry.items() if name in names}
 
 
-def tflite_values(path: Path, sample: NDArray[np.float32]) -> dict[int, TensorValue]:
-    """Return the float and int8 tensors of a TFLite file on one input in PyTorch's layout, by tensor index.
+def tflite_values(path: Path, sample: Sample) -> dict[int, TensorValue]:
+    """Return the float and int8 tensors of a TFLite file by tensor index, for inputs in PyTorch's layout.
 
     Delegates keep their intermediate tensors to themselves, so this runs without any.
     """
@@ -86,12 +107,12 @@ def tflite_values(path: Path, sample: NDArray[np.float32]) -> dict[int, TensorVa
             num_threads=1,
         )
     interpreter.allocate_tensors()
-    detail = interpreter.get_input_details()[0]
-    values = to_tflite_layout(sample, tuple(detail["shape"]))
-    if detail["dtype"] == np.int8:
-        scale, zero_point = detail["quantization"]
-        values = np.clip(np.rint(values / scale) + zero_point, -128, 127).astype(np.int8)
-    interpreter.set_tensor(detail["index"], values)
+    for detail, each in zip(interpreter.get_input_details(), arrays(sample), strict=True):
+        values = to_tflite_layout(each, tuple(detail["shape"]))
+        if detail["dtype"] == np.int8:
+            scale, zero_point = detail["quantization"]
+            values = np.clip(np.rint(values / scale) + zero_point, -128, 127).astype(np.int8)
+        interpreter.set_tensor(detail["index"], values)
     interpreter.invoke()
     found = {}
     for tensor in interpreter.get_tensor_details():
@@ -105,6 +126,11 @@ def tflite_values(path: Path, sample: NDArray[np.float32]) -> dict[int, TensorVa
         if codes.dtype == np.float32:
             found[int(tensor["index"])] = TensorValue(tensor["name"], codes)
     return found
+
+
+def arrays(sample: Sample) -> list[NDArray[Any]]:
+    """Return one array for each input."""
+    return [sample] if isinstance(sample, np.ndarray) else list(sample)
 
 
 def to_tflite_layout(sample: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torchshrink.converters import flatbuffer, half, onnx_export, operands, qdq, sparse, tflite_int8
+from torchshrink.converters import flatbuffer, half, onnx_export, operands, qdq, signatures, sparse, tflite_int8
 from torchshrink.converters import ranges as range_store
 from torchshrink.converters.onnx_export import Precision
 from torchshrink.converters.ranges import Ranges
@@ -121,19 +121,21 @@ def float_files(onnx_paths: Sequence[Path], keras: bool = False) -> Iterator[lis
         ConversionError: When onnx2tf fails; the text names its log, kept in the folder for temporary files.
     """
     with tempfile.TemporaryDirectory(prefix="torchshrink-") as root:
-        jobs, taken = [], []
+        jobs, taken, names = [], [], []
         for index, path in enumerate(onnx_paths):
             folder = Path(root, str(index))
             folder.mkdir()
             copy = folder / "model.onnx"
             copy.write_bytes(path.read_bytes())
             taken.append(operands.take_out(copy))
+            names.append(signatures.number(copy))
             jobs.append({"onnx": str(copy), "folder": str(folder / "out"), "keras": keras})
         _run(jobs, Path(root), onnx_paths)
         folders = [Path(str(job["folder"])) for job in jobs]
         files = [FloatFiles(folder / "model_float32.tflite", folder) for folder in folders]
-        for item, values in zip(files, taken, strict=True):
+        for item, values, named in zip(files, taken, names, strict=True):
             operands.put_back(item.fp32, values)
+            signatures.restore(item.fp32, named)
         yield files
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
-from torch.fx import GraphModule
+from torch import nn
+from torch.fx import GraphModule, Node
 
 from torchshrink import bench
+from torchshrink.bench.macs import evaluating
 from torchshrink.errors import ConversionError, ModelError
-from torchshrink.metrics import outputs
+from torchshrink.signature import Inputs, as_tuple, leaves, tensors
 
 # Largest absolute difference, as a share of the range of the reference's outputs.
 FLOAT_LIMITS = {"fp32": 1e-4, "fp16": 1e-2}
@@ -41,25 +44,55 @@ class Parity:
     reason: str = ""
 
 
-def verify(path: Path, model: nn.Module, inputs: Tensor, precision: str, reference: str) -> Parity:
+def verify(path: Path, model: nn.Module, inputs: Inputs, precision: str, reference: str) -> Parity:
     """Run a file in its real runtime, default delegates included, and compare it with ``model``.
 
     Args:
         path: An ONNX or TFLite file.
         model: The float module or quantized graph that it was made from.
-        inputs: ``[N, C, *size]`` real inputs, normalised.
+        inputs: ``[N, C, *size]`` real inputs, normalised, or one for each argument of the model.
         precision: ``"fp32"``, ``"fp16"`` or ``"int8"``; chooses the limits.
         reference: The name of ``model`` for the report.
 
     Raises:
         ConversionError: When the runtime cannot load or run the file.
     """
+    arguments = as_tuple(inputs)
     try:
-        found = bench.predict(path, inputs.numpy())
+        found = bench.predict_all(path, [value.numpy() for value in arguments])
     except ModelError as error:
         raise ConversionError(f"{path.name} does not run: {error}") from error
-    expected = outputs(model, inputs).numpy()
-    return compare(found, expected, precision, reference, output_scale(model))
+    with evaluating(model), torch.inference_mode():
+        parts = [tensors(model(*batch)) for batch in zip(*(value.split(1) for value in arguments), strict=True)]
+    expected = [torch.cat(part).float().numpy() for part in zip(*parts, strict=True)]
+    return compare_all(found, expected, precision, reference, output_scales(model))
+
+
+def compare_all(
+    found: Sequence[NDArray[np.float32]],
+    expected: Sequence[NDArray[np.float32]],
+    precision: str,
+    reference: str,
+    scales: Sequence[float | None],
+) -> Parity:
+    """Compare every output with that of the reference and return the worst; Args as `compare`, one of each."""
+    if len(found) != len(expected):
+        reason = f"it has {len(found)} outputs instead of {len(expected)}"
+        return Parity(reference, np.inf, np.inf, None, False, reason)
+    known = scales if len(scales) == len(expected) else [None] * len(expected)
+    each = [compare(*pair, precision, reference, scale) for *pair, scale in zip(found, expected, known, strict=True)]
+    if len(each) == 1:
+        return each[0]
+    failed = {index: parity.reason for index, parity in enumerate(each) if not parity.passed}
+    shares = [parity.lsb_match for parity in each if parity.lsb_match is not None]
+    return Parity(
+        reference,
+        max(parity.max_abs for parity in each),
+        max(parity.mean_abs for parity in each),
+        min(shares, default=None),
+        not failed,
+        "; ".join(f"output {index}: {reason}" for index, reason in failed.items()),
+    )
 
 
 def compare(
@@ -98,11 +131,14 @@ def compare(
     return Parity(reference, worst, mean, None, passed, reason)
 
 
-def output_scale(model: nn.Module) -> float | None:
-    """Return the step of a quantized graph's output; None for a float model or a float output."""
+def output_scales(model: nn.Module) -> list[float | None]:
+    """Return the step of each output of a quantized graph, None for a float one; none of a float model's."""
     if not isinstance(model, GraphModule):
-        return None
+        return []
     result = next(iter(model.graph.find_nodes(op="output"))).args[0]
-    node = result[0] if isinstance(result, tuple | list) else result
+    return [_step(node) for _, node in leaves(result)]
+
+
+def _step(node: Node) -> float | None:
     is_quantized = getattr(node.target, "_schema", None) is not None and "dequantize" in str(node.target)
-    return float(node.args[1]) if is_quantized else None
+    return float(node.args[1]) if is_quantized else None  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from torchshrink import streams, tiles
-from torchshrink.bench import _worker
+from torchshrink.bench import _runtimes, _worker
 from torchshrink.errors import ModelError, ShrinkError
 
 _THRESHOLD = 0.5  # as torchshrink.metrics, which needs torch: positive where it exceeds this
@@ -68,7 +68,7 @@ class Network:
     def __init__(self, job: Job) -> None:
         self._job = job
         self._shape = (1, job.channels, *job.tile)
-        modules, opener = _worker.RUNTIMES[Path(job.model).suffix]
+        modules, opener = _runtimes.RUNTIMES[Path(job.model).suffix]
         try:
             for module in modules:
                 importlib.import_module(module)
@@ -82,7 +82,7 @@ class Network:
         job, runtime = self._job, self._runtime
         sample = ((raw - self._mean) / self._std).reshape(self._shape)
         try:
-            output = runtime.finish(runtime.run(runtime.prepare(sample)), False)
+            output = runtime.finish(runtime.run(runtime.prepare([sample])), False)[0]
         except Exception as error:
             raise ModelError(f"{runtime.name} cannot run {job.model}: {_one_line(error)}") from error
         wanted = (1, job.classes, *job.tile)

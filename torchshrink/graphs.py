@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
+from torch.utils._pytree import tree_unflatten
 
 from torchshrink.errors import ModelError
 
@@ -45,7 +46,7 @@ def to_json(module: GraphModule) -> tuple[dict[str, Any], dict[str, Tensor]]:
     output: Any = None
     for node in module.graph.nodes:
         if node.op == "output":
-            output = _encode(node.args[0])
+            output = _encode(_structured(module, node.args[0]))
         elif node.op == "placeholder":
             nodes.append({"op": "placeholder", "name": node.name})
         elif node.op == "get_attr" and node.users:
@@ -59,7 +60,7 @@ def to_json(module: GraphModule) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def from_json(content: dict[str, Any], tensors: dict[str, Tensor]) -> GraphModule:
-    """Build the module that `to_json` described; its tensors are buffers, its only output is the first.
+    """Build the module that `to_json` described; its tensors are buffers, it returns what the traced module returned.
 
     Raises:
         ModelError: When the description is damaged or names an unknown operation.
@@ -86,6 +87,12 @@ def from_json(content: dict[str, Any], tensors: dict[str, Tensor]) -> GraphModul
     except (KeyError, TypeError, IndexError, AttributeError, RuntimeError, ValueError) as error:
         raise ModelError(f"the graph in this file is damaged: {error}") from error
     return GraphModule(root, graph, "QuantizedGraph").eval()
+
+
+def _structured(module: GraphModule, output: Any) -> Any:
+    """Return the output as the module returns it: an exported graph lists the tensors and rebuilds the rest."""
+    specification = getattr(getattr(module.graph._codegen, "pytree_info", None), "out_spec", None)
+    return output if specification is None else tree_unflatten(list(output), specification)
 
 
 def _checked(name: Any) -> str:
@@ -143,6 +150,8 @@ def _encode(value: Any) -> Any:
         return {"node": value.name}
     if isinstance(value, list | tuple):
         return [_encode(item) for item in value]
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {"dict": {key: _encode(item) for key, item in value.items()}}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if str(value) in _CONSTANTS:
@@ -158,5 +167,7 @@ def _decode(value: Any, known: dict[str, Node]) -> Any:
     if isinstance(value, dict):
         if "node" in value:
             return known[value["node"]]
+        if "dict" in value:
+            return {str(key): _decode(item, known) for key, item in value["dict"].items()}
         return torch.device("cpu") if value["constant"] == "cpu" else _CONSTANTS[value["constant"]]
     return value

@@ -29,8 +29,10 @@ def test_imports_only_its_runtime(name: str, request: pytest.FixtureRequest) -> 
         worker.load()
         modules = set(worker.ask("modules")["modules"])
     expected = {".onnx": "onnxruntime", ".tflite": "ai_edge_litert"}[path.suffix]
-    runtimes = {"onnxruntime", "ai_edge_litert", "torch", "tensorflow", "torchshrink", "onnx", "torchao"}
+    runtimes = {"onnxruntime", "ai_edge_litert", "torch", "tensorflow", "onnx", "torchao"}
     assert runtimes & modules == {expected}
+    ours = {name for name in modules if name.startswith("torchshrink")}
+    assert ours == {"torchshrink", "torchshrink.bench", "torchshrink.bench._runtimes"}
 
 
 def test_torch_file_does_not_import_the_rest(pt2_file: Path) -> None:
@@ -113,7 +115,7 @@ def test_error_leaves_the_worker_usable(onnx_file: Path, tmp_path: Path, sample:
         with pytest.raises(ModelError, match=r"onnxruntime cannot run .*scale\.onnx: InvalidArgument"):
             worker.ask("predict", inputs=str(wrong), output=str(tmp_path / "y.npy"))
         reply = worker.ask("predict", inputs=str(right), output=str(tmp_path / "y.npy"))
-    assert reply["shape"] == [1, 2, 3, 5]
+    assert reply["shapes"] == [[1, 2, 3, 5]]
 
 
 def test_runtime_chatter_does_not_reach_the_protocol(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torchshrink.bench.macs import count_macs, count_parameters
-    from torchshrink.bench.measurement import Latency, Measurement, measure, measure_all, predict
+    from torchshrink.bench.measurement import Latency, Measurement, measure, measure_all, predict, predict_all
     from torchshrink.bench.sizes import entropy_bytes, gzip_bytes, size_bytes
 
 _MODULES = {
@@ -21,6 +21,7 @@ _MODULES = {
     "measure": "measurement",
     "measure_all": "measurement",
     "predict": "measurement",
+    "predict_all": "measurement",
     "entropy_bytes": "sizes",
     "gzip_bytes": "sizes",
     "size_bytes": "sizes",
@@ -36,6 +37,7 @@ __all__ = [
     "measure",
     "measure_all",
     "predict",
+    "predict_all",
     "size_bytes",
 ]
 

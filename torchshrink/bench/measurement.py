@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from torchshrink.bench._worker import read_arrays, write_arrays
 from torchshrink.bench.footprint import Footprint, OnProgress, Steps, footprint
 from torchshrink.bench.process import Worker
 from torchshrink.errors import DataError, RecipeError
@@ -78,14 +79,16 @@ class _Timings:
     cpu_ms: float = 0.0
 
 
-def measure(path: Path | str, inputs: ArrayLike, *, threads: int = 1, runs: int = 50) -> Measurement:
+def measure(
+    path: Path | str, inputs: ArrayLike | tuple[ArrayLike, ...], *, threads: int = 1, runs: int = 50
+) -> Measurement:
     """Measure one file; see `measure_all`, which compares several fairly."""
     return measure_all([path], inputs, threads=threads, runs=runs)[Path(path)]
 
 
 def measure_all(
     paths: Iterable[Path | str],
-    inputs: ArrayLike,
+    inputs: ArrayLike | tuple[ArrayLike, ...],
     *,
     threads: int = 1,
     runs: int = 50,
@@ -100,7 +103,8 @@ def measure_all(
 
     Args:
         paths: ``.onnx``, ``.tflite``, ``.pt2`` or ``.safetensors`` files.
-        inputs: ``[1, C, *size]`` float32 in PyTorch's layout, as an array or a tensor; the first sample is used.
+        inputs: ``[1, C, *size]`` float32 in PyTorch's layout, as an array or a tensor, or a tuple of them for files
+            with several inputs; the first samples are used, as many as the file takes at once.
         threads: How many threads each runtime may use.
         runs: Timed inferences per file.
         rounds: Turns per file.
@@ -127,8 +131,7 @@ def measure_all(
     footprints: dict[Path, list[Footprint]] = {file: [] for file in files}
     timings = {file: _Timings() for file in files}
     with tempfile.TemporaryDirectory(prefix="torchshrink-") as folder:
-        sample = Path(folder, "sample.npy")
-        np.save(sample, _batch(inputs)[:1])
+        sample = _write(Path(folder, "sample"), inputs)
         for start in range(starts):
             for file in files:
                 footprints[file].append(footprint(file, sample, threads))
@@ -139,28 +142,58 @@ def measure_all(
 
 
 def predict(path: Path | str, inputs: ArrayLike, *, threads: int = 1, raw: bool = False) -> NDArray[Any]:
-    """Run a file on samples in a fresh process, so that a runtime that crashes takes nothing with it.
+    """Run a file of one input and one output on samples; see `predict_all`, which this calls.
 
     Args:
         path: As in `measure_all`.
-        inputs: ``[N, C, *size]`` float32 in PyTorch's layout; the file sees one sample at a time.
+        inputs: ``[N, C, *size]`` float32 in PyTorch's layout.
         threads: How many threads the runtime may use.
         raw: Return the integer codes of a quantized output, for bit-exact comparison.
 
     Returns:
         ``[N, K, *size]``: float32, or int16 with ``raw``.
+    """
+    return predict_all(path, (inputs,), threads=threads, raw=raw)[0]
+
+
+def predict_all(
+    path: Path | str, inputs: Sequence[ArrayLike], *, threads: int = 1, raw: bool = False
+) -> list[NDArray[Any]]:
+    """Run a file on samples in a fresh process, so that a runtime that crashes takes nothing with it.
+
+    Args:
+        path: As in `measure_all`.
+        inputs: ``[N, C, *size]`` float32 in PyTorch's layout for each input of the file, which sees one sample at a
+            time, or as many as it takes.
+        threads: How many threads the runtime may use.
+        raw: Return integer codes of quantized outputs.
+
+    Returns:
+        ``[N, K, *size]`` for each output of the file: float32, or int16 with ``raw``.
 
     Raises:
-        ModelError: When the file cannot be loaded or run, or ``raw`` is asked of a float output.
-        DataError: When the inputs are not a batch.
+        ModelError: When the file cannot be loaded or run, takes another number of inputs, or ``raw`` is asked of a
+            float output.
+        DataError: When the inputs are not batches of one length.
     """
     with tempfile.TemporaryDirectory(prefix="torchshrink-") as folder:
-        samples, output = Path(folder, "inputs.npy"), Path(folder, "output.npy")
-        np.save(samples, _batch(inputs))
+        samples, output = _write(Path(folder, "inputs"), tuple(inputs)), Path(folder, "output.npz")
         with Worker(path, threads=threads) as worker:
             worker.load()
             worker.ask("predict", inputs=str(samples), output=str(output), raw=raw)
-        return np.asarray(np.load(output))
+        return read_arrays(str(output))
+
+
+def _write(path: Path, inputs: ArrayLike | tuple[ArrayLike, ...]) -> Path:
+    """Write batches for `_worker.py`: one as ``.npy``, which takes no other module to read."""
+    batches = [_batch(values) for values in (inputs if isinstance(inputs, tuple) else (inputs,))]
+    if len({len(batch) for batch in batches}) != 1:
+        raise DataError(
+            f"inputs of shapes {[list(batch.shape) for batch in batches]}: expected as many samples of each"
+        )
+    path = path.with_suffix(".npy" if len(batches) == 1 else ".npz")
+    write_arrays(str(path), batches)
+    return path
 
 
 def _batch(inputs: ArrayLike) -> NDArray[np.float32]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from torchshrink.bench import _worker
+from torchshrink.bench import _runtimes, _worker
 from torchshrink.errors import ModelError
 
 _SCRIPT = Path(_worker.__file__)
@@ -37,8 +37,8 @@ class Worker:
 
     def __init__(self, path: Path | str, *, threads: int = 1, timeout_s: float = 600.0) -> None:
         self.path = Path(path)
-        if self.path.suffix not in _worker.RUNTIMES:
-            raise ModelError(f"{self.path} cannot be measured: expected a file in {', '.join(_worker.RUNTIMES)}")
+        if self.path.suffix not in _runtimes.RUNTIMES:
+            raise ModelError(f"{self.path} cannot be measured: expected a file in {', '.join(_runtimes.RUNTIMES)}")
         if not self.path.is_file():
             raise ModelError(f"no such model file: {self.path}")
         self.threads = threads

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.export import Dim
 from torch.fx import GraphModule
 
@@ -14,11 +14,12 @@ from torchshrink import graphs
 from torchshrink.errors import ModelError
 from torchshrink.quantize.prepared import PreparedModule
 from torchshrink.quantize.quiet import quiet
+from torchshrink.signature import Inputs, as_tuple, first
 
 _TORCHAO_BATCH_NORM_EPS = 1e-5  # built into torchao's QAT pattern
 
 
-def prepare_qat(model: nn.Module, example_input: Tensor) -> PreparedModule:
+def prepare_qat(model: nn.Module, example_input: Inputs) -> PreparedModule:
     """Return a trainable copy of ``model`` that computes with the TFLite int8 scheme, faked in float.
 
     BatchNorm is folded into the weights that are quantized and keeps learning its statistics until ``freeze()``.
@@ -27,7 +28,7 @@ def prepare_qat(model: nn.Module, example_input: Tensor) -> PreparedModule:
 
     Args:
         model: A float module whose pruning has been made permanent (`torchshrink.prune.remove`).
-        example_input: ``[N, C, *size]``; only the size of one sample counts.
+        example_input: ``[N, C, *size]``, or one for each argument of the model; only the size of one sample counts.
 
     Raises:
         ModelError: When torch.export cannot trace the model.
@@ -37,7 +38,7 @@ def prepare_qat(model: nn.Module, example_input: Tensor) -> PreparedModule:
     return _prepare(model, example_input, is_qat=True)
 
 
-def prepare_ptq(model: nn.Module, example_input: Tensor) -> PreparedModule:
+def prepare_ptq(model: nn.Module, example_input: Inputs) -> PreparedModule:
     """Return a copy of ``model`` whose tensors are observed: feed it data with `calibrate`, then `convert` it.
 
     Args and Raises as `prepare_qat`.
@@ -46,10 +47,13 @@ def prepare_ptq(model: nn.Module, example_input: Tensor) -> PreparedModule:
 
 
 @torch.no_grad()
-def calibrate(prepared: PreparedModule, batches: Iterable[Tensor]) -> None:
-    """Show a module from `prepare_ptq` batches of ``[N, C, *size]``, from which it learns its ranges."""
+def calibrate(prepared: PreparedModule, batches: Iterable[Inputs]) -> None:
+    """Show a module from `prepare_ptq` batches of ``[N, C, *size]``, from which it learns its ranges.
+
+    A batch is what the model takes: one tensor, or one for each of its arguments.
+    """
     for batch in batches:
-        prepared(batch)
+        prepared(*as_tuple(batch))
 
 
 def convert(prepared: PreparedModule) -> GraphModule:
@@ -74,17 +78,17 @@ def is_quantized(model: nn.Module) -> bool:
     return isinstance(model, GraphModule) and any("quantized_decomposed" in str(n.target) for n in model.graph.nodes)
 
 
-def capture(model: nn.Module, example_input: Tensor) -> GraphModule:
+def capture(model: nn.Module, example_input: Inputs) -> GraphModule:
     """Return ``model`` as an exported graph with a free batch size.
 
     Raises:
         ModelError: When torch.export cannot trace the model.
     """
     # Two samples: torch.export treats a dimension of 1 as a constant.
-    sample = torch.cat([example_input[:1]] * 2)
+    sample = first(example_input, 2)
     try:
         with quiet():
-            program = torch.export.export(model, (sample,), dynamic_shapes=({0: Dim.DYNAMIC},))
+            program = torch.export.export(model, sample, dynamic_shapes=({0: Dim.DYNAMIC},) * len(sample))
     except Exception as error:
         reason = (str(error).strip() or "no reason given").splitlines()[0]
         raise ModelError(
@@ -94,7 +98,7 @@ def capture(model: nn.Module, example_input: Tensor) -> GraphModule:
     return program.module()
 
 
-def _prepare(model: nn.Module, example_input: Tensor, is_qat: bool) -> PreparedModule:
+def _prepare(model: nn.Module, example_input: Inputs, is_qat: bool) -> PreparedModule:
     with quiet():
         from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e, prepare_qat_pt2e
 

@@ -43,9 +43,9 @@ class PreparedModule(nn.Module):
         self._clusters = Clusters.find(graph)
         self.train(is_qat)
 
-    def forward(self, *inputs: Tensor) -> Tensor:
-        """Run the graph on what the float module takes, with any batch size."""
-        output: Tensor = self.graph_module(*inputs)
+    def forward(self, *inputs: Tensor) -> Any:
+        """Run the graph on what the float module takes, with any batch size, and return what it returns."""
+        output = self.graph_module(*inputs)
         if self.training:
             for module in self._range_learners():
                 module.activation_post_process.commit()
