@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
-from torchshrink.cli import console, options
-from torchshrink.cli.convert import Shape, load_model
+from torchshrink.cli import console, file_inspection, options
+from torchshrink.cli.convert import load_model
 from torchshrink.cli.train import check_output, load_task
 
 from torchshrink.errors import ModelError
@@ -20,10 +19,15 @@ if TYPE_CHECKING:
     from torchshrink.task import Task
 
 _PICTURES = (".png", ".svg", ".pdf")
+_FILES = (".onnx", ".tflite")
 
 
 def inspect(
-    model_file: options.ModelFile,
+    context: typer.Context,
+    model_file: Annotated[
+        Path,
+        typer.Argument(help="A checkpoint: .safetensors (or .pt with --allow-pickle); or an .onnx or .tflite file."),
+    ],
     data: Annotated[
         Optional[str],  # noqa: UP045  # typer evaluates it
         typer.Option(help="Measure how sensitive each layer is on the validation part of this data, as in train."),
@@ -34,14 +38,36 @@ def inspect(
     ] = 0.01,
     out: Annotated[Optional[Path], typer.Option(help="A JSON file to write.")] = None,  # noqa: UP045
     plot: Annotated[Optional[Path], typer.Option(help="A picture to write: .png, .svg or .pdf.")] = None,  # noqa: UP045
-    shape: Shape = None,
+    runs: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Timed inferences of an .onnx or .tflite file; 30 unless given."),
+    ] = None,
+    shape: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="Input shape such as 1,1,128,128, for checkpoints that do not know theirs and .onnx files that take "
+            "any size."
+        ),
+    ] = None,
     seed: options.Seed = 0,
     factory: options.Factory = None,
     allow_pickle: options.AllowPickle = False,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
-    """List the layers of a model: parameters, MACs, zeros; with data, which of them pruning and int8 hurt."""
+    """List what a model is made of, or say where an .onnx or .tflite file is slow and why.
+
+    A checkpoint: the parameters, MACs and zeros of its layers; with --data, which of them pruning and int8 hurt.
+
+    A file: what computes in int8 and what in float, where the time goes, and what would make it faster.
+    """
+    if model_file.suffix in _FILES:
+        file_inspection.inspect_file(context, model_file, runs, shape, out, overwrite, as_json)
+        return
+    if runs is not None:
+        raise typer.BadParameter(
+            f"{model_file} is a checkpoint: only .onnx and .tflite files are timed", param_hint="--runs"
+        )
     if plot is not None and plot.suffix.lower() not in _PICTURES:
         raise typer.BadParameter(f"{plot}: expected a name ending in {', '.join(_PICTURES)}", param_hint="--plot")
     for path in (out, plot):
@@ -57,12 +83,9 @@ def inspect(
             example = task.example_input
         found = _inspect(model_file, model, example, task, samples, budget, progress)
     from torchshrink import layer_table
-    from torchshrink.files import atomic
 
     content = {"path": str(model_file), **layer_table.to_dict(found)}
-    if out is not None:
-        with atomic(out) as temporary:
-            temporary.write_text(json.dumps(content, indent=1))
+    file_inspection.write_json(content, out)
     if plot is not None:
         layer_table.plot(found, plot)
     if as_json:

@@ -61,10 +61,15 @@ class _AlignedBuilder(flatbuffers.Builder):  # type: ignore[misc]  # flatbuffers
 
 def write(model: Any, path: Path) -> None:
     """Write a model object as a TFLite file."""
+    with atomic(path) as temporary:
+        temporary.write_bytes(pack(model))
+
+
+def pack(model: Any) -> bytes:
+    """Return the content of the TFLite file that `write` would write."""
     builder = _AlignedBuilder(1 << 20)
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
-    with atomic(path) as temporary:
-        temporary.write_bytes(builder.Output())
+    return bytes(builder.Output())
 
 
 def tensor_name(tensor: Any) -> str:
@@ -103,6 +108,12 @@ def op_name(model: Any, operator: Any) -> str:
     """Return the name of an operator, such as CONV_2D."""
     code = model.operatorCodes[operator.opcodeIndex]
     return str(_NAMES.get(max(code.builtinCode, code.deprecatedBuiltinCode), "CUSTOM"))
+
+
+def custom_name(code: Any) -> str:
+    """Return the name of an operator code that is not one of TFLite's own, empty for those."""
+    name = code.customCode or ""
+    return name.decode() if isinstance(name, bytes) else str(name)
 
 
 def opcode(model: Any, builtin: int, version: int = 1) -> int:

@@ -63,7 +63,7 @@ def verify(path: Path, model: nn.Module, inputs: Inputs, precision: str, referen
     except ModelError as error:
         raise ConversionError(f"{path.name} does not run: {error}") from error
     with evaluating(model), torch.inference_mode():
-        parts = [tensors(model(*batch)) for batch in zip(*(value.split(1) for value in arguments), strict=True)]
+        parts = [tensors(model(*batch)) for batch in zip(*(torch.split(value, 1) for value in arguments), strict=True)]
     expected = [torch.cat(part).float().numpy() for part in zip(*parts, strict=True)]
     return compare_all(found, expected, precision, reference, output_scales(model))
 
@@ -80,7 +80,8 @@ def compare_all(
         reason = f"it has {len(found)} outputs instead of {len(expected)}"
         return Parity(reference, np.inf, np.inf, None, False, reason)
     known = scales if len(scales) == len(expected) else [None] * len(expected)
-    each = [compare(*pair, precision, reference, scale) for *pair, scale in zip(found, expected, known, strict=True)]
+    triples = zip(found, expected, known, strict=True)
+    each = [compare(values, wanted, precision, reference, scale) for values, wanted, scale in triples]
     if len(each) == 1:
         return each[0]
     failed = {index: parity.reason for index, parity in enumerate(each) if not parity.passed}

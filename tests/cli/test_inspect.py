@@ -6,8 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import TensorProto, helper
 from program import call
 from torch import nn
 from torchshrink.cli.app import app
@@ -146,3 +149,89 @@ def test_auto_alone_decides(model_file: Path, tmp_path: Path, monkeypatch: pytes
     assert nothing.exit_code == 3
     assert "no layer can be pruned" in nothing.stderr
     assert not out.exists()
+
+
+# --- files ---
+
+
+def _pair(source: str, target: str) -> list[onnx.NodeProto]:
+    return [
+        helper.make_node("QuantizeLinear", [source, "scale", "zero"], [f"{target}_codes"]),
+        helper.make_node("DequantizeLinear", [f"{target}_codes", "scale", "zero"], [target]),
+    ]
+
+
+@pytest.fixture(scope="module")
+def onnx_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sine between an integer sigmoid and an integer matrix product of 2 x 8 x 4."""
+    nodes = [
+        *_pair("x", "a"),
+        helper.make_node("Sigmoid", ["a"], ["s"]),
+        *_pair("s", "b"),
+        helper.make_node("Sin", ["b"], ["[sine]"]),
+        *_pair("[sine]", "c"),
+        *_pair("weight", "w"),
+        helper.make_node("MatMul", ["c", "w"], ["product"]),
+        *_pair("product", "y"),
+    ]
+    ends = [
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)]
+        for name, shape in (("x", (2, 8)), ("y", (2, 4)))
+    ]
+    values = {"scale": np.float32(0.1), "zero": np.uint8(128), "weight": np.ones((8, 4), np.float32)}
+    constants = [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()]
+    model = helper.make_model(
+        helper.make_graph(nodes, "graph", *ends, constants), opset_imports=[helper.make_opsetid("", 18)], ir_version=9
+    )
+    path = tmp_path_factory.mktemp("inspect") / "model.onnx"
+    onnx.save(model, str(path))
+    return path
+
+
+def test_a_file_is_explained(onnx_file: Path) -> None:
+    result = invoke("inspect", onnx_file, "--runs", "4")
+    assert result.exit_code == 0, result.stderr
+    assert "model.onnx in ONNX Runtime" in result.stdout
+    assert "int8: 100.0% of 6.4e-05 million MACs" in result.stdout
+    route = (
+        "QLinearSigmoid b_codes -> DequantizeLinear b -> Sin [sine] -> QuantizeLinear c_codes -> QLinearMatMul y_codes"
+    )
+    assert route in result.stdout
+    assert "Sin [sine] computes in float, because ONNX Runtime has no int8 kernel for Sin" in result.stdout
+    assert "4 runs on 1 thread" in result.stdout
+
+
+def test_json_of_a_file(onnx_file: Path, tmp_path: Path) -> None:
+    result = call("inspect", onnx_file, "--runs", "3", "--json", "--out", tmp_path / "file.json")
+    assert result.code == 0, result.stderr
+    content = result.json
+    assert content == json.loads((tmp_path / "file.json").read_text())
+    assert (content["path"], content["runs"], content["macs"]) == (str(onnx_file), 3, 64)
+    assert content["islands"] == ["Sin [sine]"]
+    assert content["int8_share"]["macs"] == 1
+    assert len(content["findings"]) == len(content["detours"]) == 1
+    assert invoke("inspect", onnx_file, "--out", tmp_path / "file.json").exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "named"),
+    [
+        ("model.onnx", ("--data", "x", "--samples", "64", "--budget", "0.01"), "--data, --samples, --budget"),
+        ("model.onnx", ("--plot", "x.png"), "--plot"),
+        ("model.onnx", ("--seed", "0", "--model", "a:b", "--allow-pickle"), "--seed, --model, --allow-pickle"),
+        ("model.tflite", ("--shape", "1,1,8,8"), "--shape"),
+        ("model.safetensors", ("--runs", "3"), "--runs"),
+    ],
+)
+def test_options_that_mean_nothing_for_the_file(name: str, arguments: tuple[str, ...], named: str) -> None:
+    result = CliRunner().invoke(app, ["inspect", name, *arguments], env={"COLUMNS": "200"})
+    assert result.exit_code == 2
+    assert named in result.stderr
+    assert result.stdout == ""
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    for name in ("model.onnx", "model.tflite"):
+        missing = invoke("inspect", tmp_path / name)
+        assert missing.exit_code == 3
+        assert name in missing.stderr

@@ -1,0 +1,94 @@
+"""Which operations the runtimes compute in int8, and what to use instead of the others.
+
+For LiteRT the commonest were tried on int8 tensors (the tests do so again); for ONNX Runtime the list is of what its
+CPU provider was seen to run in integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from ai_edge_litert import schema_py_generated as schema
+
+Runtime = Literal["LiteRT", "ONNX Runtime"]
+
+_NOT_IN_LITERT = {
+    "ATAN2", "CEIL", "COMPLEX_ABS", "CONV_3D", "CONV_3D_TRANSPOSE", "COS", "FLOOR", "IMAG", "L2_POOL_2D",
+    "LOCAL_RESPONSE_NORMALIZATION", "POW", "REAL", "RFFT2D", "ROUND", "SIGN", "SIN", "SQUARE",
+}  # fmt: skip
+_IN_ONNXRUNTIME = {
+    "Add", "AveragePool", "Clip", "Concat", "Conv", "DepthToSpace", "Expand", "Flatten", "FusedConv", "Gather",
+    "GatherElements", "GatherND", "Gemm", "GlobalAveragePool", "LeakyRelu", "MatMul", "MaxPool", "Mul", "Pad", "Relu",
+    "Reshape", "Resize", "Sigmoid", "Slice", "Softmax", "SpaceToDepth", "Split",
+    "Squeeze", "Tile", "Transpose", "Unsqueeze", "Where",
+}  # fmt: skip
+# ONNX Runtime puts these around its float convolutions and poolings.
+_LAYOUT = {"ReorderInput", "ReorderOutput"}
+_MOVES = {
+    "DEPTH_TO_SPACE", "EXPAND_DIMS", "GATHER", "PAD", "RESHAPE", "SLICE", "SPACE_TO_DEPTH", "SPLIT", "SQUEEZE",
+    "STRIDED_SLICE", "TILE", "TRANSPOSE", "DepthToSpace", "Expand", "Flatten", "Gather", "Pad", "Reshape", "Slice",
+    "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
+}  # fmt: skip
+
+_RELU = {"LiteRT": "ReLU or hard-swish", "ONNX Runtime": "ReLU, leaky ReLU or a sigmoid"}
+_ACTIVATIONS = {
+    "Gelu", "FastGelu", "BiasGelu", "QuickGelu", "Elu", "Celu", "Selu", "HardSwish", "HardSigmoid", "Mish", "PRelu",
+    "Softplus", "Softsign", "Tanh", "ThresholdedRelu",
+}  # fmt: skip
+_ADVICE = {
+    "SQUARE": "write it as x * x, a MUL",
+    "POW": "write a whole power as a product, x * x",
+    "Pow": "write a whole power as a product, x * x",
+    "Div": "multiply by the reciprocal",
+    "Sub": "add the negative",
+    "ConvTranspose": "make its kernel as large as its stride, which torchshrink exports as a convolution, or resize "
+    "and convolve",
+    "LayerNormalization": "use batch normalization, which becomes part of the convolution before it",
+    "InstanceNormalization": "use batch normalization, which becomes part of the convolution before it",
+    "GroupNormalization": "use batch normalization, which becomes part of the convolution before it",
+}
+# What exporters write for activations without an operation of their own.
+_ELEMENTWISE = {
+    "ADD", "DIV", "EXP", "GREATER", "LOG", "LOGISTIC", "MUL", "POW", "SELECT", "SELECT_V2", "SUB", "TANH",
+    "Add", "Div", "Erf", "Exp", "FlexErf", "Greater", "HardSigmoid", "Log", "Mul", "Pow", "Sigmoid", "Softplus", "Sub",
+    "Tanh", "Where",
+}  # fmt: skip
+_COMPOSED = (
+    ({"Erf"}, "GELU"), ({"FlexErf"}, "GELU"), ({"EXP", "LOG", "TANH"}, "Mish"), ({"Softplus", "Tanh"}, "Mish"),
+    ({"EXP", "LOG"}, "Softplus"), ({"Softplus"}, "Softplus"), ({"Tanh", "Mul", "Add"}, "GELU"),
+    ({"TANH", "MUL", "ADD"}, "GELU"), ({"Sigmoid", "Mul"}, "SiLU"), ({"LOGISTIC", "MUL"}, "SiLU"),
+    ({"HardSigmoid", "Mul"}, "hard-swish"),
+)  # fmt: skip
+_GENERAL = "replace it, or move it to the beginning or the end of the model, where it separates no int8 operations"
+
+
+def has_int8(kind: str, runtime: Runtime) -> bool:
+    """Return whether a runtime has a kernel for int8 tensors of an operation."""
+    if runtime == "ONNX Runtime":
+        return kind in _IN_ONNXRUNTIME | _LAYOUT
+    return hasattr(schema.BuiltinOperator, kind) and kind not in _NOT_IN_LITERT and not kind.startswith("STABLEHLO")
+
+
+def is_layout(kind: str) -> bool:
+    """Return whether the runtime added an operation for the float operations next to it."""
+    return kind in _LAYOUT
+
+
+def only_moves(kind: str) -> bool:
+    """Return whether an operation computes nothing, only moves values."""
+    return kind in _MOVES
+
+
+def advice(kind: str, runtime: Runtime) -> str:
+    """Return which change to the model avoids an operation that has no int8 kernel."""
+    if kind in _ACTIVATIONS:
+        return f"replace {kind} by {_RELU[runtime]}"
+    return _ADVICE.get(kind, _GENERAL)
+
+
+def composed(kinds: Iterable[str], runtime: Runtime) -> str | None:
+    """Return what to use instead of an activation that a stretch of elementwise operations is; None when it is none."""
+    found = set(kinds)
+    name = next((name for parts, name in _COMPOSED if parts <= found <= _ELEMENTWISE), None)
+    return None if name is None else f"this looks like {name}: replace it by {_RELU[runtime]}"
