@@ -117,11 +117,15 @@ def compare(
             f"{row.bytes / 1e6:.3f}",
             f"{largest / row.bytes:.2f}x",
             f"{row.gzip_bytes / 1e6:.3f}",
+            f"{row.zstd_bytes / 1e6:.3f}",
             "" if row.entropy_bytes is None else f"{row.entropy_bytes / 1e6:.3f}",
+            *(("", "", "") if row.parts is None else (f"{value / 1e3:.1f}" for value in asdict(row.parts).values())),
         )
         for row in rows
     ]
-    console.show_table(("file", "framework", "precision", "MB", "smaller", "gzip MB", "entropy bound MB"), cells)
+    headings = ("file", "framework", "precision", "MB", "smaller", "gzip MB", "zstd MB", "entropy bound MB",
+                "weights kB", "graph kB", "metadata kB")  # fmt: skip
+    console.show_table(headings, cells)
 
 
 def _counts(text: str, option: str) -> list[int]:

@@ -7,17 +7,21 @@ from typing import Annotated
 
 import typer
 from torchshrink.cli import console, options
+from torchshrink.cli.run import check_tracker, log
 
 
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a run, which holds report.json.")],
+    track: options.Track = None,
     as_json: options.Json = False,
 ) -> None:
     """Make report.html, report.md, report.csv and report.png of a run again, from its report.json."""
     from torchshrink import report as reports
 
+    check_tracker(track)
     content = reports.load(folder)
     paths = reports.render(content, folder)
+    log(folder, track)
     if as_json:
         console.show_json(content)
         return

@@ -18,6 +18,7 @@ def run(
     out: Annotated[Optional[Path], typer.Option(help="Folder of the run; by default runs/NAME.")] = None,  # noqa: UP045
     data: Annotated[Optional[str], typer.Option(help="Data instead of the recipe's.")] = None,  # noqa: UP045
     resume: Annotated[bool, typer.Option("--resume/--fresh", help="Keep finished steps, or do all again.")] = True,
+    track: options.Track = None,
     init: Annotated[bool, typer.Option("--init", help="Only write a commented recipe to start from.")] = False,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
@@ -33,6 +34,7 @@ def run(
         from torchshrink import pipeline, report
         from torchshrink import recipe as recipes
 
+        check_tracker(track)
         settings = recipes.load(recipe) if recipe is not None else recipes.Recipe()
         if data is not None:
             settings = settings.model_copy(update={"data": data})
@@ -42,8 +44,10 @@ def run(
         except ShrinkError as error:
             if error.is_reported:
                 _show(report.load(folder), folder, as_json)
+                log(folder, track)
             raise
     _show(report.load(folder), folder, as_json)
+    log(folder, track)
 
 
 def sweep(
@@ -88,6 +92,24 @@ def sweep(
             raise
         ladders.plot(found["rows"], out / "ladder.png")
     _show(found, out, as_json)
+
+
+def check_tracker(track: str | None) -> None:
+    """Refuse a tracker that is unknown or not installed, before the work begins."""
+    if track is not None:
+        from torchshrink import tracking
+
+        if track not in tracking.TRACKERS:
+            raise typer.BadParameter(f"{track!r} is not one of {', '.join(tracking.TRACKERS)}", param_hint="--track")
+        tracking.check(track)  # type: ignore[arg-type]
+
+
+def log(folder: Path, track: str | None) -> None:
+    """Log a finished run where the user asked for."""
+    if track is not None:
+        from torchshrink import tracking
+
+        console.errors.print(f"look at it with: {tracking.log(folder, track)}")  # type: ignore[arg-type]
 
 
 def _percents(text: str, option: str) -> list[float]:

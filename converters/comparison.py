@@ -8,11 +8,14 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchshrink.converters import onnx_export, tflite, weights
+from torchshrink.converters import onnx_export, parts, runtimes, tflite, weights
+from torchshrink.converters.parts import Parts
 
 from torchshrink import bench, checkpoint
 from torchshrink.files import atomic
 from torchshrink.quantize import is_quantized
+from torchshrink.quantize.quiet import quiet
+from torchshrink.signature import first
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,9 @@ class Size:
         precision: How weights are stored.
         bytes: On disk.
         gzip_bytes: After gzip -9.
+        zstd_bytes: After zstd -19.
         entropy_bytes: Shannon bound of the weights; None for formats whose weights are not read back.
+        parts: What the bytes are spent on; None for formats that do not tell.
     """
 
     path: Path
@@ -33,14 +38,17 @@ class Size:
     precision: str
     bytes: int
     gzip_bytes: int
+    zstd_bytes: int
     entropy_bytes: int | None
+    parts: Parts | None
 
 
 def sizes(model: nn.Module, example_input: Tensor, out: Path) -> list[Size]:
     """Write ``model`` in every format that it has, and return their sizes.
 
-    A float model becomes .pt, .safetensors, .onnx (fp32, fp16), .tflite (fp32, fp16, and sparse ones when it is
-    pruned), SavedModel and Keras .h5; a quantized graph becomes .safetensors, .onnx and .tflite in int8.
+    A float model becomes .pt, .pt2, .safetensors, .onnx (fp32, fp16), .ort, .tflite (fp32, fp16, and sparse ones when
+    it is pruned), SavedModel and Keras .h5; a quantized graph becomes .pt2, .safetensors, .onnx, .ort and .tflite in
+    int8.
 
     Raises:
         UnsupportedOpError: When an operation has no ONNX counterpart.
@@ -54,10 +62,29 @@ def sizes(model: nn.Module, example_input: Tensor, out: Path) -> list[Size]:
         with atomic(out / "model.pt") as temporary:
             torch.save(model.state_dict(), temporary)
         rows.insert(0, _size(out / "model.pt", "PyTorch", "fp32"))
+    rows.append(_size(_program(model, example_input, out / "model.pt2"), "PyTorch (torch.export)", rows[-1].precision))
     for precision in ("int8",) if is_int8 else ("fp32", "fp16"):
         path = onnx_export.to_onnx(model, example_input, out / f"model-{precision}.onnx", precision)  # type: ignore[arg-type]
         rows.append(_size(path, "ONNX Runtime", precision))
+    whole = out / f"model-{'int8' if is_int8 else 'fp32'}.onnx"
+    rows.append(_size(_ort(whole, whole.with_suffix(".ort")), "ONNX Runtime", rows[0].precision))
     return rows + (_int8_files(model, example_input, out) if is_int8 else _float_files(out))
+
+
+def _program(model: nn.Module, example_input: Tensor, path: Path) -> Path:
+    """Write what torch.export makes of a model."""
+    with quiet(), atomic(path) as temporary:
+        named = temporary.with_suffix(".pt2")  # it insists on the ending
+        torch.export.save(torch.export.export(model, first(example_input)), named)
+        named.replace(temporary)
+    return path
+
+
+def _ort(source: Path, path: Path) -> Path:
+    """Write an ONNX file in the form that ONNX Runtime loads without parsing, as optimized for any machine."""
+    with atomic(path) as temporary:
+        runtimes.save_as_ort(source, temporary)
+    return path
 
 
 def _int8_files(model: nn.Module, example_input: Tensor, out: Path) -> list[Size]:
@@ -96,4 +123,5 @@ def _float_files(out: Path) -> list[Size]:
 def _size(path: Path, framework: str, precision: str) -> Size:
     readable = path.suffix in (".onnx", ".tflite", ".safetensors")
     entropy = bench.entropy_bytes(weights.read(path)) if readable else None
-    return Size(path, framework, precision, bench.size_bytes(path), bench.gzip_bytes(path), entropy)
+    compressed = bench.gzip_bytes(path), bench.zstd_bytes(path)
+    return Size(path, framework, precision, bench.size_bytes(path), *compressed, entropy, parts.read(path))

@@ -47,13 +47,34 @@ def onnx_session(model: Path | bytes, name: str, optimized: Path | None = None) 
     options.log_severity_level = 3
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
-    source = str(model) if isinstance(model, Path) else model
+    return _open(str(model) if isinstance(model, Path) else model, name, options)
+
+
+def _open(source: str | bytes, name: str, options: Any) -> Any:
+    import onnxruntime
+
     try:
         with silent_stderr():  # where it writes its errors too, before it raises them
             return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its classes have no common base but this
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConversionError(f"{name} does not load in ONNX Runtime: {reason}") from error
+
+
+def save_as_ort(source: Path, target: Path) -> None:
+    """Write an ONNX file as a ``.ort`` file, with the optimizations that hold on every machine.
+
+    Raises:
+        ConversionError: When ONNX Runtime refuses the model.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(target)
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    _open(str(source), source.name, options)
 
 
 def random_inputs(model: onnx.ModelProto, seed: int = 0) -> list[NDArray[np.float32]]:

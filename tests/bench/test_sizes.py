@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import zstandard
 
 from torchshrink.bench import sizes
 from torchshrink.errors import ModelError
@@ -40,7 +41,15 @@ def test_gzip_depends_on_nothing_but_the_content(folder: Path) -> None:
     assert sizes.gzip_bytes(folder / "first") == sizes.gzip_bytes(folder / "a_much_longer_name")
 
 
-@pytest.mark.parametrize("function", [sizes.size_bytes, sizes.gzip_bytes])
+def test_zstd_can_be_expanded_and_finds_what_repeats(folder: Path) -> None:
+    content = (folder / "model.pb").read_bytes()
+    packed = zstandard.ZstdCompressor(level=19).compress(content)
+    assert zstandard.ZstdDecompressor().decompress(packed) == content
+    assert sizes.zstd_bytes(folder / "model.pb") == len(packed) < 50
+    assert sizes.zstd_bytes(folder) > 256  # all bytes once: nothing to gain
+
+
+@pytest.mark.parametrize("function", [sizes.size_bytes, sizes.gzip_bytes, sizes.zstd_bytes])
 def test_missing_path_is_named(function: Callable[[Path], int], tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no such model file: .*/absent"):
         function(tmp_path / "absent")

@@ -62,3 +62,18 @@ def test_damaged_figures_are_one_line(run: Path) -> None:
     assert (result.code, result.stderr.count("\n")) == (3, 1)
     assert "lacks figures" in result.stderr
     assert sorted(path.name for path in run.iterdir()) == ["report.json"]
+
+
+def test_an_unknown_tracker(run: Path) -> None:
+    result = call("report", run, "--track", "wandb")
+    assert result.code == 2
+    assert "'wandb' is not one of mlflow, tensorboard" in result.stderr
+    assert not (run / "report.html").exists()
+
+
+def test_tracking(run: Path) -> None:
+    (run / "recipe.json").write_text('{"seed": 0}')
+    result = call("report", run, "--track", "tensorboard")
+    assert result.code == 0, result.stderr
+    assert f"tensorboard --logdir {run / 'tensorboard'}" in result.stderr.replace("\n", "")
+    assert [path.name for path in (run / "tensorboard").iterdir()] == ["dense"]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torchshrink.bench.macs import count_macs, count_parameters
     from torchshrink.bench.measurement import Latency, Measurement, measure, measure_all, predict, predict_all
-    from torchshrink.bench.sizes import entropy_bytes, gzip_bytes, size_bytes
+    from torchshrink.bench.sizes import entropy_bytes, gzip_bytes, size_bytes, zstd_bytes
 
 _MODULES = {
     "count_macs": "macs",
@@ -25,6 +25,7 @@ _MODULES = {
     "entropy_bytes": "sizes",
     "gzip_bytes": "sizes",
     "size_bytes": "sizes",
+    "zstd_bytes": "sizes",
 }
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "predict",
     "predict_all",
     "size_bytes",
+    "zstd_bytes",
 ]
 
 
