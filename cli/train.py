@@ -138,6 +138,7 @@ def qat(
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training data.")] = 10,
     lr: options.Rate = 5e-4,
     batch_size: options.Batch = 16,
+    keep_float: options.KeepFloat = None,
     seed: options.Seed = 0,
     factory: options.Factory = None,
     allow_pickle: options.AllowPickle = False,
@@ -150,9 +151,11 @@ def qat(
         task, model = _load(progress, model_file, data, seed, factory, allow_pickle)
         from torchshrink import stages
 
+        kept = _kept(keep_float, model, task, progress)
         progress.start("quantization-aware training")
-        graph, history = stages.qat(model, task, _settings(epochs, lr, batch_size, seed), progress=progress)
-        content = _save(graph, out, task, history.to_dict())
+        settings = _settings(epochs, lr, batch_size, seed)
+        graph, history = stages.qat(model, task, settings, keep_float=kept, progress=progress)
+        content = _save(graph, out, task, history.to_dict(), kept)
     _show(content, as_json)
 
 
@@ -161,6 +164,7 @@ def ptq(
     out: Out,
     data: options.Data = "synthetic:cells",
     samples: Annotated[int, typer.Option(min=1, help="Training inputs to calibrate on.")] = 64,
+    keep_float: options.KeepFloat = None,
     seed: options.Seed = 0,
     factory: options.Factory = None,
     allow_pickle: options.AllowPickle = False,
@@ -173,8 +177,9 @@ def ptq(
         task, model = _load(progress, model_file, data, seed, factory, allow_pickle)
         from torchshrink import stages
 
+        kept = _kept(keep_float, model, task, progress)
         progress.start("calibrate")
-        content = _save(stages.ptq(model, task, samples), out, task, {})
+        content = _save(stages.ptq(model, task, samples, keep_float=kept), out, task, {}, kept)
     _show(content, as_json)
 
 
@@ -210,6 +215,14 @@ def _load(
     return task, model
 
 
+def _kept(keep_float: str | None, model: nn.Module, task: Task, progress: console.Progress) -> list[str]:
+    """Return the names of the modules that stay float."""
+    from torchshrink import mixed
+
+    names = [name.strip() for name in (keep_float or "").split(",") if name.strip()]
+    return mixed.resolve("auto" if names == ["auto"] else names, model, task, progress)
+
+
 def _bearable(model: nn.Module, task: Task, ignore: Sequence[str], progress: console.Progress) -> dict[str, float]:
     """Return the sparsity that each layer can bear, as `inspect` suggests it."""
     from torchshrink import sensitivity
@@ -236,15 +249,17 @@ def _numbers(text: str) -> list[int]:
         raise typer.BadParameter(f"{text!r}: expected numbers such as 16,32,64,128", param_hint="--widths") from None
 
 
-def _save(model: nn.Module, out: Path, task: Task, history: dict[str, Any]) -> dict[str, Any]:
+def _save(
+    model: nn.Module, out: Path, task: Task, history: dict[str, Any], keep_float: Sequence[str] = ()
+) -> dict[str, Any]:
     """Write the model and return what to tell about it."""
     from torchshrink import checkpoint
     from torchshrink.metrics import outputs, score, stack
 
     inputs, truths = stack(task.test)
     scores = score(outputs(model, inputs), truths, task.loss)
-    checkpoint.save(model, out, {**task.metadata, "history": history})
-    return {"path": str(out), "bytes": out.stat().st_size, **asdict(scores)}
+    checkpoint.save(model, out, {**task.metadata, "history": history, "keep_float": list(keep_float)})
+    return {"path": str(out), "bytes": out.stat().st_size, "keep_float": list(keep_float), **asdict(scores)}
 
 
 def _show(content: dict[str, Any], as_json: bool) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
+from torchshrink.converters import onnxruntime_forms
 from torchshrink.converters.qdq import DEQUANTIZE, QUANTIZE, attribute, constants, replace_initializers
 
 _WEIGHTED = {"Conv", "Gemm"}
@@ -23,6 +24,7 @@ def rewrite(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the graph for ONNX Runtime: unsigned activations, int32 biases, no transposed convolutions."""
     model = copy.deepcopy(model)
     _replace_transposed(model)
+    onnxruntime_forms.rewrite(model)
     _quantize_biases(model)
     _make_unsigned(model)
     _split_relus(model)
@@ -180,13 +182,20 @@ def _integer_bias(
 
 
 def _make_unsigned(model: onnx.ModelProto) -> None:
-    """Shift the codes of activations from [-128, 127] to [0, 255]; the real values stay the same."""
+    """Shift the codes of activations from [-128, 127] to [0, 255]; the real values stay the same.
+
+    So are those of constants that are added or multiplied: the integer kernels want both operands of one type.
+    """
     arrays = constants(model)
+    operands = {name for node in model.graph.node if node.op_type in ("Add", "Mul") for name in node.input}
     added: dict[str, NDArray[Any]] = {}
     for node in model.graph.node:
-        is_activation = node.op_type == QUANTIZE or (node.op_type == DEQUANTIZE and node.input[0] not in arrays)
-        if is_activation and arrays[node.input[2]].dtype == np.int8:
-            name = f"{node.input[2]}_unsigned"
-            added[name] = (arrays[node.input[2]].astype(np.int16) + 128).astype(np.uint8)
-            node.input[2] = name
+        is_constant = node.op_type == DEQUANTIZE and node.input[0] in arrays
+        is_operand = is_constant and node.output[0] in operands and arrays[node.input[1]].size == 1
+        is_activation = node.op_type == QUANTIZE or (node.op_type == DEQUANTIZE and not is_constant)
+        if (is_activation or is_operand) and arrays[node.input[2]].dtype == np.int8:
+            for index in (0, 2) if is_operand else (2,):
+                name = f"{node.input[index]}_unsigned"
+                added[name] = (arrays[node.input[index]].astype(np.int16) + 128).astype(np.uint8)
+                node.input[index] = name
     replace_initializers(model, added)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from torchshrink import bench, checkpoint, graphs, losses, quantize, report, samples, stages
+from torchshrink import bench, checkpoint, graphs, losses, mixed, quantize, report, samples, stages
 from torchshrink import recipe as recipes
 from torchshrink.artefacts import Artefact, Bridge, Source
 from torchshrink.data import open_task
@@ -181,6 +181,7 @@ class _State:
     path: Path
     stamp: str
     macs: int
+    keep_float: Sequence[str] = ()
     quantized_path: Path | None = None
     artefacts: Sequence[Artefact] = ()
     checked: Sequence[dict[str, Any]] = ()
@@ -210,10 +211,10 @@ class _Job:
         parent = self.states[variant.source] if variant.source else None
 
         def work() -> tuple[dict[str, Any], list[Path]]:
-            model, history = self._build(name, variant, parent)
-            checkpoint.save(model, path, {**self.metadata, "history": history})
+            model, history, kept = self._build(name, variant, parent)
+            checkpoint.save(model, path, {**self.metadata, "history": history, "keep_float": kept})
             macs = parent.macs if parent and quantize.is_quantized(model) else self._macs(model)
-            return {"macs": macs, "history": history}, [path]
+            return {"macs": macs, "history": history, "keep_float": kept}, [path]
 
         settings: list[Any] = [
             self.data_key,
@@ -221,8 +222,9 @@ class _Job:
             parent.stamp if parent else self._model_key(),
         ]
         settings += [self.recipe.distillation] if parent else []
+        settings += [self.recipe.keep_float] if variant.qat and self.recipe.keep_float else []
         result, stamp = self._step(f"make:{name}", settings, work)
-        self.states[name] = _State(path, stamp, result["macs"])
+        self.states[name] = _State(path, stamp, result["macs"], result.get("keep_float", ()))
 
     def export(self, name: str) -> None:
         """Write every file of a variant."""
@@ -233,20 +235,25 @@ class _Job:
 
         def work() -> tuple[dict[str, Any], list[Path]]:
             folder.mkdir(parents=True, exist_ok=True)
+            kept = list(state.keep_float)
             if needs_ptq:
                 self.progress.start(f"{name}: calibrate int8")
-                graph = stages.ptq(self._load(state.path), self.task)
-                checkpoint.save(graph, quantized, self.metadata)
+                model = self._load(state.path)
+                kept = mixed.resolve(self.recipe.keep_float, model, self.task, self.progress)
+                graph = stages.ptq(model, self.task, keep_float=kept)
+                checkpoint.save(graph, quantized, {**self.metadata, "keep_float": kept})
             self.progress.start(f"{name}: export and convert")
             artefacts = self.bridge.export(
                 self._source(name, quantized), folder, self.recipe.formats, self.recipe.precisions
             )
             paths = [artefact.path for artefact in artefacts] + ([quantized] if needs_ptq else [])
-            return {"artefacts": [artefact.to_dict(self.out) for artefact in artefacts]}, paths
+            return {"artefacts": [artefact.to_dict(self.out) for artefact in artefacts], "keep_float": kept}, paths
 
-        settings = [state.stamp, self.recipe.formats, self.recipe.precisions]
+        settings: list[Any] = [state.stamp, self.recipe.formats, self.recipe.precisions]
+        settings += [self.recipe.keep_float] if needs_ptq and self.recipe.keep_float else []
         result, state.stamp = self._step(f"export:{name}", settings, work)
         state.quantized_path = quantized if needs_ptq else None
+        state.keep_float = result.get("keep_float", ())
         state.artefacts = [Artefact.from_dict(item, self.out) for item in result["artefacts"]]
 
     def check(self, name: str) -> None:
@@ -309,7 +316,8 @@ class _Job:
             + [{"name": name, "path": None, "reason": str(error), "parity": None} for name, error in errors.items()],
         }
 
-    def _build(self, name: str, variant: Variant, parent: _State | None) -> tuple[nn.Module, dict[str, Any]]:
+    def _build(self, name: str, variant: Variant, parent: _State | None) -> tuple[nn.Module, dict[str, Any], list[str]]:
+        """Return the model of a variant, the history of its training, and which of its layers stay float."""
         ((kind, step),) = variant.steps.items()
         fields = {key: getattr(step, key) for key in recipes.Training.model_fields}
         settings = Settings(seed=self.recipe.seed, distillation=self.recipe.distillation, **fields)
@@ -319,7 +327,7 @@ class _Job:
         if isinstance(step, recipes.Dense):
             if step.reinitialize:
                 model = stages.reinitialize(model, self.recipe.seed)
-            return model, stages.train(model, self.task, settings, teacher, self.progress).to_dict()
+            return model, stages.train(model, self.task, settings, teacher, self.progress).to_dict(), []
         stage: Callable[..., tuple[nn.Module, History]] = {  # type: ignore[assignment]
             "prune": stages.prune,
             "channels": stages.channels,
@@ -327,8 +335,11 @@ class _Job:
             "qat": stages.qat,
         }[kind]
         own = {key: getattr(step, key) for key in type(step).model_fields if key not in fields}
+        if kind == "qat":
+            own["keep_float"] = mixed.resolve(self.recipe.keep_float, model, self.task, self.progress)
+            self.progress.start(f"{name}: {_TITLES[kind]}")
         made, history = stage(model, self.task, settings, **own, teacher=teacher, progress=self.progress)
-        return made, history.to_dict()
+        return made, history.to_dict(), own.get("keep_float", [])
 
     def _teacher(self, name: str) -> nn.Module | None:
         """Return the model that a variant's line begins with, when that is another one and is to be imitated."""
@@ -409,6 +420,8 @@ class _Job:
             "metrics": {"dice": scores.dice, "iou": scores.iou},
             "parity": parity,
             "islands": list(artefact.islands),
+            "matched_ranges": artefact.matched,
+            "keep_float": list(self.states[artefact.variant].keep_float) if artefact.precision == "int8" else [],
         }
 
     def _torch_rows(self, name: str) -> list[dict[str, Any]]:

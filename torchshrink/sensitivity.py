@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -249,6 +249,44 @@ def suggest(
     return result
 
 
+def int8_costs(
+    model: nn.Module, task: Task, samples: int = SAMPLES, batch_size: int = 16, progress: Progress = SILENT
+) -> dict[str, float]:
+    """Return how much the loss rises when one layer alone is int8 among float ones: its input, weights and output.
+
+    `measure` leaves the input to the layer that makes it. Here a layer pays for both, because it does so when the
+    layers around it stay float. Layers that the model never calls are left out.
+
+    Args and Raises as `measure`.
+    """
+    found = _found(model)
+    _check_plain(found)
+    progress.start("measure what int8 costs in each layer")
+    with evaluating(model), torch.no_grad():
+        judge = _Judge(model, task, samples, batch_size)
+        batches = _batches(model, task.train, samples, batch_size)
+        entries, results = _ranges(model, found, batches, of_inputs=True), _ranges(model, found, batches)
+        costs = {}
+        for done, (name, limits) in enumerate(results.items()):
+            progress.update(done, len(results), name or type(model).__name__)
+            layer = found[name]
+            with _int8_input(layer, entries[name]), substitutes.int8_output(layer, limits):
+                costs[name] = judge.increase(layer, substitutes.int8_weight(layer))
+        progress.update(len(results), len(results))
+    return costs
+
+
+@torch.no_grad()
+def loss(model: nn.Module, task: Task, samples: int = SAMPLES, batch_size: int = 16) -> float:
+    """Return the loss of a module or a quantized graph on the first validation samples, as `measure` has it.
+
+    Raises:
+        DataError: When the model cannot be evaluated on the data.
+    """
+    with evaluating(model):
+        return _Judge(model, task, samples, batch_size).loss
+
+
 class _Judge:
     """The loss of a model on the first validation samples."""
 
@@ -335,13 +373,27 @@ def _batches(model: nn.Module, samples: Samples, count: int, batch_size: int) ->
     return [(inputs.to(device), truth) for inputs, truth in DataLoader(first, batch_size)]
 
 
-def _ranges(model: nn.Module, found: Mapping[str, Layer], batches: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Range]:
-    """Return the least and greatest output of each layer that the model calls."""
+@contextmanager
+def _int8_input(layer: Layer, limits: Range) -> Iterator[None]:
+    """Round what a layer is given, as `substitutes.int8_output` rounds what one returns."""
+    entry: Any = nn.Identity()
+    hook = layer.register_forward_pre_hook(lambda _, inputs: (entry(inputs[0]), *inputs[1:]))
+    try:
+        with substitutes.int8_output(entry, limits):
+            yield
+    finally:
+        hook.remove()
+
+
+def _ranges(
+    model: nn.Module, found: Mapping[str, Layer], batches: Sequence[tuple[Tensor, Tensor]], of_inputs: bool = False
+) -> dict[str, Range]:
+    """Return the least and greatest output (or input) of each layer that the model calls."""
     ranges: dict[str, Range] = {}
 
     def observer(name: str) -> Callable[..., None]:
-        def observe(_layer: nn.Module, _inputs: Any, output: Tensor) -> None:
-            low, high = torch.aminmax(output)
+        def observe(_layer: nn.Module, inputs: Any, output: Tensor) -> None:
+            low, high = torch.aminmax(inputs[0] if of_inputs else output)
             before = ranges.get(name, (low, high))
             ranges[name] = torch.minimum(low, before[0]), torch.maximum(high, before[1])
 

@@ -233,14 +233,16 @@ def qat(
     task: Task,
     settings: Settings,
     *,
+    keep_float: Sequence[str] = (),
     teacher: nn.Module | None = None,
     progress: Progress = SILENT,
 ) -> tuple[GraphModule, History]:
     """Return the quantized graph of ``model`` after quantization-aware training.
 
-    Zero weights stay exactly zero, and weights that were clustered stay clustered.
+    Zero weights stay exactly zero, and weights that were clustered stay clustered. What ``keep_float`` names stays
+    float, as `torchshrink.quantize.prepare_qat` says.
     """
-    prepared = quantize.prepare_qat(model, task.example_input)
+    prepared = quantize.prepare_qat(model, task.example_input, keep_float)
 
     def after_step(step: int, steps: int) -> None:
         prepared.apply_masks()
@@ -255,9 +257,14 @@ def qat(
     return quantize.convert(prepared), history
 
 
-def ptq(model: nn.Module, task: Task, samples: int = 64, batch_size: int = 16) -> GraphModule:
-    """Return the quantized graph of ``model``, its ranges calibrated on the first ``samples`` training inputs."""
-    prepared = quantize.prepare_ptq(model, task.example_input)
+def ptq(
+    model: nn.Module, task: Task, samples: int = 64, batch_size: int = 16, *, keep_float: Sequence[str] = ()
+) -> GraphModule:
+    """Return the quantized graph of ``model``, its ranges calibrated on the first ``samples`` training inputs.
+
+    What ``keep_float`` names stays float, as `torchshrink.quantize.prepare_ptq` says.
+    """
+    prepared = quantize.prepare_ptq(model, task.example_input, keep_float)
     quantize.calibrate(prepared, (inputs for inputs, _ in _first(task, samples, batch_size)))
     return quantize.convert(prepared)
 

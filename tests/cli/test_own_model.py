@@ -10,7 +10,7 @@ from program import call
 from torchshrink.converters import flatbuffer
 from torchshrink.converters.bridge import Bridge
 
-from torchshrink import pipeline, recipe
+from torchshrink import checkpoint, pipeline, recipe
 from torchshrink.artefacts import Artefact, Source
 from torchshrink.errors import ParityError
 
@@ -60,6 +60,7 @@ variants:
   dense: {train: {epochs: 2}}
   half: {from: dense, prune: {amount: 0.5, method: lamp, schedule: one_shot, epochs: 1}}
   half-int8: {from: half, qat: {epochs: 2}}
+keep_float: [body]
 measure: {runs: 5}
 """
 
@@ -74,7 +75,14 @@ def test_own_module_loss_and_data_run_through(tmp_path: Path) -> None:
     assert {"dense/torch-fp32", "dense/onnx-int8", "dense/tflite-fp16", "half-int8/tflite-int8"} <= set(rows)
     assert all(row["parity"]["passed"] for row in rows.values())
     assert rows["half-int8/tflite-int8"]["sparsity"] >= 0.5
-    assert rows["half-int8/tflite-int8"]["islands"] == []
+    for row in rows.values():
+        is_int8 = row["precision"] == "int8"
+        assert row["keep_float"] == (["body"] if is_int8 else [])
+        assert bool(row["islands"]) == is_int8
+    for name in ("half-int8", "dense-ptq"):
+        assert checkpoint.describe(tmp_path / "runs" / "mine" / "models" / f"{name}.safetensors")["keep_float"] == [
+            "body"
+        ]
     assert (tmp_path / "runs" / "mine" / "report.json").is_file()
 
 

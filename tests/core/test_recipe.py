@@ -44,6 +44,18 @@ def test_recipes_cannot_be_changed() -> None:
         recipe.Recipe().seed = 3  # type: ignore[misc]
 
 
+@pytest.mark.parametrize("value", ["auto", ["head"], ["head", "encoder.0"], []])
+def test_what_stays_float(value: str | list[str]) -> None:
+    found = recipe.parse({"keep_float": value})
+    assert found.keep_float == (value if value == "auto" else tuple(value))
+    assert recipe.parse(recipe.dump(found)) == found
+
+
+def test_a_name_is_not_a_list() -> None:
+    message = "keep_float: 'head' is neither auto nor a list of modules: write [head]"
+    assert message in error_of({"keep_float": "head"})
+
+
 # --- The template
 
 

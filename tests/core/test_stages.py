@@ -279,3 +279,13 @@ def test_ptq_computes_what_the_model_does(sparse_net: nn.Module, tiny_task: Task
     inputs = tiny_task.test.tensors[0]
     assert (graph(inputs) - sparse_net(inputs)).abs().max() < 0.03
     assert zero_codes(graph)[0] >= 0.5 * count(sparse_net)
+
+
+def test_named_layers_stay_float(small_net: nn.Module, tiny_task: Task) -> None:
+    graphs = [
+        stages.ptq(small_net, tiny_task, keep_float=["4"]),
+        stages.qat(small_net, tiny_task, settings(1), keep_float=["4"])[0],
+    ]
+    for graph in graphs:
+        weights = [node.args[1] for node in graph.graph.nodes if str(node.target) == "aten.conv2d.default"]
+        assert ["dequantize" in str(weight.target) for weight in weights] == [True, True, False]

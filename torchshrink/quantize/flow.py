@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
@@ -19,7 +19,7 @@ from torchshrink.signature import Inputs, as_tuple, first
 _TORCHAO_BATCH_NORM_EPS = 1e-5  # built into torchao's QAT pattern
 
 
-def prepare_qat(model: nn.Module, example_input: Inputs) -> PreparedModule:
+def prepare_qat(model: nn.Module, example_input: Inputs, keep_float: Sequence[str] = ()) -> PreparedModule:
     """Return a trainable copy of ``model`` that computes with the TFLite int8 scheme, faked in float.
 
     BatchNorm is folded into the weights that are quantized and keeps learning its statistics until ``freeze()``.
@@ -29,21 +29,23 @@ def prepare_qat(model: nn.Module, example_input: Inputs) -> PreparedModule:
     Args:
         model: A float module whose pruning has been made permanent (`torchshrink.prune.remove`).
         example_input: ``[N, C, *size]``, or one for each argument of the model; only the size of one sample counts.
+        keep_float: Modules that stay float, as ``model.named_modules()`` names them, with all that is inside of them
+            and the BatchNorm and ReLU that TFLite computes together with them.
 
     Raises:
-        ModelError: When torch.export cannot trace the model.
+        ModelError: When torch.export cannot trace the model, or ``keep_float`` names what it does not call.
 
     Source: Jacob et al., arXiv:1712.05877, sections 3.1 and 3.2, through torchao's PT2E flow.
     """
-    return _prepare(model, example_input, is_qat=True)
+    return _prepare(model, example_input, True, keep_float)
 
 
-def prepare_ptq(model: nn.Module, example_input: Inputs) -> PreparedModule:
+def prepare_ptq(model: nn.Module, example_input: Inputs, keep_float: Sequence[str] = ()) -> PreparedModule:
     """Return a copy of ``model`` whose tensors are observed: feed it data with `calibrate`, then `convert` it.
 
     Args and Raises as `prepare_qat`.
     """
-    return _prepare(model, example_input, is_qat=False)
+    return _prepare(model, example_input, False, keep_float)
 
 
 @torch.no_grad()
@@ -64,8 +66,12 @@ def convert(prepared: PreparedModule) -> GraphModule:
     with quiet():
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
-        graph = convert_pt2e(copy.deepcopy(prepared).eval().graph_module)
+        from torchshrink.quantize import trained_norms
         from torchshrink.quantize.bias import round_biases
+
+        trained = copy.deepcopy(prepared).eval().graph_module
+        trained_norms.fold(trained)
+        graph = convert_pt2e(trained)
 
     # Through the form that files have: what is used here is what a file will hold.
     graph = graphs.from_json(*graphs.to_json(graph))
@@ -98,18 +104,20 @@ def capture(model: nn.Module, example_input: Inputs) -> GraphModule:
     return program.module()
 
 
-def _prepare(model: nn.Module, example_input: Inputs, is_qat: bool) -> PreparedModule:
+def _prepare(model: nn.Module, example_input: Inputs, is_qat: bool, keep_float: Sequence[str]) -> PreparedModule:
     with quiet():
         from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e, prepare_qat_pt2e
 
+        from torchshrink.quantize import keep
         from torchshrink.quantize.quantizer import TFLiteQuantizer
 
+        keep.check(model, keep_float)
         if any(hasattr(module, "weight_mask") for module in model.modules()):
             raise ModelError(f"{type(model).__name__} is masked: make its pruning permanent, torchshrink.prune.remove")
         model = copy.deepcopy(model).train(is_qat)
         _fit_batch_norms(model)
         prepare = prepare_qat_pt2e if is_qat else prepare_pt2e
-        return PreparedModule(prepare(capture(model, example_input), TFLiteQuantizer(is_qat)), is_qat)
+        return PreparedModule(prepare(capture(model, example_input), TFLiteQuantizer(is_qat, keep_float)), is_qat)
 
 
 def _fit_batch_norms(model: nn.Module) -> None:

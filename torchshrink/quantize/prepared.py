@@ -15,7 +15,13 @@ from torchshrink.quantize.observer import StepMinMaxObserver
 aten = torch.ops.aten
 
 # Where the operations of an exported graph keep their ``training`` flag.
-_TRAINING_ARGUMENT = {aten.batch_norm.default: 5, aten.dropout.default: 2, aten.dropout_.default: 2}
+_TRAINING_ARGUMENT = {
+    aten.batch_norm.default: 5,
+    aten.dropout.default: 2,
+    aten.dropout_.default: 2,
+    aten.feature_dropout.default: 2,
+    aten.feature_dropout_.default: 2,
+}
 
 
 class PreparedModule(nn.Module):

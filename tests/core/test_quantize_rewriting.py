@@ -1,0 +1,147 @@
+"""Operations written as others: the same numbers in float, and int8 where there was a float island."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from torchshrink import quantize
+from torchshrink.quantize.rewriting import rewrite
+
+
+class Function(nn.Module):
+    """A convolution, then a function of ``[N, 4, 8, 12]``."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.function = nn.Conv2d(2, 4, 3, padding=1), function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.first(x))
+
+
+class Normalized(nn.Module):
+    """Subtracts and divides by what it holds: constants, or parameters."""
+
+    def __init__(self, are_parameters: bool) -> None:
+        super().__init__()
+        values = {"mean": torch.tensor([0.5, -1, 2, 3]), "spread": torch.tensor([0.5, 1, 2, 4])}
+        for name, value in values.items():
+            tensor = value.reshape(1, 4, 1, 1)
+            if are_parameters:
+                self.register_parameter(name, nn.Parameter(tensor))
+            else:
+                self.register_buffer(name, tensor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.spread  # type: ignore[operator, no-any-return]
+
+
+def swapped(x: Tensor, sizes: Any) -> Tensor:
+    return torch.cat(x.split(sizes, 1)[::-1], 1)
+
+
+# What a function becomes, in the order of the graph.
+REWRITTEN: dict[str, tuple[Callable[[Tensor], Tensor], list[str]]] = {
+    "minus a number": (lambda x: x - 2, ["add"]),
+    "a number minus": (lambda x: 2 - x, ["mul", "add"]),
+    "by a number": (lambda x: x / 4, ["mul"]),
+    "negative": (lambda x: -x, ["mul"]),
+    "in place": (lambda x: x.clone().sub_(1).div_(2), ["clone", "add", "mul"]),
+    "add alpha": (lambda x: torch.add(x, x.flip(3), alpha=2), ["flip", "mul", "add"]),
+    "add a number alpha": (lambda x: torch.add(x, 3, alpha=2), ["add"]),
+    "subtract alpha": (lambda x: torch.sub(x, x.flip(3), alpha=2), ["flip", "mul", "add"]),
+    "subtract alpha -1": (lambda x: torch.sub(x, x.flip(3), alpha=-1), ["flip", "mul", "add"]),
+    "constants": (Normalized(are_parameters=False), ["add", "mul"]),
+    "silu": (F.silu, ["sigmoid", "mul"]),
+    "hardsigmoid": (F.hardsigmoid, ["add", "hardtanh", "mul"]),
+    "prelu": (nn.PReLU(), ["leaky_relu"]),
+    "clamp": (lambda x: x.clamp(-0.25, 0.5), ["hardtanh"]),
+    "clamp at zero": (lambda x: x.clamp(min=0), ["relu"]),
+    "clamp_min": (lambda x: torch.clamp_min(x, 0), ["relu"]),
+    "average over padding": (lambda x: F.avg_pool2d(x, 3, 2, 1), ["pad", "avg_pool2d"]),
+    "average of one side padded": (lambda x: F.avg_pool2d(x, (1, 3), 1, (0, 1)), ["pad", "avg_pool2d"]),
+    "adaptive average": (lambda x: F.adaptive_avg_pool2d(x, (4, 3)), ["avg_pool2d"]),
+    "adaptive maximum": (lambda x: F.adaptive_max_pool2d(x, (4, 3)), ["max_pool2d"]),
+    "chunks": (lambda x: torch.cat(torch.chunk(x, 2, 1)[::-1], 1), ["slice", "slice", "cat"]),
+    "parts": (lambda x: swapped(x, 2), ["slice", "slice", "cat"]),
+    "uneven parts": (lambda x: swapped(x, [1, 3]), ["slice", "slice", "cat"]),
+}
+# What has no other form, or is one of the forms.
+KEPT: dict[str, tuple[Callable[[Tensor], Tensor], list[str]]] = {
+    "difference": (lambda x: x - x.flip(3), ["flip", "sub"]),
+    "sum": (lambda x: x + x.flip(3), ["flip", "add"]),
+    "quotient": (lambda x: x / (2 + x.abs()), ["abs", "add", "div"]),
+    "slopes": (nn.PReLU(4), ["prelu"]),
+    "clamp above": (lambda x: x.clamp(max=1), ["clamp"]),
+    "clamp below": (lambda x: x.clamp(min=1), ["clamp"]),
+    "average inside": (lambda x: F.avg_pool2d(x, 3, 1, 1, count_include_pad=False), ["avg_pool2d"]),
+    "average of all": (lambda x: F.adaptive_avg_pool2d(x, 1), ["adaptive_avg_pool2d"]),
+    "uneven windows": (lambda x: F.adaptive_avg_pool2d(x, 3), ["adaptive_avg_pool2d"]),
+    "indices": (lambda x: F.adaptive_max_pool2d(x, 2, return_indices=True)[1], ["adaptive_max_pool2d", "getitem"]),
+    "parts of the batch": (lambda x: torch.cat(x.split(1)), ["split"]),
+}
+
+
+def functions(graph: torch.fx.GraphModule) -> list[str]:
+    called = [node for node in graph.graph.nodes if node.op == "call_function"]
+    names = [str(node.target).removeprefix("aten.").partition(".")[0] for node in called]
+    names = ["getitem" if "getitem" in name else name for name in names]
+    return [name for name in names if name not in ("conv2d", "sym_size")]
+
+
+def rewritten(function: Callable[[Tensor], Tensor], is_qat: bool = True) -> tuple[nn.Module, torch.fx.GraphModule]:
+    torch.manual_seed(0)
+    model = Function(function).eval()
+    graph = quantize.capture(model, torch.randn(2, 2, 8, 12))
+    rewrite(graph, set(), is_qat)
+    return model, graph
+
+
+@pytest.mark.parametrize("name", REWRITTEN)
+def test_what_is_rewritten_computes_the_same(name: str) -> None:
+    function, expected = REWRITTEN[name]
+    model, graph = rewritten(function)
+    assert functions(graph) == expected
+    inputs = torch.randn(3, 2, 8, 12, generator=torch.Generator().manual_seed(1))  # another batch size
+    torch.testing.assert_close(graph(inputs), model(inputs), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in KEPT if name != "parts of the batch"])
+def test_what_has_no_other_form_is_left_alone(name: str) -> None:
+    function, expected = KEPT[name]
+    model, graph = rewritten(function)
+    assert functions(graph) == expected
+    inputs = torch.randn(3, 2, 8, 12, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(graph(inputs), model(inputs))
+
+
+def test_parameters_are_constants_unless_they_are_trained() -> None:
+    function = Normalized(are_parameters=True)
+    assert functions(rewritten(function, is_qat=True)[1]) == ["sub", "div"]
+    model, graph = rewritten(function, is_qat=False)
+    assert functions(graph) == ["add", "mul"]
+    inputs = torch.randn(3, 2, 8, 12)
+    torch.testing.assert_close(graph(inputs), model(inputs))
+
+
+def test_what_stays_float_is_left_alone() -> None:
+    model = Function(F.silu).eval()
+    graph = quantize.capture(model, torch.randn(2, 2, 8, 12))
+    rewrite(graph, {node for node in graph.graph.nodes if "silu" in str(node.target)}, True)
+    assert functions(graph) == ["silu"]
+
+
+@pytest.mark.parametrize("is_qat", [False, True])
+def test_alpha_is_not_lost(is_qat: bool) -> None:
+    """The second operand counts three times, in int8 too."""
+    model = Function(lambda x: torch.add(x, torch.sigmoid(x), alpha=3)).eval()
+    inputs = torch.randn(8, 2, 8, 12, generator=torch.Generator().manual_seed(0))
+    prepared = (quantize.prepare_qat if is_qat else quantize.prepare_ptq)(model, inputs)
+    prepared(inputs)
+    expected = model(inputs)
+    error = (quantize.convert(prepared)(inputs) - expected).detach()
+    assert error.pow(2).mean() < 0.003 * expected.detach().var()  # 25 dB
