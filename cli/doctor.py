@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
+from typing import TYPE_CHECKING
 
 import typer
 from torchshrink.cli import console, options
 
-_SHOWN = ("torch", "torchao", "onnx", "onnxscript", "onnxruntime", "onnx2tf", "tensorflow", "ai-edge-litert",
-          "ai-edge-quantizer", "accelerate", "safetensors", "numpy", "pydantic", "typer")  # fmt: skip
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
+_SHOWN = ("torch", "torchao", "torch-pruning", "onnx", "onnxscript", "onnxruntime", "onnx2tf", "tensorflow",
+          "ai-edge-litert", "ai-edge-quantizer", "accelerate", "safetensors", "numpy", "pydantic", "typer")  # fmt: skip
 # Whose own pins decide whether a conversion works: a wrong neighbour breaks them at run time, not at installation.
-_CHECKED = ("torchshrink", "onnx2tf", "ai-edge-quantizer")
+_CHECKED = ("onnx2tf", "ai-edge-quantizer")
+# Packages that are made for certain versions of each other: a wrong one is put right together with the others.
+_TOGETHER = (
+    frozenset({"torch", "torchao"}),
+    frozenset({"onnx2tf", "ai-edge-quantizer", "ai-edge-litert", "tensorflow"}),
+)
 
 
 def doctor(as_json: options.Json = False) -> None:
@@ -32,24 +42,40 @@ def doctor(as_json: options.Json = False) -> None:
 
 
 def _problems() -> list[str]:
-    """Return every requirement of the checked packages that what is installed does not meet."""
+    """Return every requirement of torchshrink and of the checked packages that what is installed does not meet."""
+    own = list(_requirements("torchshrink"))
+    extras = {item.name: tuple(item.extras) for item in own}
+    found = [_unmet("torchshrink", item, own) for item in own]
+    for package in _CHECKED:
+        if _version(package) is not None:
+            found += [_unmet(package, item, own) for item in _requirements(package, extras.get(package, ()))]
+    return [problem for problem in found if problem is not None]
+
+
+def _requirements(package: str, extras: tuple[str, ...] = ()) -> Iterator[Requirement]:
+    """Yield what a package needs on this Python, with what its ``extras`` add."""
     from packaging.requirements import Requirement
 
-    found = []
-    for package in _CHECKED:
-        if _version(package) is None:
-            found.append(f"{package} is not installed: pip install --force-reinstall torchshrink")
-            continue
-        for line in requires(package) or []:
-            requirement = Requirement(line)
-            if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
-                continue
-            has, wanted = _version(requirement.name), f"{requirement.name}{requirement.specifier}"
-            if has is None or not requirement.specifier.contains(has, prereleases=True):
-                found.append(
-                    f"{package} {_version(package)} needs {wanted}, found {has or 'none'}: pip install '{wanted}'"
-                )
-    return found
+    for line in requires(package) or []:
+        item = Requirement(line)
+        if item.marker is None or any(item.marker.evaluate({"extra": extra}) for extra in ("", *extras)):
+            yield item
+
+
+def _unmet(package: str, needed: Requirement, own: list[Requirement]) -> str | None:
+    """Return what is wrong with an installed package, and the command that puts it right."""
+    has = _version(needed.name)
+    if has is not None and needed.specifier.contains(has, prereleases=True):
+        return None
+    group = next((names for names in _TOGETHER if needed.name in names), frozenset({needed.name}))
+    wanted = [_text(item) for item in own if item.name in group] or [_text(needed)]
+    advice = "pip install " + " ".join(f"'{item}'" for item in wanted)
+    return f"{package} {_version(package)} needs {needed.name}{needed.specifier}, found {has or 'none'}: {advice}"
+
+
+def _text(requirement: Requirement) -> str:
+    extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
+    return f"{requirement.name}{extras}{requirement.specifier}"
 
 
 def _version(package: str) -> str | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from rich.markup import escape
 from torchshrink.cli import console
-from torchshrink.cli.convert import _sizes
+from torchshrink.cli.convert import parse_shape
 from torchshrink.cli.train import check_output
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def inspect_file(
         progress.start(f"inspect {path.name}")
         from torchshrink.converters import anatomy
 
-        found = anatomy.inspect(path, runs=runs or _RUNS, shape=_sizes(shape) if shape else None)
+        found = anatomy.inspect(path, runs=runs or _RUNS, shape=parse_shape(shape) if shape else None)
     content = anatomy.to_dict(found)
     write_json(content, out)
     if as_json:

@@ -9,7 +9,6 @@ Every folder receives ``model_float32.tflite`` and a SavedModel; with ``keras`` 
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import sys
@@ -25,6 +24,7 @@ def convert(onnx: str, folder: str, keras: bool) -> None:
     """Run onnx2tf on one file."""
     import onnx2tf
 
+    _leave_sums_channels_last()
     settings: dict[str, Any] = {
         "input_onnx_file_path": onnx,
         "output_folder_path": folder,
@@ -33,10 +33,21 @@ def convert(onnx: str, folder: str, keras: bool) -> None:
         "non_verbose": True,
         "output_h5": keras,
     }
-    if "tflite_backend" in inspect.signature(onnx2tf.convert).parameters:
-        # onnx2tf 2.x: its default backend was seen writing files that do not load.
+    if not onnx2tf.__version__.startswith("1."):
+        # 2.x writes files by itself unless told otherwise: some did not load, and biases stayed operators of their own.
         settings["tflite_backend"] = "tf_converter"
     onnx2tf.convert(**settings)
+
+
+def _leave_sums_channels_last() -> None:
+    """Switch off what makes onnx2tf 1.29.24 and 2.6.9 return every sum channels first.
+
+    They take a sum whose shape is not the one in ONNX for the result of a wrong broadcast, although it only is channels
+    last, and search for transposes that make it so. Without transposed inputs they give the search up.
+    """
+    from onnx2tf.ops import Add
+
+    Add.transpose_with_flexing_deterrence = lambda **_: None
 
 
 if __name__ == "__main__":

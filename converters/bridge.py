@@ -27,6 +27,7 @@ from torchshrink.converters import ranges as range_store
 
 from torchshrink.artefacts import Artefact, Source
 from torchshrink.metrics import outputs
+from torchshrink.signature import as_tuple
 
 
 class Bridge:
@@ -70,7 +71,8 @@ class Bridge:
         """Name the first operation at which the file and its source part, for one input."""
         model = _reference(artefact, source)
         graph = onnx_export.export(model, source.example_input)
-        return divergence.first(artefact.path, graph, sample, model)
+        found = divergence.first(artefact.path, graph, sample, model)
+        return None if found is None else str(found)
 
     def weights(self, path: Path) -> list[NDArray[Any]]:
         """Return the weights that a file stores, dense, in the type that it stores them."""
@@ -109,7 +111,8 @@ class _Job:
         ranges: range_store.Ranges | None = None
         for kind, graph in graphs.items():
             if kind == "int8":
-                graph, ranges = qdq.split(graph)
+                graph, found = qdq.split(graph)
+                ranges = range_store.learned(found, "trained" if self.source.is_quantized else "calibrated")
                 range_store.save(ranges, self.folder / f"{self.source.variant}-int8.ranges.json")
             floats[kind] = self.temporary / f"{self.source.variant}-{kind}.onnx"
             onnx_export.save(graph, floats[kind])
@@ -122,12 +125,20 @@ class _Job:
                     path = self._path(precision, "tflite", is_sparse)
                     known = ranges if precision == "int8" else None
                     result = tflite.write(
-                        files[kind], floats[kind], path, precision, known, is_sparse, self._metadata(precision)
+                        files[kind],
+                        floats[kind],
+                        path,
+                        precision,
+                        known,
+                        is_sparse,
+                        self._metadata(precision),
+                        [[value.numpy() for value in as_tuple(self.source.example_input)]],
                     )
                     if is_sparse and result.sparse_tensors == 0:
                         path.unlink()
                         continue
-                    artefacts.append(self._artefact("tflite", precision, path, is_sparse))
+                    matched = result.match.share if result.match is not None else None
+                    artefacts.append(self._artefact("tflite", precision, path, is_sparse, matched))
         return artefacts
 
     def _path(self, precision: str, ending: str, is_sparse: bool = False) -> Path:
@@ -136,9 +147,11 @@ class _Job:
     def _metadata(self, precision: str) -> dict[str, Any]:
         return {"variant": self.source.variant, "precision": precision, **self.source.metadata}
 
-    def _artefact(self, format_: Any, precision: Any, path: Path, is_sparse: bool = False) -> Artefact:
+    def _artefact(
+        self, format_: Any, precision: Any, path: Path, is_sparse: bool = False, matched: float | None = None
+    ) -> Artefact:
         found = islands.find(path) if precision == "int8" else ()
-        return Artefact(self.source.variant, format_, precision, path, is_sparse, found)
+        return Artefact(self.source.variant, format_, precision, path, is_sparse, found, matched)
 
 
 def _reference(artefact: Artefact, source: Source) -> nn.Module:

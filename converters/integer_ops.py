@@ -7,17 +7,14 @@ and lets the parts of a concatenation be computed on the grid of the whole, what
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
 from ai_edge_litert import schema_py_generated as schema
 from torchshrink.converters import flatbuffer
+from torchshrink.converters.partition import FIXED_GRID, SAME_GRID
 from torchshrink.converters.ranges import Range, Ranges
 
-# Their output has the parameters of their input.
-_MOVES = {
-    "DEPTH_TO_SPACE", "EXPAND_DIMS", "RESHAPE", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "SLICE", "SPLIT",
-    "SQUEEZE", "STRIDED_SLICE", "TILE", "TRANSPOSE",
-}  # fmt: skip
 # Their output has parameters of its own.
 _RESCALES = {"LEAKY_RELU", "RELU", "RELU6", "RELU_N1_TO_1"}
 
@@ -25,7 +22,8 @@ _RESCALES = {"LEAKY_RELU", "RELU", "RELU6", "RELU_N1_TO_1"}
 def absorb(model: Any) -> int:
     """Replace ``DEQUANTIZE -> operation -> QUANTIZE`` by the operation on int8 tensors, in place.
 
-    Done only where the kernel computes the same: one that moves values needs equal parameters on both sides.
+    Where the kernel needs another grid than the output's (one that moves values that of its input, a sigmoid a fixed
+    one), it computes on that, and a ``QUANTIZE`` rescales.
 
     Returns:
         How many operations were replaced.
@@ -63,7 +61,9 @@ def _drop_idle_in(model: Any, graph: Any) -> int:
     for operator in graph.operators:
         if flatbuffer.op_name(model, operator) == "QUANTIZE" and operator.outputs[0] not in list(graph.outputs):
             before, after = (graph.tensors[index] for index in (operator.inputs[0], operator.outputs[0]))
-            idle += [operator] if _fits(model, "RESHAPE", before, [after]) else []
+            grids = flatbuffer.quantization(model, before), flatbuffer.quantization(model, after)
+            is_same = grids[0] is not None and grids[0] == grids[1] and before.type == after.type
+            idle += [operator] if is_same else []
     for operator in idle:
         graph.operators.remove(operator)
         flatbuffer.redirect(graph, operator.outputs[0], operator.inputs[0])
@@ -82,10 +82,10 @@ def _restore_grids_in(model: Any, graph: Any, learned: Ranges) -> int:
 
 
 def _has_imposed_grid(model: Any, graph: Any, operator: Any, index: int, learned: Range) -> bool:
-    """Return whether an int8 tensor has neither the learned grid nor, as what only moves values, that of the input."""
+    """Return whether an int8 tensor has neither the learned grid nor the only one that its kernel computes on."""
     tensor, source = graph.tensors[index], graph.tensors[operator.inputs[0]]
-    present = flatbuffer.quantization(model, tensor)
-    return tensor.type == schema.TensorType.INT8 and present not in (learned, flatbuffer.quantization(model, source))
+    own = (flatbuffer.quantization(model, source), FIXED_GRID.get(flatbuffer.op_name(model, operator)))
+    return tensor.type == schema.TensorType.INT8 and flatbuffer.quantization(model, tensor) not in (learned, *own)
 
 
 def _rescale(model: Any, graph: Any, operator: Any, index: int, grid: Range) -> None:
@@ -107,22 +107,22 @@ def _rescale(model: Any, graph: Any, operator: Any, index: int, grid: Range) -> 
 def _absorb_in(model: Any, graph: Any) -> int:
     count = 0
     for operator in list(graph.operators):
-        kind = flatbuffer.op_name(model, operator)
-        if kind not in _MOVES | _RESCALES or len(operator.outputs) != 1:
+        if flatbuffer.op_name(model, operator) not in SAME_GRID | set(FIXED_GRID) | _RESCALES:
             continue
-        entry = _producer(graph, operator.inputs[0])
+        entry = next((each for each in map(partial(_producer, graph), operator.inputs) if each is not None), None)
         exits = _consumers(graph, operator.outputs[0])
-        if entry is None or flatbuffer.op_name(model, entry) != "DEQUANTIZE":
+        if not _is_island(model, graph, operator, entry, exits):
             continue
-        is_only_quantized = exits and all(flatbuffer.op_name(model, item) == "QUANTIZE" for item in exits)
-        if not is_only_quantized or operator.outputs[0] in list(graph.outputs):
-            continue
-        before, after = graph.tensors[entry.inputs[0]], [graph.tensors[item.outputs[0]] for item in exits]
-        if not _fits(model, kind, before, after):
-            continue
-        operator.inputs = [entry.inputs[0], *list(operator.inputs)[1:]]
-        operator.outputs = [exits[0].outputs[0]]
-        for item in exits:
+        assert entry is not None
+        grid = _kernel_grid(model, operator, graph.tensors[entry.inputs[0]])
+        operator.inputs = [entry.inputs[0] if index == entry.outputs[0] else index for index in operator.inputs]
+        after = graph.tensors[exits[0].outputs[0]]
+        if grid is None or grid == flatbuffer.quantization(model, after):
+            operator.outputs = [exits[0].outputs[0]]
+            graph.operators.remove(exits[0])
+        else:  # the QUANTIZE stays, and rescales what is now int8 before it too
+            _make_integer(graph.tensors[operator.outputs[0]], after, grid)
+        for item in exits[1:]:
             graph.operators.remove(item)
             flatbuffer.redirect(graph, item.outputs[0], exits[0].outputs[0])
         if not _consumers(graph, entry.outputs[0]) and entry.outputs[0] not in list(graph.outputs):
@@ -131,12 +131,32 @@ def _absorb_in(model: Any, graph: Any) -> int:
     return count
 
 
-def _fits(model: Any, kind: str, before: Any, after: list[Any]) -> bool:
-    parameters = [flatbuffer.quantization(model, tensor) for tensor in (before, *after)]
-    if any(item is None for item in parameters) or any(tensor.type != before.type for tensor in after):
+def _is_island(model: Any, graph: Any, operator: Any, entry: Any | None, exits: list[Any]) -> bool:
+    """Return whether one tensor is dequantized for ``operator``, and its result quantized, to one grid, and no more."""
+    if entry is None or flatbuffer.op_name(model, entry) != "DEQUANTIZE" or len(operator.outputs) != 1:
         return False
-    compared = parameters if kind in _MOVES else parameters[1:]
-    return all(item == compared[0] for item in compared)
+    if not exits or any(flatbuffer.op_name(model, item) != "QUANTIZE" for item in exits):
+        return False
+    before, after = graph.tensors[entry.inputs[0]], [graph.tensors[item.outputs[0]] for item in exits]
+    grids = [flatbuffer.quantization(model, tensor) for tensor in after]
+    return (
+        operator.outputs[0] not in list(graph.outputs)
+        and flatbuffer.quantization(model, before) is not None
+        and all(grid is not None and grid == grids[0] for grid in grids)
+        and all(tensor.type == before.type for tensor in after)
+    )
+
+
+def _kernel_grid(model: Any, operator: Any, before: Any) -> Range | None:
+    """Return the grid on which the int8 kernel of an operator computes; None where it takes any."""
+    kind = flatbuffer.op_name(model, operator)
+    return flatbuffer.quantization(model, before) if kind in SAME_GRID else FIXED_GRID.get(kind)
+
+
+def _make_integer(tensor: Any, like: Any, grid: Range) -> None:
+    tensor.type = like.type
+    tensor.quantization = copy.copy(like.quantization)
+    tensor.quantization.scale, tensor.quantization.zeroPoint = list(grid.scale), list(grid.zero_point)
 
 
 def _producer(graph: Any, index: int) -> Any | None:

@@ -7,6 +7,7 @@ meet again in the target format.
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from torchshrink.converters.ranges import Range
 from torchshrink.errors import ConversionError
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
+_FIXED = {"Sigmoid": Range((1 / 256,), (-128,)), "Softmax": Range((1 / 256,), (-128,)), "Tanh": Range((1 / 128,), (0,))}
 
 
 def is_quantized(model: onnx.ModelProto) -> bool:
@@ -57,7 +59,8 @@ def split(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Range]]:
     to be folded: into the weights of the convolution next to it, it would change them to some that nobody trained.
 
     Raises:
-        ConversionError: When a scale is computed in the graph instead of stored.
+        ConversionError: When a scale is computed in the graph instead of stored, codes are not of 8 bits, or a tensor
+            is quantized in two ways at once.
     """
     model = copy.deepcopy(model)
     arrays = constants(model)
@@ -67,13 +70,22 @@ def split(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Range]]:
     nodes = []
     for node in model.graph.node:
         if node.op_type == DEQUANTIZE and node.input[0] in arrays:
+            codes = arrays[node.input[0]]
             weight = stored_range(node, arrays)
-            weights[node.output[0]] = dequantize(arrays[node.input[0]], weight)
-            ranges[node.output[0]] = weight
+            # Unsigned codes and their zero point are both 128 more than signed ones.
+            weights[node.output[0]] = dequantize(codes.astype(np.int64) - _shift(codes.dtype), weight)
+            if codes.dtype != np.int32:  # that is a bias, whose scale follows from others
+                ranges[node.output[0]] = weight
         elif node.op_type == QUANTIZE:
             source = alias.get(node.input[0], node.input[0])
             alias[node.output[0]] = source
-            ranges.setdefault(source, stored_range(node, arrays))
+            found = ranges.setdefault(source, stored_range(node, arrays))
+            if node.input[0] not in alias and found != stored_range(node, arrays):
+                raise ConversionError(
+                    f"{source!r} is quantized twice, with the scales {found.scale[0]:g} and "
+                    f"{float(arrays[node.input[1]].ravel()[0]):g}: a TFLite tensor has one; quantize it once, for all "
+                    "that read it"
+                )
         elif node.op_type == DEQUANTIZE:
             alias[node.output[0]] = alias.get(node.input[0], node.input[0])
         else:
@@ -81,6 +93,7 @@ def split(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Range]]:
                 node.input[index] = alias.get(name, name)
             nodes.append(node)
     _rename_outputs(model, nodes, alias, ranges)
+    _note_fixed(nodes, ranges)
     _free_operands(model, nodes, weights, ranges)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
@@ -110,15 +123,29 @@ def stored_range(node: NodeProto, arrays: dict[str, NDArray[Any]]) -> Range:
             f"{node.op_type} {node.name!r}: its scale is computed in the graph; only stored scales can be converted"
         )
     scale = arrays[node.input[1]]
-    codes = arrays[node.input[2]] if len(node.input) > 2 and node.input[2] else np.zeros(scale.shape, np.uint8)
-    # An unsigned code is a signed one shifted by 128: the real values are the same.
-    shift = 128 if codes.dtype == np.uint8 else 0
-    is_per_channel = (scale.ndim == 1 and scale.size > 1) or (scale.ndim == 1 and node.input[0] in arrays)
-    return Range(
-        scale=tuple(float(value) for value in scale.ravel()),
-        zero_point=tuple(int(value) - shift for value in codes.ravel()),
-        axis=int(attribute(node, "axis", 1)) if is_per_channel else None,
-    )
+    stored = arrays.get(node.input[0])
+    plain = np.zeros(scale.shape, np.uint8 if stored is None else stored.dtype)
+    zero_point = arrays[node.input[2]] if len(node.input) > 2 and node.input[2] else plain
+    if zero_point.dtype not in (np.int8, np.uint8) and (stored is None or stored.dtype != np.int32):
+        raise ConversionError(
+            f"{node.op_type} {node.name or node.output[0]!r}: its codes are {zero_point.dtype}, TFLite's int8 kernels "
+            "take int8 and uint8; quantize the model to 8 bits"
+        )
+    is_per_channel = scale.size > 1 or (scale.ndim == 1 and stored is not None)
+    rank = 1 if stored is None else stored.ndim
+    try:
+        return Range(
+            scale=tuple(float(value) for value in scale.ravel()),
+            zero_point=tuple(int(value) - _shift(zero_point.dtype) for value in zero_point.ravel()),
+            axis=int(attribute(node, "axis", 1)) % max(rank, 1) if is_per_channel else None,
+        )
+    except ValueError as error:
+        raise ConversionError(f"{node.op_type} {node.name or node.output[0]!r} cannot be used: {error}") from error
+
+
+def _shift(dtype: Any) -> int:
+    """Return by how much codes of a type exceed the signed ones that stand for the same real values."""
+    return 128 if dtype == np.uint8 else 0
 
 
 def _rename_outputs(
@@ -132,6 +159,14 @@ def _rename_outputs(
                 names[index] = renamed.get(name, name)
     for old, new in renamed.items():
         ranges[new] = ranges.pop(old)
+
+
+def _note_fixed(nodes: list[NodeProto], ranges: dict[str, Range]) -> None:
+    """Mark the ranges that nobody learned, because the operation has no other."""
+    for node in nodes:
+        range_ = ranges.get(node.output[0])
+        if range_ is not None and range_ == _FIXED.get(node.op_type):
+            ranges[node.output[0]] = replace(range_, origin="fixed")
 
 
 def _free_operands(

@@ -1,11 +1,12 @@
-"""The ranges that training learned, as one file that every target is made from."""
+"""The ranges that training learned, as one file that every target is made from and can be checked with."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 from torchshrink.errors import ModelError
 from torchshrink.files import atomic
 
-SCHEMA = 1
+SCHEMA = 2
+Origin = Literal["trained", "calibrated", "fixed", "imported"]
 
 
 @dataclass(frozen=True)
@@ -24,17 +26,22 @@ class Range:
         scale: One positive number, or one per slice of ``axis``; each is exactly a float32.
         zero_point: Codes, as many as scales.
         axis: The quantized dimension of a per-channel weight, None for an activation.
+        origin: Where it was learned: in training, from calibration data, nowhere because the operation has only this
+            one (a sigmoid), or by the tool whose file it was read from. Plays no part in comparisons.
     """
 
     scale: tuple[float, ...]
     zero_point: tuple[int, ...]
     axis: int | None = None
+    origin: Origin = field(default="imported", compare=False)
 
     def __post_init__(self) -> None:
         if not self.scale or len(self.scale) != len(self.zero_point) or (self.axis is None and len(self.scale) != 1):
             raise ValueError(f"{len(self.scale)} scales, {len(self.zero_point)} zero points, axis {self.axis}")
         if not all(np.isfinite(scale) and scale > 0 for scale in self.scale):
             raise ValueError(f"scales must be positive and finite, got {min(self.scale)}..{max(self.scale)}")
+        if self.origin not in get_args(Origin):
+            raise ValueError(f"origin {self.origin!r} is not one of {', '.join(get_args(Origin))}")
 
     @property
     def limits(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -51,23 +58,35 @@ class Range:
 Ranges = Mapping[str, Range]
 
 
+def learned(ranges: Ranges, origin: Origin) -> dict[str, Range]:
+    """Return ranges with ``origin`` in place of "imported"; what is fixed stays fixed."""
+    return {
+        name: replace(range_, origin=origin) if range_.origin == "imported" else range_
+        for name, range_ in ranges.items()
+    }
+
+
 def save(ranges: Ranges, path: Path) -> None:
-    """Write ranges as JSON: ``{"schema": 1, "tensors": {NAME: {"scale", "zero_point", "axis"}}}``."""
+    """Write ranges as JSON: ``{"schema": 2, "tensors": {NAME: {"scale", "zero_point", "axis", "origin"}}}``."""
     content = {"schema": SCHEMA, "tensors": {name: asdict(value) for name, value in ranges.items()}}
     with atomic(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1))
 
 
 def load(path: Path) -> dict[str, Range]:
-    """Read what `save` wrote.
+    """Read what `save` wrote, in this version or an earlier one, whose ranges were all trained.
 
     Raises:
-        ModelError: When the file is not one of ranges.
+        ModelError: When the file is not one of ranges, or one of a later version.
     """
     try:
         content = json.loads(path.read_text())
+        if content["schema"] > SCHEMA:
+            raise ValueError(f"it has schema {content['schema']}, this version reads {SCHEMA}")
         return {
-            name: Range(tuple(value["scale"]), tuple(value["zero_point"]), value["axis"])
+            name: Range(
+                tuple(value["scale"]), tuple(value["zero_point"]), value["axis"], value.get("origin", "trained")
+            )
             for name, value in content["tensors"].items()
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

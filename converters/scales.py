@@ -10,12 +10,13 @@ import numpy as np
 import onnx
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
-from torch import Tensor
-from torchshrink.converters import flatbuffer, moves, qdq, runtimes, sparse
+from torchshrink.converters import flatbuffer, moves, partition, qdq, runtimes, sparse
 from torchshrink.converters.onnx_export import load
 from torchshrink.converters.ranges import Range
 
-_BIAS_TYPES = (schema.TensorType.INT32, schema.TensorType.INT64)
+from torchshrink.signature import Inputs, first
+
+BIAS_TYPES = (schema.TensorType.INT32, schema.TensorType.INT64)
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class _Held:
     is_constant: bool
 
 
-def compare(path: Path, graph: onnx.ModelProto, sample: Tensor) -> list[Scale]:
+def compare(path: Path, graph: onnx.ModelProto, sample: Inputs) -> list[Scale]:
     """Return the scale of every weight and activation of an int8 file beside the trained one.
 
     Tensors are paired by what they hold: weights by their codes, activations by their values on one input. Names and
@@ -67,9 +68,10 @@ def compare(path: Path, graph: onnx.ModelProto, sample: Tensor) -> list[Scale]:
     Args:
         path: An int8 TFLite or ONNX file.
         graph: The generic QDQ export of the quantized PyTorch graph.
-        sample: ``[1, C, *size]``.
+        sample: ``[N, C, *size]``, or one for each input; as many of N are used as the graph takes at once.
     """
-    entry = sample[:1].numpy()
+    batch = graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
+    entry = [value.numpy() for value in first(sample, batch)]
     trained = _in_onnx(graph, entry)
     shipped = _in_tflite(path, entry) if path.suffix == ".tflite" else dict(enumerate(_in_onnx(load(path), entry)))
     sources = {index: source for index, held in shipped.items() if (source := _nearest(held, trained)) is not None}
@@ -84,14 +86,16 @@ def compare(path: Path, graph: onnx.ModelProto, sample: Tensor) -> list[Scale]:
     return rows
 
 
-def _in_tflite(path: Path, entry: NDArray[Any]) -> dict[int, _Held]:
+def _in_tflite(path: Path, entry: runtimes.Sample) -> dict[int, _Held]:
     """Return the weights and activations of a TFLite file by the index of the tensor."""
     model = flatbuffer.read(path)
     computed = runtimes.tflite_values(path, entry)
     found = {}
     for index, tensor in enumerate(model.subgraphs[0].tensors):
         name, range_ = flatbuffer.tensor_name(tensor), flatbuffer.quantization(model, tensor)
-        if range_ is None or tensor.type in _BIAS_TYPES:
+        if range_ is None or tensor.type in BIAS_TYPES:
+            continue
+        if _is_rounded(model, index):
             continue
         codes = sparse.decode(model, tensor) if tensor.sparsity is not None else flatbuffer.constant(model, tensor)
         if codes is not None:
@@ -101,19 +105,27 @@ def _in_tflite(path: Path, entry: NDArray[Any]) -> dict[int, _Held]:
     return found
 
 
-def _in_onnx(model: onnx.ModelProto, entry: NDArray[Any]) -> list[_Held]:
+def _is_rounded(model: Any, index: int) -> bool:
+    """Return whether a tensor is a constant that has the grid of what it is put into, such as the value of a PADV2."""
+    graph = model.subgraphs[0]
+    readers = [flatbuffer.op_name(model, each) for each in graph.operators if index in list(each.inputs)]
+    is_constant = flatbuffer.constant(model, graph.tensors[index]) is not None
+    return is_constant and set(readers) <= partition.ROUNDED_CONSTANTS
+
+
+def _in_onnx(model: onnx.ModelProto, entry: runtimes.Sample) -> list[_Held]:
     """Return the weights and activations of a QDQ graph; a tensor that is quantized to several grids, once for each."""
     float_graph, ranges = qdq.split(model)
     arrays = qdq.constants(float_graph)
     weights = [name for name in ranges if name in arrays and arrays[name].ndim > 1]
-    grids = _grids(model)
-    values = runtimes.onnx_values(model, set(grids.values()), entry)
+    found = grids(model)
+    values = runtimes.onnx_values(model, set(found.values()), entry)
     return [_Held(name, ranges[name], arrays[name], True) for name in weights] + [
-        _Held(name, range_, values[dequantized], False) for (name, range_), dequantized in grids.items()
+        _Held(name, range_, values[dequantized], False) for (name, range_), dequantized in found.items()
     ]
 
 
-def _grids(model: onnx.ModelProto) -> dict[tuple[str, Range], str]:
+def grids(model: onnx.ModelProto) -> dict[tuple[str, Range], str]:
     """Return every activation that is quantized, by name and grid, with the tensor that holds its rounded values."""
     arrays = qdq.constants(model)
     last = {item.name for item in model.graph.output}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ai_edge_litert import schema_py_generated as schema
@@ -25,30 +24,30 @@ _EDGE_TPU = {
 }  # fmt: skip
 
 
-def check(path: Path, target: Target) -> None:
+def check(model: Any, target: Target, name: str) -> None:
     """Refuse a file that its target cannot run.
 
     Args:
-        path: A TFLite file.
+        model: A TFLite model.
         target: ``"litert"`` runs everything, ``"integer-only"`` (microcontrollers and accelerators) has no floats at
             all, ``"edgetpu"`` only some integer operators besides; its own compiler has the last word.
+        name: What errors call it.
 
     Raises:
         UnsupportedOpError: Naming the operators that are in the way and what to do.
     """
     if target == "litert":
         return
-    model = flatbuffer.read(path)
     if floats := list(_floats(model)):
         raise UnsupportedOpError(
-            f"{path.name} is not integer-only: {_listed(floats)}; quantize the model (--precision int8) and replace "
+            f"{name} is not integer-only: {_listed(floats)}; quantize the model (--precision int8) and replace "
             "what has no int8 kernel (torchshrink inspect names it)"
         )
     used = {flatbuffer.op_name(model, operator) for graph in model.subgraphs for operator in graph.operators}
     foreign = sorted(used - _EDGE_TPU)
     if target == "edgetpu" and foreign:
         hint = "; leave out --sparse" if "DENSIFY" in foreign else ": replace them in the model"
-        raise UnsupportedOpError(f"{path.name}: the Edge TPU has no {_listed(foreign)}{hint}")
+        raise UnsupportedOpError(f"{name}: the Edge TPU has no {_listed(foreign)}{hint}")
 
 
 def _floats(model: Any) -> Iterator[str]:

@@ -10,16 +10,36 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from torchshrink.converters import flatbuffer, half, onnx_export, operands, qdq, signatures, sparse, tflite_int8
+import numpy as np
+from torchshrink.converters import (
+    flatbuffer,
+    float_ends,
+    foreign,
+    fuse,
+    half,
+    layout,
+    lift,
+    onnx_export,
+    operands,
+    qdq,
+    runtimes,
+    signatures,
+    sparse,
+    targets,
+    tflite_int8,
+)
 from torchshrink.converters import ranges as range_store
+from torchshrink.converters.matching import Match
 from torchshrink.converters.onnx_export import Precision
 from torchshrink.converters.ranges import Ranges
-from torchshrink.converters.tflite_int8 import Match
+from torchshrink.converters.targets import Target
 
-from torchshrink.errors import ConversionError
+from torchshrink.errors import ConversionError, UnsupportedOpError
 from torchshrink.files import atomic
+
+Ends = Literal["int8", "float"]
 
 _WORKER = Path(__file__).with_name("_tensorflow_worker.py")
 
@@ -47,32 +67,40 @@ def to_tflite(
     ranges: Ranges | Path | None = None,
     is_sparse: bool = False,
     metadata: dict[str, Any] | None = None,
+    target: Target = "litert",
+    ends: Ends = "int8",
 ) -> Path:
     """Convert an ONNX file to TFLite and return the new file's path.
 
     Args:
-        onnx_path: A float ONNX file; for ``"int8"`` a generic QDQ file, or a float file together with ``ranges``.
+        onnx_path: A float ONNX file; for ``"int8"`` a QDQ file of this or another tool, or a float file together with
+            ``ranges``.
         path: The file to write.
-        precision: ``"fp16"`` stores float16 weights, ``"int8"`` makes input, output and everything between int8.
+        precision: ``"fp16"`` stores float16 weights, ``"int8"`` makes everything int8 that has a range.
         ranges: What `torchshrink.converters.qdq.split` returned, or a file that `ranges.save` wrote.
         is_sparse: Store pruned weights as sparse tensors.
         metadata: Stored in the file as JSON.
+        target: What runs the file: ``"litert"``, ``"integer-only"`` or ``"edgetpu"``; see `targets.check`.
+        ends: What an int8 file takes and gives: ``"int8"`` codes, or ``"float"``.
 
     Raises:
-        ConversionError: When onnx2tf or ai-edge-quantizer fails, or a tensor has no range.
+        UnsupportedOpError: When an operation has no counterpart in TFLite or on the target.
+        ConversionError: When onnx2tf or ai-edge-quantizer fails, or the file is quantized in a form that TFLite does
+            not have.
     """
     onnx_path, path = Path(onnx_path), Path(path)
     model = onnx_export.load(onnx_path)
     if precision == "int8" and ranges is None and not qdq.is_quantized(model):
         raise ConversionError(f"{onnx_path} has no ranges: quantize the model first (torchshrink qat or ptq)")
+    model = foreign.normalise(model, onnx_path.name)
     with tempfile.TemporaryDirectory() as folder:
         if qdq.is_quantized(model):
             model, found = qdq.split(model)
             ranges = ranges or found
-            onnx_path = Path(folder, "float.onnx")
-            onnx_export.save(model, onnx_path)
+        onnx_path = Path(folder, onnx_path.name)
+        onnx_export.save(model, onnx_path)
         with float_files([onnx_path]) as (files,):
-            write(files, onnx_path, path, precision, ranges, is_sparse, metadata)
+            write(files, onnx_path, path, precision, ranges, is_sparse, metadata, target=target, ends=ends)
     return path
 
 
@@ -84,15 +112,21 @@ def write(
     ranges: Ranges | Path | None = None,
     is_sparse: bool = False,
     metadata: dict[str, Any] | None = None,
+    samples: Sequence[runtimes.Sample] = (),
+    target: Target = "litert",
+    ends: Ends = "int8",
 ) -> Written:
-    """Write one TFLite file from what onnx2tf made of ``float_onnx``, and return what there is to know about it."""
+    """Write one TFLite file from what onnx2tf made of ``float_onnx``, and return what there is to know about it.
+
+    Args as `to_tflite`, and ``samples`` as `tflite_int8.quantize`.
+    """
     match, sparse_tensors, source = None, 0, files.fp32
     with atomic(path) as temporary:
         if precision == "int8":
             if ranges is None:
                 raise ConversionError(f"{float_onnx} has no ranges: quantize the model first (torchshrink qat or ptq)")
             known = range_store.load(ranges) if isinstance(ranges, Path) else ranges
-            match = tflite_int8.quantize(source, float_onnx, known, temporary)
+            match = tflite_int8.quantize(source, float_onnx, known, temporary, samples)
             source = temporary
         elif precision == "fp16":
             half.round_tflite(source, temporary)
@@ -103,6 +137,9 @@ def write(
         model = flatbuffer.read(source)
         if metadata is not None:
             flatbuffer.set_metadata(model, metadata)
+        if ends == "float":
+            float_ends.add(model)
+        targets.check(model, target, path.name)
         flatbuffer.write(model, temporary)
     return Written(match, sparse_tensors)
 
@@ -127,19 +164,34 @@ def float_files(onnx_paths: Sequence[Path], keras: bool = False) -> Iterator[lis
             folder.mkdir()
             copy = folder / "model.onnx"
             copy.write_bytes(path.read_bytes())
+            lift.lift_file(copy)
+            names.append(signatures.number(copy))  # while constants among the inputs still show by their values
             taken.append(operands.take_out(copy))
-            names.append(signatures.number(copy))
+            fuse.gelu(copy)
             jobs.append({"onnx": str(copy), "folder": str(folder / "out"), "keras": keras})
         _run(jobs, Path(root), onnx_paths)
         folders = [Path(str(job["folder"])) for job in jobs]
         files = [FloatFiles(folder / "model_float32.tflite", folder) for folder in folders]
-        for item, values, named in zip(files, taken, names, strict=True):
+        for path, item, values, named in zip(onnx_paths, files, taken, names, strict=True):
             operands.put_back(item.fp32, values)
             signatures.restore(item.fp32, named)
+            _check_operators(item.fp32)
+            layout.settle(item.fp32, onnx_export.load(path), path.name)
         yield files
 
 
+def _check_operators(path: Path) -> None:
+    """Refuse a file with operators that only TensorFlow itself has."""
+    foreign = sorted({flatbuffer.custom_name(code) for code in flatbuffer.read(path).operatorCodes} - {""})
+    if foreign:
+        named = ", ".join(name.removeprefix("Flex") for name in foreign)
+        raise UnsupportedOpError(f"LiteRT has no operator {named}: replace the operation that needs it in the model")
+
+
 def _run(jobs: list[dict[str, Any]], root: Path, onnx_paths: Sequence[Path]) -> None:
+    # Where onnx2tf looks for images to try a model of 3 channels with, before it downloads some.
+    images = np.random.default_rng(0).random((20, 128, 128, 3), np.float32)
+    np.save(root / "calibration_image_sample_data_20x128x128x3_float32.npy", images)
     order = root / "jobs.json"
     order.write_text(json.dumps(jobs))
     result = subprocess.run(

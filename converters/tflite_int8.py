@@ -1,172 +1,140 @@
 """Quantize a float TFLite file with the scales that PyTorch learned.
 
 The float file came through onnx2tf, which renames and fuses tensors. Its tensors are matched with those of the float
-ONNX file by their values on one random input, the learned ranges are handed to ai-edge-quantizer as if they were its
-calibration result, and every scale arrives as it was.
+ONNX file by their values on random inputs, the learned ranges are handed to ai-edge-quantizer as if they were its
+calibration result, and every scale arrives as it was. Where no range was learned, nothing is guessed: the operation
+stays float.
 """
 
 from __future__ import annotations
 
+import re
 import warnings
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from torchshrink.converters import flatbuffer, integer_ops, moves, qdq, runtimes
+from torchshrink.converters import (
+    consistency,
+    decomposition,
+    ends,
+    flatbuffer,
+    integer_ops,
+    matching,
+    partition,
+    runtimes,
+)
+from torchshrink.converters.matching import Match
 from torchshrink.converters.ranges import Range, Ranges
 
 from torchshrink.errors import ConversionError
 
-# The dimension of each operator's weight that holds the output channels.
-_OUTPUT_AXIS = {"CONV_2D": 0, "TRANSPOSE_CONV": 0, "FULLY_CONNECTED": 0, "DEPTHWISE_CONV_2D": 3}
-_WEIGHT_INPUT = {"CONV_2D": 1, "TRANSPOSE_CONV": 1, "FULLY_CONNECTED": 1, "DEPTHWISE_CONV_2D": 1}
 
+def quantize(
+    float_tflite: Path, float_onnx: Path, ranges: Ranges, target: Path, samples: Sequence[runtimes.Sample] = ()
+) -> Match:
+    """Write the int8 file and return how its tensors were matched.
 
-@dataclass
-class Match:
-    """Which ONNX tensor every TFLite tensor takes its range from."""
-
-    sources: dict[str, str] = field(default_factory=dict)
-    inherited: dict[str, str] = field(default_factory=dict)
-    unmatched: list[str] = field(default_factory=list)
-
-
-def quantize(float_tflite: Path, float_onnx: Path, ranges: Ranges, target: Path) -> Match:
-    """Write the int8 file, full-integer input and output included, and return how its tensors were matched.
+    What has a range is int8, the model's inputs and outputs too; an operation that reads or computes anything without
+    one stays float, between a ``DEQUANTIZE`` and a ``QUANTIZE``.
 
     Args:
         float_tflite: What onnx2tf made of ``float_onnx``.
         float_onnx: The float half of `qdq.split`.
         ranges: The other half.
         target: Where the int8 file goes.
+        samples: Real inputs, for tensors that the converter added inside of a quantized operation; without any, that
+            operation stays float.
 
     Raises:
-        ConversionError: When a tensor has no learned range, or ai-edge-quantizer refuses the model.
+        ConversionError: When the ranges are those of another model, or ai-edge-quantizer refuses this one.
     """
-    from ai_edge_quantizer import quantizer, recipe
+    from ai_edge_quantizer import quantizer
 
-    model = flatbuffer.read(float_tflite)
-    match = Match()
-    statistics = _weight_statistics(model, float_onnx, ranges, match)
-    learned = _activation_ranges(model, float_tflite, float_onnx, ranges, match)
-    if match.unmatched:
-        raise ConversionError(
-            f"{len(match.unmatched)} tensors of {float_tflite.name} match no tensor of the quantized PyTorch graph, "
-            f"first {match.unmatched[0]!r}: their ranges are unknown"
-        )
-    ranks = {flatbuffer.tensor_name(tensor): len(tensor.shape) for tensor in model.subgraphs[0].tensors}
-    statistics |= {name: _statistic(range_, ranks[name]) for name, range_ in learned.items()}
+    model, source, match = flatbuffer.read(float_tflite), onnx.load(str(float_onnx)), Match()
+    _check_names(source, ranges, float_onnx)
+    weights = matching.weights(model, source, ranges, match)
+    grids = matching.activations(model, float_tflite, source, ranges, match)
+    grids |= decomposition.calibrate(model, float_tflite, source, grids, match, samples)
+    floating = partition.floating(model, weights, grids)
+    _note(model, grids, floating, match)
+    if not match.quantized:
+        raise ConversionError(f"no operation of {float_onnx.name} could be quantized: none of its tensors has a range")
+    recipe, statistics = _recipe(model, grids, floating), _statistics(model, weights | grids)
+    ends.guard(model)
     try:
         with runtimes.silent_stderr(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about how ai-edge-quantizer itself opens an interpreter
-            worker = quantizer.Quantizer(str(float_tflite), recipe.static_wi8_ai8())
+            worker = quantizer.Quantizer(flatbuffer.pack(model), recipe)
             content = worker.quantize(statistics).quantized_model
     except (ValueError, RuntimeError, KeyError) as error:
         raise ConversionError(f"ai-edge-quantizer refused {float_tflite.name}: {error}") from error
     quantized = flatbuffer.parse(bytes(content), target.name)
+    names = [flatbuffer.tensor_name(tensor) for tensor in model.subgraphs[0].tensors]
+    learned = {names[index]: grid for index, grid in grids.items()}
+    ends.unguard(quantized)
+    ends.quantize(quantized, learned)
     integer_ops.absorb(quantized)
     integer_ops.restore_grids(quantized, learned)
     integer_ops.drop_idle(quantized)
+    consistency.check(quantized, model, target.name)
     flatbuffer.write(quantized, target)
     return match
 
 
-def _weight_statistics(model: Any, float_onnx: Path, ranges: Ranges, match: Match) -> dict[str, Any]:
-    """Return min and max per channel of every weight, found by the sorted values of each output channel."""
-    arrays = qdq.constants(onnx.load(str(float_onnx)))
-    known = {
-        name: (_channels(arrays[name], range_.axis), range_)
-        for name, range_ in ranges.items()
-        if range_.axis is not None and name in arrays
-    }
-    statistics = {}
+def _check_names(source: onnx.ModelProto, ranges: Ranges, path: Path) -> None:
+    """Refuse ranges that were learned for another model."""
+    present = {name for node in source.graph.node for name in node.output}
+    present |= {item.name for item in (*source.graph.input, *source.graph.initializer)}
+    unknown = [name for name in ranges if name not in present]
+    if unknown:
+        raise ConversionError(
+            f"{len(unknown)} of {len(ranges)} ranges name no tensor of {path.name}, first {unknown[0]!r}: use the "
+            "ranges that were written with this model"
+        )
+
+
+def _note(model: Any, grids: Mapping[int, Range], floating: Sequence[Any], match: Match) -> None:
+    """Write down which activations are int8 and which stay float."""
     graph = model.subgraphs[0]
-    for operator in graph.operators:
-        kind = flatbuffer.op_name(model, operator)
-        if kind not in _OUTPUT_AXIS:
-            continue
-        tensor = graph.tensors[operator.inputs[_WEIGHT_INPUT[kind]]]
-        values = flatbuffer.constant(model, tensor)
-        if values is None:
-            continue
-        axis, name = _OUTPUT_AXIS[kind], flatbuffer.tensor_name(tensor)
-        found = _find(_channels(values, axis), {key: channels for key, (channels, _) in known.items()})
-        if found is None:
-            match.unmatched.append(name)
-            continue
-        shape = [1] * values.ndim
-        shape[axis] = -1
-        low, high = known[found][1].limits
-        statistics[name] = {"min": low.reshape(shape), "max": high.reshape(shape)}
-        match.sources[name] = found
-    return statistics
+    kept = {id(operator) for operator in floating}
+    integer = {i for op in graph.operators if id(op) not in kept for i in (*op.inputs, *op.outputs)}
+    for index in sorted(matching.computed(model)):
+        is_quantized = index in grids and (index in integer or index in (*graph.inputs, *graph.outputs))
+        (match.quantized if is_quantized else match.floating).append(flatbuffer.tensor_name(graph.tensors[index]))
 
 
-def _activation_ranges(
-    model: Any, float_tflite: Path, float_onnx: Path, ranges: Ranges, match: Match
-) -> dict[str, Range]:
-    """Return the range of every activation, found by the sorted values of each on one random input."""
-    source = onnx.load(str(float_onnx))
-    sample = _random_input(source)
-    wanted = {name for name, range_ in ranges.items() if range_.axis is None}
-    values = runtimes.onnx_values(source, wanted, sample) | qdq.constants(source)
-    known = {name: np.sort(values[name].ravel()) for name in wanted & set(values)}
-    computed = runtimes.tflite_values(float_tflite, sample)
+def _recipe(model: Any, grids: Mapping[int, Range], floating: Sequence[Any]) -> list[dict[str, Any]]:
+    """Return ai-edge-quantizer's recipe: everything static int8 but the operators that stay float."""
+    from ai_edge_quantizer import recipe
+
+    entries: list[dict[str, Any]] = recipe.static_wi8_ai8()
     graph = model.subgraphs[0]
-    chosen: dict[str, Range] = {}
-    operands = {i for op in graph.operators if flatbuffer.op_name(model, op) in ("ADD", "MUL") for i in op.inputs}
-    for index, tensor in enumerate(graph.tensors):
-        name = flatbuffer.tensor_name(tensor)
-        if index in computed and (index in operands or flatbuffer.constant(model, tensor) is None):
-            found = _find(np.sort(computed[index].values.ravel()), known)
-            if found is not None:
-                match.sources[name] = found
-                chosen[name] = ranges[found]
-    _inherit(model, graph, chosen, match)
-    return chosen
+    if floating:
+        scopes = ("".join(flatbuffer.tensor_name(graph.tensors[i]) + ";" for i in op.outputs) for op in floating)
+        entries.append(_left_alone(f"^(?:{'|'.join(map(re.escape, scopes))})$", "*"))
+    # All ends of a model are quantized, or none; `ends.quantize` then does those that have a range.
+    for kind, indices in (("INPUT", graph.inputs), ("OUTPUT", graph.outputs)):
+        if any(index not in grids and graph.tensors[index].type == 0 for index in indices):
+            entries.append(_left_alone(".*", kind))
+    return entries
 
 
-def _inherit(model: Any, graph: Any, chosen: dict[str, Range], match: Match) -> None:
-    """Give the tensors that the converter added (a PAD, a RESHAPE) the range of the tensor that they move."""
-    names = [flatbuffer.tensor_name(tensor) for tensor in graph.tensors]
-    for index, origin in moves.origins(model, [i for i, name in enumerate(names) if name in chosen]).items():
-        chosen[names[index]] = chosen[names[origin]]
-        match.inherited[names[index]] = names[origin]
-    computed = {names[index] for op in graph.operators for index in op.outputs} | {names[i] for i in graph.inputs}
-    match.unmatched.extend(
-        flatbuffer.tensor_name(tensor)
-        for tensor in graph.tensors
-        if flatbuffer.tensor_name(tensor) in computed - set(chosen) and tensor.type == 0
-    )
+def _left_alone(scope: str, operation: str) -> dict[str, Any]:
+    return {"regex": scope, "operation": operation, "algorithm_key": "no_quantize", "op_config": {}}
 
 
-def _statistic(range_: Range, rank: int) -> dict[str, NDArray[np.float64]]:
-    low, high = range_.limits
-    return {"min": low.reshape([1] * rank), "max": high.reshape([1] * rank)}
-
-
-def _channels(values: NDArray[Any], axis: int | None) -> NDArray[Any]:
-    """Return ``[channels, n]`` with the values of every channel sorted."""
-    rows = np.moveaxis(values, axis or 0, 0).reshape(values.shape[axis or 0], -1)
-    return np.sort(rows, axis=1)
-
-
-def _find(values: NDArray[Any], candidates: dict[str, NDArray[Any]]) -> str | None:
-    """Return the candidate that holds the same values, the nearest one when several do."""
-    tolerance = 1e-4 * max(float(np.abs(values).max(initial=0.0)), 1e-6)
-    distances = {
-        name: float(np.abs(candidate - values).max(initial=0.0))
-        for name, candidate in candidates.items()
-        if candidate.shape == values.shape
-    }
-    close = [name for name, distance in distances.items() if distance <= tolerance]
-    return min(close, key=distances.__getitem__, default=None)
-
-
-def _random_input(source: onnx.ModelProto) -> NDArray[np.float32]:
-    item = source.graph.input[0]
-    shape = [dimension.dim_value or 1 for dimension in item.type.tensor_type.shape.dim]
-    return np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+def _statistics(model: Any, grids: Mapping[int, Range]) -> dict[str, dict[str, NDArray[np.float64]]]:
+    """Return least and greatest value as ai-edge-quantizer wants them: of as many dimensions as the tensor."""
+    found = {}
+    for index, range_ in grids.items():
+        tensor = model.subgraphs[0].tensors[index]
+        shape = [1] * len(tensor.shape)
+        if range_.axis is not None:
+            shape[range_.axis] = -1
+        low, high = range_.limits
+        found[flatbuffer.tensor_name(tensor)] = {"min": low.reshape(shape), "max": high.reshape(shape)}
+    return found

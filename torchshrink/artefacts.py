@@ -26,6 +26,8 @@ class Artefact:
         path: The file.
         is_sparse: Whether zeros are left out of the file.
         islands: Operations that compute in float although the file is int8.
+        matched: Share of the int8 activations whose range was learned in PyTorch, in [0, 1]; None where no ranges had
+            to be matched.
     """
 
     variant: str
@@ -34,6 +36,7 @@ class Artefact:
     path: Path
     is_sparse: bool = False
     islands: tuple[str, ...] = ()
+    matched: float | None = None
 
     @property
     def name(self) -> str:

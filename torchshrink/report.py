@@ -149,7 +149,7 @@ def markdown(report: dict[str, Any]) -> str:
     lines += [f"- {row['name']}: {', '.join(row['islands'])}" for row in report["rows"] if row["islands"]] or [
         "Every int8 file computes in integers from input to output."
     ]
-    lines += ["", "## Failed verification", ""]
+    lines += ["", _matched(report["rows"]), "", "## Failed verification", ""]
     lines += [f"- {item['name']}: {item['reason']}" for item in report.get("failed", [])] or ["None."]
     lines += ["", "## How this was measured", "", *(f"- {name}: {text}" for name, text in conditions(report).items())]
     return "\n".join(lines) + "\n"
@@ -245,6 +245,7 @@ def _flat(row: Row) -> dict[str, Any]:
         "parity_mean_abs": parity.get("mean_abs"),
         "parity_lsb_match": parity.get("lsb_match"),
         "islands": "; ".join(row.get("islands", [])),
+        "matched_ranges": row.get("matched_ranges"),
     }
 
 
@@ -293,6 +294,15 @@ def _parity(parity: dict[str, Any]) -> str:
     if parity["lsb_match"] is not None:
         return f"{parity['lsb_match']:.2%} within 1"
     return f"{parity['max_abs']:.1e}"
+
+
+def _matched(rows: Sequence[Row]) -> str:
+    """Say how many of the int8 TFLite files' activations have a range that was learned, not seen while converting."""
+    shares = {row["name"]: row["matched_ranges"] for row in rows if row.get("matched_ranges") is not None}
+    partly = [f"{name} {share:.0%}" for name, share in shares.items() if share < 1]
+    if partly:
+        return f"Activations whose range was learned in PyTorch: {', '.join(partly)}; in every other int8 file, all."
+    return "Every int8 activation has the range that was learned in PyTorch." if shares else "No ranges were matched."
 
 
 def _version(package: str) -> str | None:

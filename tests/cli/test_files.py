@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from program import Run, call
 from torchshrink.converters import flatbuffer
+
+from torchshrink import checkpoint
 
 pytestmark = pytest.mark.slow
 DATA = "synthetic:cells?size=32&train=40&test=8"
@@ -17,16 +20,31 @@ def test_train_prune_ptq_qat_from_file_to_file(tmp_path: Path) -> None:
     short = ("--data", DATA, "--epochs", "1", "--json")
     made = call("train", "--widths", "4,8", "--out", dense, *short)
     assert made.code == 0, made.stderr
-    assert set(made.json) == {"path", "bytes", "loss", "dice", "iou"}
+    assert set(made.json) == {"path", "bytes", "keep_float", "loss", "dice", "iou"}
     assert call("prune", dense, "--amount", "0.5", "--out", pruned, *short).code == 0
     for command in ("ptq", "qat"):
         extra = short if command == "qat" else ("--data", DATA, "--json")
         result = call(command, pruned, "--out", tmp_path / f"{command}.safetensors", *extra)
         assert result.code == 0, result.stderr
         assert result.json["loss"] < 1
+        assert result.json["keep_float"] == []
     again = call("qat", tmp_path / "qat.safetensors", "--out", tmp_path / "again.safetensors", *short)
     assert again.code == 3
     assert "quantized already" in again.stderr
+
+
+def test_layers_kept_float(finished: Run, tmp_path: Path) -> None:
+    dense, out = finished.out / "models" / "dense.safetensors", tmp_path / "mixed.safetensors"
+    data = ("--data", DATA)
+    made = call("ptq", dense, "--keep-float", "head, encoder.0", "--out", out, *data, "--json")
+    assert made.code == 0, made.stderr
+    assert made.json["keep_float"] == checkpoint.describe(out)["keep_float"] == ["head", "encoder.0"]
+    auto = call("ptq", dense, "--keep-float", "auto", "--out", tmp_path / "auto.safetensors", *data)
+    assert auto.code == 0, auto.stderr
+    assert "int8 with 0 of " in auto.stderr
+    wrong = call("qat", dense, "--keep-float", "haed", "--out", tmp_path / "wrong.safetensors", *data)
+    assert wrong.code == 3
+    assert "keep_float 'haed' is no module of UNet; near it: head" in wrong.stderr
 
 
 def test_export_convert_verify_agree_with_the_run(finished: Run, tmp_path: Path) -> None:
@@ -54,6 +72,39 @@ def test_verify_fails_a_file_whose_scale_was_changed(finished: Run, tmp_path: Pa
     result = call("verify", tmp_path / "wrong.tflite", "--against", source, "--data", DATA)
     assert result.code == 4
     assert "error: " in result.stderr
+
+
+def test_a_quantized_onnx_file_becomes_an_int8_tflite_file_of_its_name(finished: Run, tmp_path: Path) -> None:
+    source = finished.out / "models" / "pruned-qat.safetensors"
+    quantized = tmp_path / "m-qdq.onnx"
+    assert call("export", source, "--precision", "int8", "--target", "generic", "--out", quantized).code == 0
+    result = call("convert", quantized, "--to", "tflite", "--json")
+    assert result.code == 0, result.stderr
+    assert result.json["path"] == str(tmp_path / "m-qdq.tflite")
+    tensors = flatbuffer.read(tmp_path / "m-qdq.tflite").subgraphs[0].tensors
+    assert not any(tensor.type == 0 for tensor in tensors)
+    again = call("convert", quantized)
+    assert again.code == 3
+    assert "exists" in again.stderr
+
+
+def test_verify_with_a_store_alone(finished: Run, tmp_path: Path) -> None:
+    """Both targets are made of one store, and hold its scales; a changed one is told."""
+    files = finished.out / "files"
+    store = files / "pruned-qat-int8.ranges.json"
+    for name in ("pruned-qat-int8.tflite", "pruned-qat-int8.onnx"):
+        result = call("verify", files / name, "--ranges", store, "--json")
+        assert result.code == 0, result.stderr
+        assert result.json["parity"] is None
+        assert result.json["equal_scales"] == result.json["matched_scales"] == len(result.json["scales"]) > 0
+    content = json.loads(store.read_text())
+    content["tensors"]["input"]["scale"] = [0.123]
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    wrong = call("verify", files / "pruned-qat-int8.onnx", "--ranges", tmp_path / "other.json")
+    assert wrong.code == 4
+    assert "do not carry the learned scale, first input" in wrong.stderr
+    neither = call("verify", files / "pruned-qat-int8.onnx")
+    assert neither.code == 2
 
 
 def test_verify_a_float_file_against_the_wrong_model_fails(finished: Run) -> None:

@@ -84,6 +84,12 @@ def test_nothing_is_left_in_float(unet: Any, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_share_of_learned_ranges(unet: Any, name: str) -> None:
+    """Where ranges had to be matched: onnx files carry them from the start."""
+    assert unet.artefacts[name].matched == (1.0 if "tflite-int8" in name else None)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_metadata_survives(unet: Any, name: str) -> None:
     path, artefact = unet.path(name), unet.artefacts[name]
     is_tflite = path.suffix == ".tflite"

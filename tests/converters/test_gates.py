@@ -304,12 +304,12 @@ def _reverse_onnx(path: Path, layer: int, target: Path) -> None:
     onnx.save(model, str(target))
 
 
-def _layer_of(named: str, unet: Any, name: str) -> int:
+def _layer_of(named: object, unet: Any, name: str) -> int:
     """Return the number of the convolution at or before the operation that `divergence.first` named.
 
     Operations of TFLite files are called as in the ONNX graph, those of ONNX files as in the PyTorch graph.
     """
-    tensor = named.split(" (")[0].split()[-1]
+    tensor = str(named).split(" (")[0].split()[-1]
     if name.startswith("tflite"):
         graph = unet.generic if "int8" in name else onnx_export.export(unet.model, unet.inputs[:1])
         order = [(node.output[0], node.op_type in ("Conv", "ConvTranspose")) for node in graph.graph.node]

@@ -65,6 +65,30 @@ def test_absorbed(tflite_builder: Any, tmp_path: Path, interpreter: Callable[[Pa
     assert np.array_equal(*found)
 
 
+@pytest.mark.parametrize(("kind", "own"), [("RESHAPE", 0.1), ("LOGISTIC", 1 / 256)])
+def test_a_grid_that_the_kernel_does_not_compute_on(
+    tflite_builder: Any, tmp_path: Path, interpreter: Callable[[Path], Any], kind: str, own: float
+) -> None:
+    """It computes on its own, and what quantized the float result rescales."""
+    shape = (3, 2) if kind == "RESHAPE" else (3, 3)
+    model = _model(tflite_builder, getattr(Op, kind), (0.1, 0.02), shape)
+    flatbuffer.write(model, tmp_path / "before.tflite")
+    assert integer_ops.absorb(model) == 1
+    assert integer_ops.restore_grids(model, {"after": Range((0.02,), (0,))}) == 0
+    assert _kinds(model) == [kind, "QUANTIZE", "RELU"]
+    computed = model.subgraphs[0].tensors[model.subgraphs[0].operators[0].outputs[0]]
+    assert (computed.type, computed.quantization.scale) == (INT8, [pytest.approx(own)])
+    flatbuffer.write(model, tmp_path / "after.tflite")
+    entry = np.random.default_rng(0).integers(-30, 31, shape).astype(np.int8)
+    found = []
+    for name in ("before", "after"):
+        opened = interpreter(tmp_path / f"{name}.tflite")
+        opened.set_tensor(opened.get_input_details()[0]["index"], entry)
+        opened.invoke()
+        found.append(opened.get_tensor(opened.get_output_details()[0]["index"]).astype(int))
+    assert np.abs(found[0] - found[1]).max() <= (0 if kind == "RESHAPE" else 1)
+
+
 def test_a_rescaling_operation_has_its_own_output_scale(tflite_builder: Any) -> None:
     model = _model(tflite_builder, Op.LEAKY_RELU, (0.1, 0.2), (3, 3))
     assert integer_ops.absorb(model) == 1
@@ -81,13 +105,12 @@ def test_several_readers_of_the_same_codes(tflite_builder: Any) -> None:
 @pytest.mark.parametrize(
     ("kind", "scales"),
     [
-        (Op.RESHAPE, (0.1, 0.2)),  # a move does not rescale
         (Op.RESHAPE, (0.1, 0.1, 0.2)),
         (Op.LEAKY_RELU, (0.1, 0.1, 0.2)),  # two readers want two scales
         (Op.SIN, (0.1, 0.1)),  # no int8 kernel
         (Op.RESHAPE, (0.1,)),  # nobody quantizes the result
     ],
-    ids=["move that rescales", "readers differ", "readers differ, rescaling", "float kernel", "no reader"],
+    ids=["readers differ", "readers differ, rescaling", "float kernel", "no reader"],
 )
 def test_left_alone(tflite_builder: Any, kind: int, scales: tuple[float, ...]) -> None:
     model = _model(tflite_builder, kind, scales)

@@ -71,11 +71,31 @@ def test_a_file_gives_back_what_was_saved(tmp_path: Path) -> None:
 
 
 def test_the_format_of_the_file(tmp_path: Path) -> None:
-    ranges.save({"x": Range((0.5,), (-5,))}, tmp_path / "ranges.json")
+    ranges.save({"x": Range((0.5,), (-5,), origin="trained")}, tmp_path / "ranges.json")
     assert json.loads((tmp_path / "ranges.json").read_text()) == {
-        "schema": 1,
-        "tensors": {"x": {"scale": [0.5], "zero_point": [-5], "axis": None}},
+        "schema": 2,
+        "tensors": {"x": {"scale": [0.5], "zero_point": [-5], "axis": None, "origin": "trained"}},
     }
+
+
+def test_a_file_of_the_first_version(tmp_path: Path) -> None:
+    """It knew of no origin; all of its ranges were trained."""
+    entry = {"scale": [0.5], "zero_point": [-5], "axis": None}
+    (tmp_path / "ranges.json").write_text(json.dumps({"schema": 1, "tensors": {"x": entry}}))
+    found = ranges.load(tmp_path / "ranges.json")
+    assert found == {"x": Range((0.5,), (-5,))}
+    assert found["x"].origin == "trained"
+
+
+def test_an_origin_survives_and_is_no_part_of_a_comparison(tmp_path: Path) -> None:
+    ranges.save({"x": Range((0.5,), (-5,), origin="calibrated")}, tmp_path / "ranges.json")
+    found = ranges.load(tmp_path / "ranges.json")["x"]
+    assert (found.origin, found) == ("calibrated", Range((0.5,), (-5,), origin="fixed"))
+
+
+def test_what_is_fixed_was_not_learned() -> None:
+    found = ranges.learned({"x": Range((0.5,), (0,)), "s": Range((1 / 256,), (-128,), origin="fixed")}, "trained")
+    assert {name: item.origin for name, item in found.items()} == {"x": "trained", "s": "fixed"}
 
 
 @pytest.mark.parametrize(
@@ -90,6 +110,8 @@ def test_the_format_of_the_file(tmp_path: Path) -> None:
         '{"schema": 1, "tensors": {"x": {"scale": [1.0], "zero_point": [0]}}}',
         '{"schema": 1, "tensors": {"x": {"scale": 1.0, "zero_point": [0], "axis": null}}}',
         '{"schema": 1, "tensors": {"x": {"scale": [-1.0], "zero_point": [0], "axis": null}}}',
+        '{"schema": 3, "tensors": {}}',
+        '{"schema": 2, "tensors": {"x": {"scale": [1.0], "zero_point": [0], "axis": null, "origin": "dreamt"}}}',
     ],
 )
 def test_another_file_is_refused(tmp_path: Path, content: str) -> None:

@@ -259,6 +259,12 @@ def classifier() -> nn.Module:
     )
 
 
+def shuffled() -> nn.Module:
+    """Return a model that doubles the size of an image by rearranging channels."""
+    return nn.Sequential(block(1, 16, nn.ReLU(), nn.BatchNorm2d(16)), nn.Conv2d(16, 16, 3, padding=1),
+                         nn.PixelShuffle(2), nn.Conv2d(4, 1, 1))  # fmt: skip
+
+
 GRAY, RGB = (1, 16, 16), (3, 32, 32)
 
 ZOO: dict[str, Entry] = {
@@ -283,6 +289,7 @@ ZOO: dict[str, Entry] = {
     "two-outputs": Entry(TwoOutputs, (GRAY,)),
     "dictionary": Entry(Dictionary, (RGB,)),
     "batch-of-4": Entry(Residual, (GRAY,), batch=4),
+    "pixel-shuffle": Entry(shuffled, (GRAY,)),
     "rgb": Entry(lambda: ts.UNet(in_channels=3, widths=(8, 16, 32), up="nearest"), (RGB,)),
     "volume": Entry(lambda: nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.ReLU()), ((1, 8, 8, 8),)),
 }

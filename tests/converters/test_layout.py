@@ -1,0 +1,102 @@
+"""A converted file is held against its source, and gives its outputs channels last."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+from torchshrink.converters import flatbuffer, layout, onnx_export, tflite, verify
+
+from torchshrink.errors import ConversionError
+
+pytestmark = pytest.mark.slow
+
+
+class Sum(nn.Module):
+    """Ends with a sum, which onnx2tf gives out channels first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.first(image)
+        return x + self.second(torch.relu(x))
+
+
+class Tokens(nn.Module):
+    """Ends with rows of features, ``[N, L, D]``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 4, 3, padding=1), nn.Linear(4, 6)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.second(self.first(image).flatten(2).transpose(1, 2))
+
+
+MODELS = {"sum": (Sum(), (1, 8, 8)), "tokens": (Tokens(), (1, 4, 4))}
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[nn.Module, Path, Path]]:
+    """Each model, its ONNX file and a float TFLite file, made in one start of TensorFlow."""
+    folder = tmp_path_factory.mktemp("layout")
+    paths = []
+    for name, (model, shape) in MODELS.items():
+        paths.append(folder / f"{name}.onnx")
+        onnx_export.save(onnx_export.export(model.eval(), torch.zeros(1, *shape)), paths[-1])
+    found = {}
+    with tflite.float_files(paths) as files:
+        for (name, (model, _)), path, item in zip(MODELS.items(), paths, files, strict=True):
+            copy = folder / f"{name}.tflite"
+            copy.write_bytes(item.fp32.read_bytes())
+            found[name] = (model, path, copy)
+    return found
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_outputs_are_channels_last(converted: dict[str, tuple[nn.Module, Path, Path]], name: str) -> None:
+    model, _, path = converted[name]
+    inputs = torch.randn(3, *MODELS[name][1], generator=torch.Generator().manual_seed(0))
+    assert verify.verify(path, model, inputs, "fp32", "model").passed
+    expected = model(inputs[:1]).movedim(1, -1).shape
+    graph = flatbuffer.read(path).subgraphs[0]
+    assert list(graph.tensors[graph.outputs[0]].shape) == list(expected)
+
+
+def test_a_transposition_at_the_end_is_left_out(converted: dict[str, tuple[nn.Module, Path, Path]]) -> None:
+    model = flatbuffer.read(converted["sum"][2])
+    kinds = [flatbuffer.op_name(model, operator) for operator in model.subgraphs[0].operators]
+    assert kinds == ["CONV_2D", "RELU", "CONV_2D", "ADD"]
+
+
+def test_a_file_of_something_else_is_refused(
+    converted: dict[str, tuple[nn.Module, Path, Path]], tmp_path: Path
+) -> None:
+    _, source, path = converted["sum"]
+    graph = onnx.load(str(source))
+    weight = next(item for item in graph.graph.initializer if len(item.dims) == 4)
+    changed = onnx.numpy_helper.to_array(weight) * np.float32(1.5)
+    weight.CopyFrom(onnx.numpy_helper.from_array(changed, weight.name))
+    copy = tmp_path / "wrong.tflite"
+    copy.write_bytes(path.read_bytes())
+    with pytest.raises(ConversionError, match=r"made a file of model\.onnx that computes something else: output 'out"):
+        layout.settle(copy, graph, "model.onnx")
+    assert copy.read_bytes() == path.read_bytes()
+
+
+def test_what_onnx2tf_converts_wrong_is_refused(tmp_path: Path) -> None:
+    """Bilinear resizing that aligns corners: a file that loads and is wrong."""
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True), nn.Conv2d(4, 1, 1)
+    )
+    path = tmp_path / "model.onnx"
+    onnx_export.save(onnx_export.export(model, torch.zeros(1, 1, 8, 8)), path)
+    with pytest.raises(ConversionError, match="computes something else"):
+        tflite.to_tflite(path, tmp_path / "model.tflite")
+    assert not (tmp_path / "model.tflite").exists()

@@ -1,0 +1,67 @@
+"""What onnx2tf does differently from what the rest of the converters expects, put right where it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torchshrink.converters import flatbuffer, onnx_export, tflite
+
+from torchshrink import bench
+
+pytestmark = pytest.mark.slow
+SHAPE = (1, 3, 12, 10)
+
+
+class Sum(nn.Module):
+    """Two convolutions and a sum with what went into them."""
+
+    def __init__(self, function: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+        self.a, self.b = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 3, 3, padding=1)
+        self.c = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self, x)
+
+
+SUMS: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "with the input": lambda net, x: net.b(net.a(x)) + x,
+    "of two convolutions": lambda net, x: net.b(net.a(x)) + net.c(x),
+    "before a sigmoid": lambda net, x: torch.sigmoid(net.b(net.a(x)) + x),
+    "before a convolution": lambda net, x: net.c(net.b(net.a(x)) + x),
+    "with a number per channel": lambda net, x: net.b(net.a(x)) + net.c.bias.view(1, 3, 1, 1),
+}
+
+
+def _model(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    return Sum(SUMS[name]).eval()
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+    folder = tmp_path_factory.mktemp("sums")
+    paths = [folder / f"{index}.onnx" for index in range(len(SUMS))]
+    for path, name in zip(paths, SUMS, strict=True):
+        onnx_export.save(onnx_export.export(_model(name), torch.zeros(SHAPE)), path)
+    with tflite.float_files(paths) as files:
+        yield {name: item.fp32 for name, item in zip(SUMS, files, strict=True)}
+
+
+@pytest.mark.parametrize("name", SUMS)
+def test_a_sum_stays_channels_last(converted: dict[str, Path], name: str) -> None:
+    inputs = torch.from_numpy(np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32))
+    with torch.inference_mode():
+        expected = _model(name)(inputs).numpy()
+    assert np.abs(bench.predict(converted[name], inputs.numpy()) - expected).max() <= 1e-5 * np.ptp(expected)
+    model = flatbuffer.read(converted[name])
+    graph = model.subgraphs[0]
+    assert list(graph.tensors[graph.outputs[0]].shape) == [1, 12, 10, 3]
+    assert not any(flatbuffer.op_name(model, operator) == "TRANSPOSE" for operator in graph.operators)
