@@ -71,7 +71,7 @@ def convert(
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
-    """Convert an ONNX file or a checkpoint to TFLite; learned scales arrive exactly."""
+    """Convert an ONNX file or a checkpoint to TFLite; learned scales arrive exactly, and are listed beside the file."""
     _check_choice(precision, ("auto", "fp32", "fp16", "int8"), "--precision")
     _check_choice(to, ("tflite",), "--to")
     _check_choice(target, ("litert", "integer-only", "edgetpu"), "--target")
@@ -87,11 +87,14 @@ def convert(
         from torchshrink.converters import onnx_export, qdq, to_onnx, to_tflite
 
         metadata: dict[str, Any] | None = None
+        origin = "imported"
         if source.suffix == ".onnx":
             is_int8 = ranges is not None or qdq.is_quantized(onnx_export.load(source))
         else:
-            from torchshrink import quantize
+            from torchshrink import checkpoint, quantize
 
+            is_trained = source.suffix == ".safetensors" and checkpoint.describe(source).get("history")
+            origin = "trained" if is_trained else "calibrated"
             model, example, metadata = load_model(source, shape, factory, allow_pickle)
             is_int8 = quantize.is_quantized(model)
         if precision == "auto":
@@ -100,6 +103,8 @@ def convert(
             kind = "int8" if precision == "int8" else "fp32"
             source = to_onnx(model, example, Path(folder, f"{source.stem}.onnx"), kind, "generic", metadata)  # type: ignore[arg-type]
         to_tflite(source, out, precision, ranges, is_sparse, metadata, target, ends)  # type: ignore[arg-type]
+        if precision == "int8" and ranges is None:
+            _save_ranges(source, out.with_suffix(".ranges.json"), origin)
     _show_file(out, as_json)
 
 
@@ -145,6 +150,15 @@ def verify(
         raise ParityError(
             f"{file}: {len(wrong)} of {len(rows)} tensors do not carry the learned scale, first {wrong[0]}"
         )
+
+
+def _save_ranges(source: Path, path: Path, origin: Any) -> None:
+    """Write the learned ranges of a QDQ file, from which its TFLite file was made, beside that."""
+    from torchshrink.converters import foreign, onnx_export, qdq
+    from torchshrink.converters import ranges as range_store
+
+    _, found = qdq.split(foreign.normalise(onnx_export.load(source), source.name))
+    range_store.save(range_store.learned(found, origin), path)
 
 
 def _compare(

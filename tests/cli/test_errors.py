@@ -134,7 +134,19 @@ def test_existing_output_is_kept(tmp_path: Path) -> None:
     assert path.read_text() == "mine"
 
 
-@pytest.mark.parametrize("arguments", [("prun",), ("prune",), ("run", "--threads", "x"), ("bench", "--runs", "0", "x")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("prun",),
+        ("prune",),
+        ("run", "--threads", "x"),
+        ("bench", "--runs", "0", "x"),
+        ("convert", "m.onnx", "--io", "float", "--target", "edgetpu"),
+        ("convert", "m.onnx", "--target", "gpu"),
+        ("export", "m.safetensors", "--out", "m.onnx", "--batch", "0"),
+        ("run", "--track", "wandb"),
+    ],
+)
 def test_usage_errors_exit_2(arguments: tuple[str, ...]) -> None:
     assert call(*arguments).code == 2
 

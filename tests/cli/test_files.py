@@ -53,6 +53,11 @@ def test_export_convert_verify_agree_with_the_run(finished: Run, tmp_path: Path)
     converted = call("convert", source, "--precision", "int8", "--sparse", "--out", target, "--json")
     assert converted.code == 0, converted.stderr
     assert converted.json["bytes"] == target.stat().st_size
+    learned = json.loads((tmp_path / "m.ranges.json").read_text())["tensors"]
+    assert {entry["origin"] for entry in learned.values()} == {"trained", "fixed"}
+    store = call("verify", target, "--ranges", tmp_path / "m.ranges.json", "--json")
+    assert store.code == 0, store.stderr
+    assert store.json["equal_scales"] == len(store.json["scales"]) > 0
     exported = call("export", source, "--precision", "int8", "--out", tmp_path / "m.onnx")
     assert exported.code == 0, exported.stderr
     for file in (target, tmp_path / "m.onnx"):
