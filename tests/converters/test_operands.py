@@ -34,7 +34,7 @@ def test_taken_out(with_default: Path) -> None:
     (value,) = operands.take_out(with_default)
     assert np.array_equal(value, NUMBER)
     graph = onnx.load(str(with_default)).graph
-    assert [item.name for item in graph.input] == ["x", "operand0"]
+    assert [item.name for item in graph.input] == ["operand0", "x"]
     assert list(graph.node[0].input) == ["x", "operand0"]
     assert [item.name for item in graph.initializer] == ["bias"]
 

@@ -74,6 +74,8 @@ def test_table_tells_what_failed_and_keeps_every_row() -> None:
     lines = page.table([FLOAT, Row("bad", "tool", "its way", error="ValueError: a | b\nc"), MINE], "float", 0.13)
     assert len(lines) == 5
     assert lines[3] == "| tool | its way | **fails**: ValueError: a \\| b c |  |  |  |  |  |  |"
+    waits = Row("bad", "tool", "its way", error="not tried: it is not here")
+    assert "| not tried: it is not here |" in page.table([waits], "float", 0.13)[-1]
     assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
 
 
@@ -97,7 +99,14 @@ def test_everything_that_is_better_is_told() -> None:
 
 @pytest.mark.parametrize(
     "changed",
-    [{}, {"size": 500_001}, {"loss": 0.14}, {"peak_rss_mb": 70.0}, {"rounds_ms": [11.0, 11.0, 11.0]}],
+    [
+        {},
+        {"size": 500_001},
+        {"loss": 0.14},
+        {"peak_rss_mb": 70.0},
+        {"rounds_ms": [11.0, 11.0, 11.0]},
+        {"rounds_ms": [9.99] * 3},
+    ],
 )
 def test_what_is_as_good_or_worse_is_no_advantage(changed: dict[str, Any]) -> None:
     assert page.better([FLOAT, MINE, row("other", **changed)], 0.13) == []
@@ -160,7 +169,7 @@ def test_every_toolkit_has_its_script_and_pinned_requirements() -> None:
 def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Namespace:
     monkeypatch.setattr(environments, "FOLDER", tmp_path)
     monkeypatch.setattr(environments, "install", lambda toolkit, folder: Path(sys.executable))
-    return Namespace(environments=tmp_path, tinynn=None, limit=60)
+    return Namespace(environments=tmp_path, work=tmp_path, tinynn=None, limit=60)
 
 
 def rows_of(toolkit: Toolkit, options: Namespace, folder: Path) -> list[tuple[Row, Path]]:
@@ -196,6 +205,11 @@ def test_a_script_that_dies_or_hangs_is_told(options: Namespace, tmp_path: Path,
     options.limit = 0.5 if "sleep" in text else 60
     write_tool(tmp_path, text)
     assert [row.error for row, _ in rows_of(TOOL, options, tmp_path)] == [reason, reason]
+
+
+def test_an_error_holds_no_folder_of_the_machine(options: Namespace, tmp_path: Path) -> None:
+    write_tool(tmp_path, "print(json.dumps({'error': f'there is no {out}'}))\n")
+    assert rows_of(TOOL, options, tmp_path)[0][0].error == "there is no WORK/tool-a"
 
 
 def test_what_was_made_is_not_made_again_and_what_failed_is(options: Namespace, tmp_path: Path) -> None:
