@@ -68,6 +68,18 @@ def test_export_convert_verify_agree_with_the_run(finished: Run, tmp_path: Path)
         assert result.json["equal_scales"] == len(result.json["scales"])
 
 
+def test_a_profile_of_a_tflite_file_is_of_its_operators(finished: Run) -> None:
+    file = finished.out / "files" / "pruned-qat-int8.tflite"
+    result = call("bench", file, "--runs", "5", "--profile", "--json")
+    assert result.code == 0, result.stderr
+    (profile,) = result.json["profiles"]
+    model = flatbuffer.read(file)
+    kinds = [flatbuffer.op_name(model, operator) for operator in model.subgraphs[0].operators]
+    assert {row["operation"]: row["calls"] for row in profile["operations"]} == {k: kinds.count(k) for k in kinds}
+    assert all(row["ms"] > 0 for row in profile["operations"])
+    assert "each operator was timed in a file of its own" in profile["note"]
+
+
 def test_verify_fails_a_file_whose_scale_was_changed(finished: Run, tmp_path: Path) -> None:
     model = flatbuffer.read(finished.out / "files" / "pruned-qat-int8.tflite")
     tensor = next(tensor for tensor in model.subgraphs[0].tensors if flatbuffer.quantization(model, tensor) is not None)
