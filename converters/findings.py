@@ -10,6 +10,7 @@ from torchshrink.converters.operations import Detour, Operation
 
 _MOST_NAMES = 3
 _WORTH_SAYING = 0.01  # of the time
+_SLOW = 0.25  # of the time, for one kind of int8 operation that multiplies nothing
 
 
 def verdict(operations: Sequence[Operation], detours: Sequence[Detour]) -> str:
@@ -31,7 +32,7 @@ def verdict(operations: Sequence[Operation], detours: Sequence[Detour]) -> str:
 
 
 def findings(operations: Sequence[Operation], detours: Sequence[Detour], runtime: Runtime) -> tuple[str, ...]:
-    """Return a sentence for each cause of the detours of an int8 file, the most expensive first."""
+    """Return a sentence for each cause of the detours of an int8 file, the most expensive first; then slow kernels."""
     if not any(operation.precision == "int8" for operation in operations):
         return ()
     groups: dict[tuple[str, ...], list[Detour]] = {}
@@ -39,7 +40,22 @@ def findings(operations: Sequence[Operation], detours: Sequence[Detour], runtime
         groups.setdefault(_cause(detour, runtime), []).append(detour)
     ordered = sorted(groups.values(), key=lambda group: -sum(detour.ms for detour in group))
     total = total_ms(operations)
-    return tuple(line for group in ordered for line in _sentences(group, len(detours), total, runtime))
+    lines = [line for group in ordered for line in _sentences(group, len(detours), total, runtime)]
+    return (*lines, *_slow_kernels(operations, total, runtime))
+
+
+def _slow_kernels(operations: Sequence[Operation], total: float, runtime: Runtime) -> list[str]:
+    """Name the kinds that compute in int8 and still take much of the time, although they multiply nothing."""
+    idle = [operation for operation in operations if operation.precision == "int8" and not operation.macs]
+    spent = {
+        kind: total_ms([each for each in idle if each.kind == kind]) for kind in dict.fromkeys(o.kind for o in idle)
+    }
+    return [
+        f"{kind} computes in int8, but takes {share(ms, total)} of the time: its int8 kernel in {runtime} is slow; "
+        f"{kernels.advice(kind, runtime)}."
+        for kind, ms in sorted(spent.items(), key=lambda item: -item[1])
+        if ms > _SLOW * total
+    ]
 
 
 def total_ms(operations: Sequence[Operation]) -> float:

@@ -33,7 +33,7 @@ _MOVES = {
 
 _RELU = {"LiteRT": "ReLU or hard-swish", "ONNX Runtime": "ReLU, leaky ReLU or a sigmoid"}
 _ACTIVATIONS = {
-    "Gelu", "FastGelu", "BiasGelu", "QuickGelu", "Elu", "Celu", "Selu", "HardSwish", "HardSigmoid", "Mish", "PRelu",
+    "Gelu", "FastGelu", "BiasGelu", "QuickGelu", "Elu", "Celu", "Selu", "HardSwish", "HardSigmoid", "HARD_SWISH", "Mish", "PRelu",
     "Softplus", "Softsign", "Tanh", "ThresholdedRelu",
 }  # fmt: skip
 _ADVICE = {

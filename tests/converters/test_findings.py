@@ -12,7 +12,8 @@ from torchshrink.converters.operations import Operation, detours
 
 
 def step(kind: str, precision: Any, inputs: str, outputs: str, ms: float = 1.0) -> Operation:
-    return Operation(kind, outputs.split()[0], precision, tuple(inputs.split()), tuple(outputs.split()), 0, ms)
+    macs = 1000 if "conv" in kind.lower() else 0
+    return Operation(kind, outputs.split()[0], precision, tuple(inputs.split()), tuple(outputs.split()), macs, ms)
 
 
 def between(*middle: Operation) -> list[Operation]:
@@ -46,6 +47,24 @@ def test_a_kind_without_a_kernel_and_its_neighbours() -> None:
         "of the time."
     )
     assert verdict(operations, detours(operations)) == "1 detour through float takes 60.0% of the time."
+
+
+def test_an_integer_kernel_that_is_slow() -> None:
+    """Hard-swish in LiteRT: XNNPACK has it for floats only, and the other int8 kernel takes most of the time."""
+    operations = [
+        step("CONV_2D", "int8", "x", "conv", 6.0),
+        step("HARD_SWISH", "int8", "conv", "swish", 3.0),
+        step("ADD", "int8", "swish", "y", 1.0),
+    ]
+    (line,) = say(operations)
+    assert line.startswith(
+        "HARD_SWISH computes in int8, but takes 30.0% of the time: its int8 kernel in LiteRT is slow; replace"
+    )
+    assert verdict(operations, ()) == "All of it computes in int8."
+
+
+def test_multiplying_is_what_the_time_is_for() -> None:
+    assert say([step("CONV_2D", "int8", "x", "y", 9.0)]) == ()
 
 
 def test_a_neighbour_before_the_kind_without_a_kernel() -> None:
