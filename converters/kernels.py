@@ -31,12 +31,13 @@ _MOVES = {
     "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
 }  # fmt: skip
 
-_RELU = {"LiteRT": "ReLU or hard-swish", "ONNX Runtime": "ReLU, leaky ReLU or a sigmoid"}
+_RELU = {"LiteRT": "ReLU or ReLU6", "ONNX Runtime": "ReLU, leaky ReLU or a sigmoid"}
 _ACTIVATIONS = {
-    "Gelu", "FastGelu", "BiasGelu", "QuickGelu", "Elu", "Celu", "Selu", "HardSwish", "HardSigmoid", "HARD_SWISH", "Mish", "PRelu",
+    "Gelu", "FastGelu", "BiasGelu", "QuickGelu", "Elu", "Celu", "Selu", "HardSwish", "HardSigmoid", "Mish", "PRelu",
     "Softplus", "Softsign", "Tanh", "ThresholdedRelu",
 }  # fmt: skip
 _ADVICE = {
+    "HARD_SWISH": "replace it by ReLU or ReLU6",
     "SQUARE": "write it as x * x, a MUL",
     "POW": "write a whole power as a product, x * x",
     "Pow": "write a whole power as a product, x * x",

@@ -118,8 +118,8 @@ def test_a_pair_around_nothing() -> None:
 @pytest.mark.parametrize(
     ("runtime", "kinds", "remedy"),
     [
-        ("LiteRT", ["LOGISTIC", "MUL"], "this looks like SiLU: replace it by ReLU or hard-swish."),
-        ("LiteRT", ["EXP", "ADD", "LOG", "TANH", "MUL"], "this looks like Mish: replace it by ReLU or hard-swish."),
+        ("LiteRT", ["LOGISTIC", "MUL"], "this looks like SiLU: replace it by ReLU or ReLU6."),
+        ("LiteRT", ["EXP", "ADD", "LOG", "TANH", "MUL"], "this looks like Mish: replace it by ReLU or ReLU6."),
         ("ONNX Runtime", ["Div", "Erf", "Add", "Mul"], "this looks like GELU: replace it by ReLU, leaky ReLU or a"),
         ("ONNX Runtime", ["Elu"], "replace Elu by ReLU, leaky ReLU or a sigmoid."),
         ("ONNX Runtime", ["ConvTranspose"], "make its kernel as large as its stride"),
