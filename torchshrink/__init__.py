@@ -7,10 +7,10 @@ only the runtime that it measures.
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__version__ = version("torchshrink")
+if TYPE_CHECKING:
+    __version__: str
 
 _ATTRIBUTES = {"UNet": "torchshrink.models", "Task": "torchshrink.task", "open_task": "torchshrink.data"}
 _MODULES = (
@@ -26,6 +26,10 @@ def __getattr__(name: str) -> Any:
         return getattr(importlib.import_module(_ATTRIBUTES[name]), name)
     if name in _MODULES:
         return importlib.import_module(f"{__name__}.{name}")
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("torchshrink")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
