@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from torchshrink import bench, checkpoint, graphs, losses, mixed, quantize, report, samples, stages
+from torchshrink import bench, checkpoint, graphs, layer_costs, losses, mixed, quantize, report, samples, stages
 from torchshrink import recipe as recipes
 from torchshrink.artefacts import Artefact, Bridge, Source
 from torchshrink.data import open_task
@@ -312,9 +312,22 @@ class _Job:
             "task": self._describe_task(),
             "environment": report.environment(),
             "rows": [{**row, **figures[row["name"]]} for row in rows],
+            "layers": self._layers(),
             "failed": [item for state in self.states.values() for item in state.failed]
             + [{"name": name, "path": None, "reason": str(error), "parity": None} for name, error in errors.items()],
         }
+
+    def _layers(self) -> dict[str, list[dict[str, Any]]]:
+        """Return what each layer of the float variants holds and computes, where the model has such layers."""
+        found = {}
+        for name in self.states:
+            if self._is_quantized(name):
+                continue
+            try:
+                found[name] = layer_costs.costs(self._load(self.states[name].path), self.task.example_input)
+            except ModelError as error:
+                self.progress.note(f"{name}: the report has no figures per layer: {error}")
+        return found
 
     def _build(self, name: str, variant: Variant, parent: _State | None) -> tuple[nn.Module, dict[str, Any], list[str]]:
         """Return the model of a variant, the history of its training, and which of its layers stay float."""

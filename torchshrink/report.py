@@ -22,6 +22,7 @@ SCHEMA = 1
 _PACKAGES = ("torchshrink", "torch", "torchao", "onnx", "onnxruntime", "onnx2tf", "tensorflow", "ai-edge-litert",
              "ai-edge-quantizer", "numpy")  # fmt: skip
 _HEADINGS = ("file", "MB", "smaller", "sparse", "loss", "dice", "ms", "faster", "RAM MB", "parity")
+_LAYER = {"name", "params", "nonzero", "macs"}
 _NEEDED = {
     "name", "variant", "format", "precision", "bytes", "sparsity", "loss", "metrics", "latency_ms", "peak_rss_mb",
     "parity", "islands",
@@ -223,7 +224,14 @@ def _label(axes: Any, rows: Sequence[Row]) -> None:
 def _is_whole(report: dict[str, Any]) -> bool:
     rows = report.get("rows")
     has_parts = isinstance(report.get("task"), dict) and isinstance(report.get("environment"), dict)
-    return has_parts and isinstance(rows, list) and all(isinstance(row, dict) and set(row) >= _NEEDED for row in rows)
+    if not has_parts or not isinstance(rows, list) or not _have(rows, _NEEDED):
+        return False
+    layers = report.get("layers", {})  # unknown to a report of an older version
+    return isinstance(layers, dict) and all(isinstance(each, list) and _have(each, _LAYER) for each in layers.values())
+
+
+def _have(items: Sequence[Any], keys: set[str]) -> bool:
+    return all(isinstance(item, dict) and set(item) >= keys for item in items)
 
 
 def _flat(row: Row) -> dict[str, Any]:

@@ -171,6 +171,7 @@ def test_markdown_without_islands_and_failures(content: dict[str, Any]) -> None:
 
 
 def test_save_and_load(content: dict[str, Any], tmp_path: Path) -> None:
+    content["layers"] = {"dense": [{"name": "conv", "params": 9, "nonzero": 3, "macs": 81}]}
     report.save(content, tmp_path / "out")
     assert report.load(tmp_path / "out") == {"schema": 1, **content}
     names = ["report.csv", "report.html", "report.json", "report.md", "report.png"]
@@ -209,7 +210,15 @@ def test_damaged_reports(tmp_path: Path, content: str | bytes | None) -> None:
 
 def test_reports_that_lack_figures(content: dict[str, Any], tmp_path: Path) -> None:
     del content["rows"][1]["bytes"]
-    for broken in (content, content | {"rows": {}}, content | {"rows": [3]}, {"rows": [], "task": {}}):
+    whole = content | {"rows": []}
+    layers = [[], {"dense": {}}, {"dense": [3]}, {"dense": [{"name": "conv", "params": 1, "nonzero": 1}]}]
+    for broken in (
+        content,
+        *(whole | {"layers": each} for each in layers),
+        content | {"rows": {}},
+        content | {"rows": [3]},
+        {"rows": [], "task": {}},
+    ):
         (tmp_path / "report.json").write_text(json.dumps({"schema": 1, **broken}))
         with pytest.raises(DataError, match="lacks figures"):
             report.load(tmp_path)

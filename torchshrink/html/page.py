@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from torchshrink import report as reports
 from torchshrink.html import plots
+from torchshrink.html.layer_bars import layer_bars
 from torchshrink.html.predictions import predictions
 from torchshrink.tradeoff import BUDGET, Recommendation, Row, recommend, reference
 
@@ -67,6 +68,7 @@ def _content(report: dict[str, Any], out: Path) -> dict[str, Any]:
         "pareto": plots.pareto(rows) if rows else [],
         "ladder": plots.ladder(rows),
         "predictions": predictions(rows, out, task),
+        "layers": layer_bars(report.get("layers") or {}),
         "histograms": plots.histograms(rows, out),
         "islands": [row for row in rows if row["islands"]],
         "conditions": reports.conditions(report),
