@@ -13,6 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchshrink.converters import (
+    anatomy,
     divergence,
     half,
     islands,
@@ -73,6 +74,15 @@ class Bridge:
         graph = onnx_export.export(model, source.example_input)
         found = divergence.first(artefact.path, graph, sample, model)
         return None if found is None else str(found)
+
+    def float_time(self, path: Path, runs: int, threads: int) -> float:
+        """Return the share of an inference's time that a file spends in float operations, in [0, 1].
+
+        Raises:
+            ModelError: When the file cannot be taken apart.
+            ConversionError: When ONNX Runtime refuses it.
+        """
+        return anatomy.inspect(path, runs=runs, threads=threads).share_of_time("float")
 
     def weights(self, path: Path) -> list[NDArray[Any]]:
         """Return the weights that a file stores, dense, in the type that it stores them."""

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
-from torchshrink.converters import flatbuffer, runtimes
+from torchshrink.converters import flatbuffer, runtimes, verify
 
 from torchshrink.errors import ConversionError
 
@@ -55,7 +55,7 @@ def settle(path: Path, source: onnx.ModelProto, name: str) -> None:
 
 
 def _is_same(found: NDArray[Any], wanted: NDArray[Any]) -> bool:
-    return _difference(found, wanted) <= _WRONG * max(float(np.ptp(wanted)), 1e-6)
+    return _difference(found, wanted) <= _WRONG * verify.spread(wanted)
 
 
 def _difference(found: NDArray[Any], wanted: NDArray[Any]) -> float:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from torchshrink.converters import flatbuffer, moves, qdq, runtimes
+from torchshrink.converters import flatbuffer, moves, qdq, runtimes, verify
 from torchshrink.converters.ranges import Range, Ranges
 
 from torchshrink.errors import ConversionError
@@ -168,7 +168,7 @@ def _check_outputs(
         if found is None:  # integers, such as classes
             continue
         worst = np.abs(expected - found).max(initial=0.0) if expected.shape == found.shape else np.inf
-        if not worst <= _WRONG * max(float(np.ptp(expected)), 1e-6):
+        if not worst <= _WRONG * verify.spread(expected):
             raise ConversionError(
                 f"{path.name} does not compute what its ONNX file computes: output {item.name!r} is off by {worst:.2g};"
                 " torchshrink verify --precision fp32 names the first operation that onnx2tf converted wrong"

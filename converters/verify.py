@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from torchshrink.bench.macs import evaluating
 from torchshrink.errors import ConversionError, ModelError
 from torchshrink.signature import Inputs, as_tuple, leaves, tensors
 
-# Largest absolute difference, as a share of the range of the reference's outputs.
+# Largest absolute difference, as a share of the range of the reference's outputs (see `spread`).
 FLOAT_LIMITS = {"fp32": 1e-4, "fp16": 1e-2}
 # Shares of the outputs that must lie within 1 and within 3 steps of the output's int8 grid.
 WITHIN_ONE, WITHIN_THREE = 0.95, 0.999
@@ -126,10 +127,15 @@ def compare(
         passed = one >= WITHIN_ONE and three >= WITHIN_THREE
         reason = f"{one:.2%} of outputs within 1 step and {three:.3%} within 3, needed {WITHIN_ONE:.0%} and 99.9%"
         return Parity(reference, worst, mean, one, passed, "" if passed else reason)
-    limit = FLOAT_LIMITS.get(precision, FLOAT_LIMITS["fp16"]) * float(np.ptp(expected))
+    limit = FLOAT_LIMITS.get(precision, FLOAT_LIMITS["fp16"]) * spread(expected)
     passed = worst <= limit
     reason = "" if passed else f"largest difference {worst:.3g}, allowed {limit:.3g} ({precision})"
     return Parity(reference, worst, mean, None, passed, reason)
+
+
+def spread(values: NDArray[Any]) -> float:
+    """Return the range of values that differences are compared with; of nearly constant ones, a share of their size."""
+    return max(float(np.ptp(values)), 1e-2 * float(np.abs(values).max(initial=0.0)), 1e-6)
 
 
 def output_scales(model: nn.Module) -> list[float | None]:

@@ -95,5 +95,8 @@ class Bridge(Protocol):
     def locate(self, artefact: Artefact, source: Source, sample: Tensor) -> str | None:
         """Name the first operation at which the file and its source part, for one input."""
 
+    def float_time(self, path: Path, runs: int, threads: int) -> float:
+        """Return the share of an inference's time that a file spends in float operations, in [0, 1]."""
+
     def weights(self, path: Path) -> list[NDArray[Any]]:
         """Return the weights that a file stores, dense, in the type that it stores them."""

@@ -300,7 +300,11 @@ class _Job:
                 runs=self.recipe.measure.runs,
                 on_progress=self.progress.update,
             )
-            return {row["name"]: _figures(measured[self.out / row["path"]]) for row in rows}, []
+            figures = {row["name"]: _figures(measured[self.out / row["path"]]) for row in rows}
+            for row in rows:
+                if row["islands"]:
+                    figures[row["name"]] |= self._float_time(row)
+            return figures, []
 
         def keep() -> tuple[dict[str, Any], list[Path]]:
             return {}, [samples.keep_data(self.out, self.inputs.numpy(), self.truths.numpy())]
@@ -316,6 +320,15 @@ class _Job:
             "failed": [item for state in self.states.values() for item in state.failed]
             + [{"name": name, "path": None, "reason": str(error), "parity": None} for name, error in errors.items()],
         }
+
+    def _float_time(self, row: dict[str, Any]) -> dict[str, float]:
+        """Return what the float islands of an int8 file cost, where its operations can be timed."""
+        settings = self.recipe.measure
+        try:
+            return {"float_time": self.bridge.float_time(self.out / row["path"], settings.runs, settings.threads)}
+        except (ModelError, ConversionError) as error:
+            self.progress.note(f"{row['name']}: the report does not say what its islands cost: {error}")
+            return {}
 
     def _layers(self) -> dict[str, list[dict[str, Any]]]:
         """Return what each layer of the float variants holds and computes, where the model has such layers."""

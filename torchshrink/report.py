@@ -147,13 +147,19 @@ def markdown(report: dict[str, Any]) -> str:
     lines += [f"| {' | '.join(headings)} |", f"|{'---|' * len(headings)}"]
     lines += [f"| {' | '.join(line)} |" for line in cells]
     lines += ["", "![Size against loss](report.png)", "", "## Islands", ""]
-    lines += [f"- {row['name']}: {', '.join(row['islands'])}" for row in report["rows"] if row["islands"]] or [
+    lines += [f"- {row['name']}: {islands(row)}" for row in report["rows"] if row["islands"]] or [
         "Every int8 file computes in integers from input to output."
     ]
     lines += ["", _matched(report["rows"]), "", "## Failed verification", ""]
     lines += [f"- {item['name']}: {item['reason']}" for item in report.get("failed", [])] or ["None."]
     lines += ["", "## How this was measured", "", *(f"- {name}: {text}" for name, text in conditions(report).items())]
     return "\n".join(lines) + "\n"
+
+
+def islands(row: Row) -> str:
+    """Name the operations of an int8 file that compute in float and, where it is known, how much time they take."""
+    names = ", ".join(row["islands"])
+    return f"{names} ({row['float_time']:.0%} of the time in float)" if "float_time" in row else names
 
 
 def conditions(report: dict[str, Any]) -> dict[str, str]:

@@ -154,7 +154,9 @@ def test_every_row_is_in_the_table_and_verification(content: dict[str, Any], tmp
     values = [float(item["data-value"] or "") for item in page.attributes("td")]
     assert values[:9] == [2e6, 0.95, 0.5, 0.13, 0.9, 20.0, 1.0, 270.0, 1e-3]
     assert len(values) == 9 * len(content["rows"])
-    assert "<li>pruned/tflite-int8-sparse: Sin x2</li>" in section(text, "verification")
+    assert "<li>pruned/tflite-int8-sparse: Sin x2</li>" in section(text, "verification")  # of a report without times
+    content["rows"][4]["float_time"] = 0.256
+    assert ": Sin x2 (26% of the time in float)</li>" in section(html.page(content, tmp_path), "verification")
     assert "<strong>dense/onnx-fp16</strong>: differs by 0.5" in section(text, "verification")
     assert report.verdict(content["rows"]) in text
     for known in (report.environment()["processor"], "seed 4", "torch 2.", "Command"):

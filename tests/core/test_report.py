@@ -156,6 +156,10 @@ def test_markdown(content: dict[str, Any]) -> None:
     assert len({line.count("|") for line in table}) == 1
     assert report.verdict(content["rows"]) in lines
     assert "- pruned/onnx-int8: ConvTranspose x3, Sin" in lines
+    content["rows"][4]["float_time"] = 0.604
+    assert (
+        "- pruned/onnx-int8: ConvTranspose x3, Sin (60% of the time in float)" in report.markdown(content).splitlines()
+    )
     assert "- dense/onnx-fp16: differs by 0.5" in lines
     text = "\n".join(lines)
     assert "cells, 8 training, 2 validation and 3 test samples of shape [1, 1, 8, 8], seed 4" in text

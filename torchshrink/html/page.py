@@ -70,7 +70,7 @@ def _content(report: dict[str, Any], out: Path) -> dict[str, Any]:
         "predictions": predictions(rows, out, task),
         "layers": layer_bars(report.get("layers") or {}),
         "histograms": plots.histograms(rows, out),
-        "islands": [row for row in rows if row["islands"]],
+        "islands": [(row["name"], reports.islands(row)) for row in rows if row["islands"]],
         "conditions": reports.conditions(report),
         "recipe": _recipe(out),
         "formats": [(plots.COLORS[name], title) for name, title in _FORMATS.items() if _has(rows, "format", name)],
