@@ -22,7 +22,11 @@ _NAME = "operand{}"  # of letters and digits only: onnx2tf rewrites other names
 
 
 def take_out(path: Path) -> list[NDArray[Any]]:
-    """Remove the default values from the ONNX file at ``path`` and return them; a file without any is left alone."""
+    """Remove the default values from the ONNX file at ``path`` and return them; a file without any is left alone.
+
+    Its inputs are then in the order of their names: TensorFlow puts them in that order, and onnx2tf 2.x names them by
+    their place.
+    """
     model = onnx_export.load(path)
     defaults = qdq.constants(model)
     names = [item.name for item in model.graph.input if item.name in defaults]
@@ -31,6 +35,7 @@ def take_out(path: Path) -> list[NDArray[Any]]:
     renamed = {name: _NAME.format(index) for index, name in enumerate(names)}
     for item in model.graph.input:
         item.name = renamed.get(item.name, item.name)
+    model.graph.input.sort(key=lambda item: item.name)
     for node in model.graph.node:
         for index, name in enumerate(node.input):
             node.input[index] = renamed.get(name, name)
