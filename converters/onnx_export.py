@@ -175,12 +175,21 @@ def _translations() -> dict[Any, Any]:
     def quantize(x, scale, zero_point, axis, *_):  # type: ignore[no-untyped-def]
         return op.QuantizeLinear(x, scale, op.Cast(zero_point, to=TensorProto.INT8), axis=axis)
 
+    # onnxscript 0.6 takes SpaceToDepth for it, whose channels are in another order.
+    def pixel_unshuffle(x, factor):  # type: ignore[no-untyped-def]
+        _, channels, height, width = x.shape
+        height, width = height // factor, width // factor
+        parts = op.Reshape(x, op.Constant(value_ints=[0, channels, height, factor, width, factor]))
+        moved = op.Transpose(parts, perm=[0, 1, 3, 5, 2, 4])
+        return op.Reshape(moved, op.Constant(value_ints=[0, channels * factor * factor, height, width]))
+
     from torch.ao.quantization.fx import _decomposed  # noqa: F401  # registers the operations named below
 
     operations = torch.ops.quantized_decomposed
     return {
         operations.dequantize_per_channel.default: dequantize,
         operations.quantize_per_channel.default: quantize,
+        torch.ops.aten.pixel_unshuffle.default: pixel_unshuffle,
     }
 
 
