@@ -99,11 +99,14 @@ def convert(
             is_int8 = quantize.is_quantized(model)
         if precision == "auto":
             precision = "int8" if is_int8 else "fp32"
+        has_ranges = precision == "int8" and ranges is None
+        if has_ranges:
+            check_output(out.with_suffix(".ranges.json"), overwrite)
         if source.suffix != ".onnx":
             kind = "int8" if precision == "int8" else "fp32"
             source = to_onnx(model, example, Path(folder, f"{source.stem}.onnx"), kind, "generic", metadata)  # type: ignore[arg-type]
         to_tflite(source, out, precision, ranges, is_sparse, metadata, target, ends)  # type: ignore[arg-type]
-        if precision == "int8" and ranges is None:
+        if has_ranges:
             _save_ranges(source, out.with_suffix(".ranges.json"), origin)
     _show_file(out, as_json)
 
@@ -140,7 +143,7 @@ def verify(
         if against is not None:
             is_debug = bool(context.params.get("debug"))
             parity, paired = _compare(file, against, data, precision, samples, seed, factory, allow_pickle, is_debug)
-            rows = rows or paired
+            rows = [*rows, *paired]
     _show_verdict(file, parity, rows, as_json)
     if parity is not None and not parity["passed"]:
         where = parity["first_divergence"] or "none"

@@ -57,7 +57,7 @@ def normalise(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
         _fold_batch_norms(model)
         _spread_scales(model, name)
         _restore_relus(model)
-    _add_kernel_shapes(model)
+    qdq.add_kernel_shapes(model)
     return model
 
 
@@ -357,17 +357,6 @@ def _drop_unread(model: onnx.ModelProto) -> None:
     read = {each for node in model.graph.node for each in node.input} | {item.name for item in model.graph.output}
     for node in [each for each in model.graph.node if not read & set(each.output)]:
         model.graph.node.remove(node)
-
-
-def _add_kernel_shapes(model: onnx.ModelProto) -> None:
-    """Write down every convolution's kernel shape, which is optional in ONNX and which onnx2tf looks up."""
-    shapes = {name: array.shape for name, array in constants(model).items()}
-    shapes |= {node.output[0]: shapes[node.input[0]] for node in model.graph.node
-               if node.op_type == DEQUANTIZE and node.input[0] in shapes}  # fmt: skip
-    for node in model.graph.node:
-        is_convolution = node.op_type in ("Conv", "ConvTranspose") and node.input[1] in shapes
-        if is_convolution and attribute(node, "kernel_shape") is None:
-            node.attribute.append(helper.make_attribute("kernel_shape", list(shapes[node.input[1]][2:])))
 
 
 def _called(node: NodeProto) -> str:

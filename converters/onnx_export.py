@@ -138,7 +138,7 @@ def export(model: nn.Module, example_input: Inputs, batch: int | None = 1) -> on
     assert program is not None
     exported: onnx.ModelProto = program.model_proto
     exported = _copy_without_notes(exported)
-    _add_kernel_shapes(exported)
+    qdq.add_kernel_shapes(exported)
     return exported
 
 
@@ -201,19 +201,6 @@ def _copy_without_notes(model: onnx.ModelProto) -> onnx.ModelProto:
         del holder.metadata_props[:]
         holder.doc_string = ""
     return model
-
-
-def _add_kernel_shapes(model: onnx.ModelProto) -> None:
-    """Write down every convolution's kernel shape, which the exporter leaves to inference and onnx2tf looks up."""
-    arrays = qdq.constants(model)
-    shapes = {name: array.shape for name, array in arrays.items()}
-    for node in model.graph.node:
-        if node.op_type == qdq.DEQUANTIZE and node.input[0] in shapes:
-            shapes[node.output[0]] = shapes[node.input[0]]
-    for node in model.graph.node:
-        is_convolution = node.op_type in ("Conv", "ConvTranspose") and node.input[1] in shapes
-        if is_convolution and qdq.attribute(node, "kernel_shape") is None:
-            node.attribute.append(helper.make_attribute("kernel_shape", list(shapes[node.input[1]][2:])))
 
 
 def _reason(error: BaseException) -> str:

@@ -71,7 +71,7 @@ def median_ms(path: Path, *, runs: int, threads: int = 1, shape: Sequence[int] |
 def _sized(path: Path, shape: Sequence[int] | None) -> onnx.ModelProto:
     """Load a file and fix the sizes that it leaves open; a batch is of one sample."""
     model = onnx_export.load(path)
-    entries = _entries(model)
+    entries = runtimes.inputs(model)
     if shape is not None:
         sides = entries[0].type.tensor_type.shape.dim
         if len(sides) != len(shape) or any(s.dim_value not in (0, n) for s, n in zip(sides, shape, strict=True)):
@@ -87,16 +87,11 @@ def _sized(path: Path, shape: Sequence[int] | None) -> onnx.ModelProto:
     return model
 
 
-def _entries(model: onnx.ModelProto) -> list[Any]:
-    constants = {item.name for item in model.graph.initializer}
-    return [item for item in model.graph.input if item.name not in constants]
-
-
 def _random_inputs(model: onnx.ModelProto) -> Inputs:
     """Return random floats; integers are indices or sizes, for which only 0 is safe."""
     rng = np.random.default_rng(0)
     found = {}
-    for entry in _entries(model):
+    for entry in runtimes.inputs(model):
         kind = entry.type.tensor_type
         shape, dtype = [side.dim_value for side in kind.shape.dim], helper.tensor_dtype_to_np_dtype(kind.elem_type)
         is_float = np.issubdtype(dtype, np.floating)

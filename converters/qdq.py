@@ -49,6 +49,18 @@ def replace_initializers(model: onnx.ModelProto, arrays: dict[str, NDArray[Any]]
     model.graph.initializer.extend(kept + [item for item in added if item.name in used])
 
 
+def add_kernel_shapes(model: onnx.ModelProto) -> None:
+    """Write down every convolution's kernel shape, which is optional in ONNX and which onnx2tf looks up."""
+    shapes = {name: array.shape for name, array in constants(model).items()}
+    for node in model.graph.node:
+        if node.op_type == DEQUANTIZE and node.input[0] in shapes:
+            shapes[node.output[0]] = shapes[node.input[0]]
+    for node in model.graph.node:
+        is_convolution = node.op_type in ("Conv", "ConvTranspose") and node.input[1] in shapes
+        if is_convolution and attribute(node, "kernel_shape") is None:
+            node.attribute.append(helper.make_attribute("kernel_shape", list(shapes[node.input[1]][2:])))
+
+
 def split(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Range]]:
     """Return the float graph of a QDQ graph and the range of every tensor that was quantized.
 
