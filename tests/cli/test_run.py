@@ -127,7 +127,7 @@ def _default_interrupt() -> None:
 
 def test_interrupted_run_leaves_nothing_half_written_and_goes_on(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(RECIPE)
+    recipe.write_text(RECIPE.replace("qat: {epochs: 2}", "qat: {epochs: 20}"))  # longer than the wait below
     command = [sys.executable, "-P", "-c", "from torchshrink.cli import main; main()"]
     with subprocess.Popen(
         [*command, "run", str(recipe), "--out", str(tmp_path / "out")],
@@ -139,7 +139,7 @@ def test_interrupted_run_leaves_nothing_half_written_and_goes_on(tmp_path: Path)
         for line in process.stderr:
             if "quantization-aware training" in line:
                 break
-        time.sleep(2)  # into the step itself
+        time.sleep(1)  # into the step itself
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()
         assert process.wait(60) == 130
