@@ -36,13 +36,13 @@ def train(
     check_output(out, overwrite)
     with console.Progress() as progress:
         progress.start("load data")
-        from torchshrink import pipeline, stages
+        from torchshrink import assemble, stages
         from torchshrink.recipe import Model, Recipe
 
         arguments = {} if factory else {"widths": _numbers(widths)}
         recipe = Recipe(data=data, seed=seed, model=Model(factory=factory or "unet", arguments=arguments))
-        task = pipeline.make_task(recipe)
-        model = pipeline.make_model(recipe, task)
+        task = assemble.make_task(recipe)
+        model = assemble.make_model(recipe, task)
         progress.start("train")
         history = stages.train(model, task, _settings(epochs, lr, batch_size, seed), progress=progress)
         content = _save(model, out, task, history.to_dict())

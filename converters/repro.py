@@ -44,8 +44,9 @@ def write(found: Divergence, source: ModelProto, sample: Inputs, folder: Path) -
     model = cut(source, wanted.key, known)
     onnx_export.save(model, folder / MODEL)
     used = {item.name for item in runtimes.inputs(model)}
-    np.savez(folder / INPUTS, **{name: value for name, value in known.items() if name in used})
-    computed = {} if found.computed is None else {"converted": found.computed}
+    kept: dict[str, Any] = {name: value for name, value in known.items() if name in used}
+    np.savez(folder / INPUTS, **kept)
+    computed: dict[str, Any] = {} if found.computed is None else {"converted": found.computed}
     np.savez(folder / OUTPUTS, source=found.expected, **computed)
     return True
 

@@ -70,6 +70,7 @@ class Channels(Training):
     """Remove channels and fine-tune, in rounds; see `torchshrink.stages.channels`."""
 
     amount: float | None = Field(None, ge=0, lt=1)
+    amounts: dict[str, float] | None = None
     target_macs: float | None = Field(None, gt=0)
     target_params: float | None = Field(None, gt=0)
     importance: Literal["l1", "l2", "bn", "taylor"] = "l2"
@@ -82,9 +83,9 @@ class Channels(Training):
 
     @model_validator(mode="after")
     def _has_one_goal(self) -> Channels:
-        goals = [self.amount, self.target_macs, self.target_params]
+        goals = [self.amount, self.amounts, self.target_macs, self.target_params]
         if sum(goal is not None for goal in goals) != 1:
-            raise ValueError("give exactly one of amount, target_macs and target_params")
+            raise ValueError("give exactly one of amount, amounts, target_macs and target_params")
         return self
 
 
@@ -311,6 +312,7 @@ variants:
 # slim-clustered:           # few distinct weights: compresses well
 #   from: slim
 #   cluster: {{count: 16, epochs: 10, lr: 0.0005}}
+# channels take amounts: {{LAYER: 0.5}} too
 # methods of prune: magnitude, layer, lamp, random, N:M such as 2:4, RxC blocks such as 1x4; amounts: {{LAYER: 0.9}}
 # schedules: polynomial, constant, one_shot, rewind
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.fx import GraphModule
@@ -136,6 +136,7 @@ def channels(
     settings: Settings,
     amount: float | None = None,
     *,
+    amounts: Mapping[str, float] | None = None,
     target_macs: float | None = None,
     target_params: float | None = None,
     importance: Importance = "l2",
@@ -154,7 +155,8 @@ def channels(
         model: A trained module.
         task: Data and loss; the Taylor importance looks at 64 training samples.
         settings: Of the fine-tuning; every round gets an equal part of the epochs, the last one two.
-        amount: As in `torchshrink.prune.channels`, like the two targets and the four arguments after them.
+        amount: As in `torchshrink.prune.channels`, like the goals and the four arguments after it.
+        amounts: See there.
         target_macs: See there.
         target_params: See there.
         importance: See there.
@@ -171,7 +173,7 @@ def channels(
     """
     if rounds < 1:
         raise RecipeError(f"rounds={rounds}: channels are removed in at least one round")
-    goals = _goals(model, task, amount, target_macs, target_params, rounds)
+    goals = _goals(model, task, amount, amounts, target_macs, target_params, rounds)
     history = History()
     part = settings.epochs // (rounds + 1)
     for index, goal in enumerate(goals):
@@ -293,11 +295,23 @@ def _sampled_loss(model: nn.Module, task: Task) -> Tensor:
 
 
 def _goals(
-    model: nn.Module, task: Task, amount: float | None, macs: float | None, params: float | None, rounds: int
-) -> list[dict[str, float | None]]:
+    model: nn.Module,
+    task: Task,
+    amount: float | None,
+    amounts: Mapping[str, float] | None,
+    macs: float | None,
+    params: float | None,
+    rounds: int,
+) -> list[dict[str, Any]]:
     """Return what each round aims at, so that each removes the same share of what the one before left."""
-    if amount is not None and 0 <= amount < 1:
-        return [{"amount": 1 - (1 - amount) ** (1 / rounds)}] * rounds
+
+    def each(share: float) -> float:
+        return 1 - (1 - share) ** (1 / rounds) if 0 <= share < 1 else share  # refused with the reason
+
+    if amounts is not None:
+        return [{"amount": amount, "amounts": {name: each(share) for name, share in amounts.items()}}] * rounds
+    if amount is not None:
+        return [{"amount": each(amount)}] * rounds
     steps = [(index + 1) / rounds for index in range(rounds)]
     if macs is not None:
         from torchshrink.bench import count_macs
@@ -309,4 +323,4 @@ def _goals(
         whole = sum(parameter.numel() for parameter in model.parameters())
         share = params if params < 1 else params / whole
         return [{"target_params": max(1.0, whole * share**step)} for step in steps]
-    return [{"amount": amount}] * rounds  # refused with the reason
+    return [{"amount": amount}] * rounds

@@ -72,7 +72,8 @@ def reflected(start: int, stop: int, size: int) -> NDArray[np.intp]:
     """
     period = max(1, 2 * (size - 1))
     places: NDArray[Any] = np.arange(start, stop) % period
-    return np.minimum(places, period - places if size > 1 else 0).astype(np.intp)
+    mirrored: NDArray[np.intp] = np.minimum(places, period - places if size > 1 else 0).astype(np.intp)
+    return mirrored
 
 
 def _alignment(tile: int, overlap: int) -> int:

@@ -7,8 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from torchshrink import checkpoint, pipeline, prune, recipe
+from torchshrink import assemble, checkpoint, prune, recipe
 from torchshrink.errors import DataError, ModelError, OutputError, RecipeError
+from torchshrink.job import Job
 from torchshrink.models import UNet
 from torchshrink.pipeline import claim
 from torchshrink.recipe import Recipe
@@ -72,21 +73,21 @@ def test_a_setting_that_an_own_loss_does_not_have() -> None:
     settings = {"name": "torch.nn:L1Loss", "settings": {"gamma": 1.0}}
     made = recipe.parse({"data": "synthetic:cells?size=16&train=4&test=2", "loss": settings})
     with pytest.raises(RecipeError, match=r"'torch\.nn:L1Loss' does not take"):
-        pipeline.make_task(made)
+        assemble.make_task(made)
 
 
 def test_a_checkpoint_brings_its_own_architecture(tmp_path: Path) -> None:
     """Also one whose channels were removed, and never one that the data does not fit."""
     made = recipe.parse({"data": "synthetic:cells?size=16&train=4&test=2"})
-    task = pipeline.make_task(made)
+    task = assemble.make_task(made)
     slim = prune.channels(UNet(widths=(4, 8)), task.example_input, 0.5)
     checkpoint.save(slim.eval(), tmp_path / "slim.safetensors")
     model = made.model.model_copy(update={"checkpoint": str(tmp_path / "slim.safetensors")})
-    loaded = pipeline.make_model(made.model_copy(update={"model": model}), task)
+    loaded = assemble.make_model(made.model_copy(update={"model": model}), task)
     torch.testing.assert_close(loaded(task.example_input), slim(task.example_input))
     checkpoint.save(UNet(in_channels=3, widths=(4, 8)), tmp_path / "slim.safetensors")
     with pytest.raises(ModelError, match=r"slim\.safetensors takes 3 and returns 1 channels in 2 dimensions"):
-        pipeline.make_model(made.model_copy(update={"model": model}), task)
+        assemble.make_model(made.model_copy(update={"model": model}), task)
 
 
 def test_a_line_imitates_the_model_that_it_begins_with() -> None:
@@ -103,7 +104,7 @@ def test_a_line_imitates_the_model_that_it_begins_with() -> None:
             },
         }
     )
-    job = object.__new__(pipeline._Job)
+    job = object.__new__(Job)
     job.recipe, job.states = made, {name: SimpleNamespace(path=name) for name in made.variants}  # type: ignore[misc]
     job._load = lambda path: path  # type: ignore[assignment,method-assign,return-value]
     teachers = {name: job._teacher(name) for name in made.variants}

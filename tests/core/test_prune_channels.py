@@ -868,7 +868,7 @@ def test_no_layer_dies_out(case: Case, amount: float, scope: prune.Scope) -> Non
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({}, "channels: give exactly one of amount, target_macs and target_params"),
+        ({}, "channels: give exactly one of amount, amounts, target_macs and target_params"),
         ({"amount": 0.5, "target_macs": 0.5}, "channels: give exactly one of"),
         ({"target_params": 0.5, "target_macs": 0.5}, "channels: give exactly one of"),
         ({"amount": 1.0}, "amount=1.0: the share of channels to remove must be at least 0 and less than 1"),

@@ -232,10 +232,10 @@ def test_amount_out_of_range(amount: Any) -> None:
         ({"dense": {}}, "needs exactly one of train, prune, channels, cluster, qat; has none"),
         ({"thin": {"prune": {}}}, "variants.thin: 'prune' needs a 'from'"),
         ({"slim": {"channels": {"amount": 0.5}}}, "variants.slim: 'channels' needs a 'from'"),
-        ({"dense": TRAIN, "b": {"from": "dense", "channels": {}}}, "exactly one of amount, target_macs"),
+        ({"dense": TRAIN, "b": {"from": "dense", "channels": {}}}, "exactly one of amount, amounts"),
         (
             {"dense": TRAIN, "b": {"from": "dense", "channels": {"amount": 0.5, "target_macs": 0.5}}},
-            "exactly one of amount, target_macs",
+            "exactly one of amount, amounts",
         ),
         ({"dense": TRAIN, "b": {"from": "dense", "prune": {"method": "best"}}}, "method 'best': expected one of"),
         ({"dense": TRAIN, "b": {"from": "dense", "prune": {"method": "4:4"}}}, "0 < n < m"),

@@ -118,7 +118,8 @@ def _to_truth(y: NDArray[Any], origin: str) -> NDArray[np.uint8]:
         raise DataError(
             f"{origin}: y holds {shown}{more}, expected only 0 and 1 (or 0 and 255): give each class its own channel"
         )
-    return np.not_equal(y, 0).astype(np.uint8)
+    truth: NDArray[np.uint8] = np.not_equal(y, 0).astype(np.uint8)
+    return truth
 
 
 def _read_pair(path: Path, x_key: str, y_key: str) -> LabelledArrays:

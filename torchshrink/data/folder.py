@@ -149,7 +149,8 @@ def _read_mask(path: Path) -> NDArray[np.uint8]:
         lossy = path.suffix.lower() in (".jpg", ".jpeg")
         advice = "JPEG blurs masks, save it as PNG" if lossy else "give each class its own channel of an RGB mask"
         raise DataError(f"{path} holds the values {shown}, expected 0 and one of 1, 255, 65535: {advice}")
-    return np.not_equal(pixels, 0).astype(np.uint8)
+    mask: NDArray[np.uint8] = np.not_equal(pixels, 0).astype(np.uint8)
+    return mask
 
 
 @contextmanager

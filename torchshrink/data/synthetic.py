@@ -149,7 +149,8 @@ def _offsets(rng: np.random.Generator, centre: NDArray[np.float64], stretch: flo
     angle = rng.uniform(0, 2 * np.pi, (len(centre), 1, 1)).astype(np.float32)
     factor = rng.uniform(1, stretch, angle.shape).astype(np.float32)
     cosine, sine = np.cos(angle), np.sin(angle)
-    return (cosine * down + sine * right) / factor, (cosine * right - sine * down) * factor
+    turned = (cosine * down + sine * right) / factor, (cosine * right - sine * down) * factor
+    return turned[0].astype(np.float32), turned[1].astype(np.float32)
 
 
 def _paint(

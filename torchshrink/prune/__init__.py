@@ -1,6 +1,6 @@
 """Make models sparse (weights set to zero and kept there) or slim (channels removed)."""
 
-from torchshrink.prune.channels import channels
+from torchshrink.prune.channels import channels, roots
 from torchshrink.prune.clusters import Clusters, cluster
 from torchshrink.prune.layers import keep_zeros, prunable_layers, remove, sparsity
 from torchshrink.prune.patterns import block, n_m
@@ -22,5 +22,6 @@ __all__ = [
     "prunable_layers",
     "random",
     "remove",
+    "roots",
     "sparsity",
 ]

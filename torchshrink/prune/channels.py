@@ -26,6 +26,7 @@ def channels(
     example_input: Inputs,
     amount: float | None = None,
     *,
+    amounts: Mapping[str, float] | None = None,
     target_macs: float | None = None,
     target_params: float | None = None,
     importance: Importance = "l2",
@@ -44,7 +45,8 @@ def channels(
     Args:
         model: A float module; pruning masks must have been made permanent (`remove`). It stays as it is.
         example_input: ``[N, C, *size]``, or a tuple of inputs; traces the model.
-        amount: Share of the channels to remove, in [0, 1). Give this or one of the targets.
+        amount: Share of the channels to remove, in [0, 1). Give this, ``amounts``, or one of the targets.
+        amounts: The same share for each layer, by name (`roots` lists them); the others keep their channels.
         target_macs: Multiply-accumulates of one sample that are to remain at most: a share of the model's own when it
             is less than 1, else a number.
         target_params: The same for parameters.
@@ -66,33 +68,62 @@ def channels(
 
     Source: dependencies by Torch-Pruning (Fang et al., arXiv:2301.12900).
     """
-    _check(amount, target_macs, target_params, scope, round_to)
+    _check(amount, amounts, target_macs, target_params, scope, round_to)
     traced = Traced(model, example_input, ignore)
     if not traced.groups:
         raise RecipeError(f"{type(model).__name__} has no channels that can be removed")
+    shares = None if amounts is None else _by_group(traced, amounts)
     ranks = scores(traced.model, traced.groups, importance, loss)
 
-    def without(share: float) -> nn.Module:
+    def without(share: float | Sequence[float]) -> nn.Module:
         chosen = _choose(ranks, [group.folds for group in traced.groups], share, scope, round_to)
         _check_result(model, traced, chosen, example_input)
         return _removed(model, traced.cuts(chosen))
 
+    if shares is not None:
+        return without(shares)
     if amount is not None:
         return without(amount)
     count, target = _target(model, example_input, target_macs, target_params)
     return _meet(without, count, target)
 
 
+def roots(model: nn.Module, example_input: Inputs, ignore: Sequence[str] = ()) -> list[str]:
+    """Return the layers whose channels can be removed, one for each group of layers that lose theirs together.
+
+    Args and Raises as `channels`.
+    """
+    traced = Traced(model, example_input, ignore)
+    found = {traced.root(group) for group in traced.groups}
+    return [name for name, _ in model.named_modules() if name in found]
+
+
+def _by_group(traced: Traced, amounts: Mapping[str, float]) -> list[float]:
+    """Return the share of every group, 0 where ``amounts`` does not name it."""
+    names = [traced.root(group) for group in traced.groups]
+    if unknown := sorted(set(amounts) - set(names)):
+        known = ", ".join(sorted(names))
+        raise RecipeError(f"amounts: {unknown[0]!r} has no channels of its own to remove; {known} have")
+    return [amounts.get(name, 0.0) for name in names]
+
+
 def _check(
-    amount: float | None, target_macs: float | None, target_params: float | None, scope: Scope, round_to: int
+    amount: float | None,
+    amounts: Mapping[str, float] | None,
+    target_macs: float | None,
+    target_params: float | None,
+    scope: Scope,
+    round_to: int,
 ) -> None:
-    given = [value for value in (amount, target_macs, target_params) if value is not None]
+    given = [value for value in (amount, amounts, target_macs, target_params) if value is not None]
     if len(given) != 1:
-        raise RecipeError("channels: give exactly one of amount, target_macs and target_params")
-    if amount is not None and not 0 <= amount < 1:
-        raise RecipeError(f"amount={amount}: the share of channels to remove must be at least 0 and less than 1")
-    if not given[0] >= 0:
-        raise RecipeError(f"a target of {given[0]} cannot be met")
+        raise RecipeError("channels: give exactly one of amount, amounts, target_macs and target_params")
+    for name, share in {"amount": amount, **(amounts or {})}.items():
+        if share is not None and not 0 <= share < 1:
+            raise RecipeError(f"{name}={share}: the share of channels to remove must be at least 0 and less than 1")
+    for target in (target_macs, target_params):
+        if target is not None and not target >= 0:
+            raise RecipeError(f"a target of {target} cannot be met")
     if scope not in ("global", "layer"):
         raise RecipeError(f"scope={scope!r}: expected 'global' or 'layer'")
     if round_to < 1:
@@ -100,13 +131,18 @@ def _check(
 
 
 def _choose(
-    ranks: Sequence[Tensor | None], folds: Sequence[int], share: float, scope: Scope, round_to: int
+    ranks: Sequence[Tensor | None],
+    folds: Sequence[int],
+    share: float | Sequence[float],
+    scope: Scope,
+    round_to: int,
 ) -> list[list[int]]:
-    """Return which channels of each group's root go."""
+    """Return which channels of each group's root go; ``share`` is of all channels, or one for each group."""
     units = [None if rank is None else rank.reshape(fold, -1).mean(0) for rank, fold in zip(ranks, folds, strict=True)]
-    wanted = [0 if unit is None else round(share * len(unit)) for unit in units]
+    shares = [share] * len(units) if isinstance(share, float | int) else share
+    wanted = [0 if unit is None else round(part * len(unit)) for unit, part in zip(units, shares, strict=True)]
     known = [unit for unit in units if unit is not None]
-    if scope == "global" and known:
+    if isinstance(share, float | int) and scope == "global" and known:
         count = math.ceil(round(share * sum(len(unit) for unit in known), 6))
         smallest = torch.cat(known).argsort(stable=True)[:count]
         owner = torch.cat([torch.full((len(unit),), index) for index, unit in enumerate(units) if unit is not None])
