@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import typer
-from torchshrink.cli import bench, convert, doctor, inspection, options, predict, report, run, train
+from torchshrink.cli import bench, convert, doctor, inspection, options, predict, report, run, search, train
 from torchshrink.cli.console import errors
 
 from torchshrink.errors import ShrinkError
@@ -32,7 +32,7 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
         try:
             function(**arguments)
         except KeyboardInterrupt:
-            resumes = function.__name__ in ("run", "sweep")
+            resumes = function.__name__ in ("run", "sweep", "search")
             errors.print("interrupted" + (": the same command goes on where it stopped" if resumes else ""))
             raise typer.Exit(130) from None
         except (typer.Exit, typer.Abort, typer.BadParameter):
@@ -66,6 +66,7 @@ def _add(function: Callable[..., None], example: str) -> None:
 
 _add(run.run, "torchshrink run --data ../data/nuclei --out runs/nuclei")
 _add(run.sweep, "torchshrink sweep dense.safetensors --data ../data/nuclei --sparsity 50,80,90 --channels 50")
+_add(search.search, "torchshrink search --data ../data/nuclei --max-size 40kB --max-loss-increase 0.01 --hours 1")
 _add(inspection.inspect, "torchshrink inspect dense.safetensors --data synthetic:cells --plot layers.png")
 _add(train.train, "torchshrink train --data synthetic:cells --out dense.safetensors --epochs 10")
 _add(train.prune, "torchshrink prune dense.safetensors --data synthetic:cells --amount 0.8 --out pruned.safetensors")

@@ -38,15 +38,15 @@ def run(
         settings = recipes.load(recipe) if recipe is not None else recipes.Recipe()
         if data is not None:
             settings = settings.model_copy(update={"data": data})
-        folder = out or Path("runs", _name(recipe, settings.data))
+        folder = out or Path("runs", folder_name(recipe, settings.data))
         try:
             pipeline.run(settings, folder, Bridge(), is_fresh=not resume, progress=progress)
         except ShrinkError as error:
             if error.is_reported:
-                _show(report.load(folder), folder, as_json)
+                show_report(report.load(folder), folder, as_json)
                 log(folder, track)
             raise
-    _show(report.load(folder), folder, as_json)
+    show_report(report.load(folder), folder, as_json)
     log(folder, track)
 
 
@@ -88,10 +88,10 @@ def sweep(
             if error.is_reported:
                 found = report.load(out)
                 ladders.plot(found["rows"], out / "ladder.png")
-                _show(found, out, as_json)
+                show_report(found, out, as_json)
             raise
         ladders.plot(found["rows"], out / "ladder.png")
-    _show(found, out, as_json)
+    show_report(found, out, as_json)
 
 
 def check_tracker(track: str | None) -> None:
@@ -122,7 +122,8 @@ def _percents(text: str, option: str) -> list[float]:
     return values
 
 
-def _show(content: dict[str, Any], folder: Path, as_json: bool) -> None:
+def show_report(content: dict[str, Any], folder: Path, as_json: bool = False) -> None:
+    """Show what a run made, and where its report is."""
     from torchshrink import report
 
     if as_json:
@@ -133,7 +134,8 @@ def _show(content: dict[str, Any], folder: Path, as_json: bool) -> None:
     console.show(f"report: {folder / 'report.html'}")
 
 
-def _name(recipe: Path | None, data: str) -> str:
+def folder_name(recipe: Path | None, data: str) -> str:
+    """Return what the folder of a run is called."""
     if recipe is not None:
         return recipe.stem
     name = data.partition("?")[0].replace(":", "-") if ":" in data else Path(data).stem

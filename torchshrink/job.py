@@ -39,11 +39,12 @@ PARITY_SAMPLES = 32
 
 @dataclass
 class _State:
-    """What is known of a variant so far."""
+    """What is known of a variant so far; ``best_loss`` is of the validation part, in the kept epoch."""
 
     path: Path
     stamp: str
     macs: int
+    best_loss: float | None = None
     keep_float: Sequence[str] = ()
     quantized_path: Path | None = None
     artefacts: Sequence[Artefact] = ()
@@ -99,7 +100,8 @@ class Job:
         settings += [self.recipe.distillation] if parent else []
         settings += [self.recipe.keep_float] if variant.qat and self.recipe.keep_float else []
         result, stamp = self._step(f"make:{name}", settings, work)
-        self.states[name] = _State(path, stamp, result["macs"], result.get("keep_float", ()))
+        best = result["history"]["best_loss"]
+        self.states[name] = _State(path, stamp, result["macs"], best, result.get("keep_float", ()))
 
     def export(self, name: str) -> None:
         """Write every file of a variant."""

@@ -9,18 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from torchshrink.errors import RecipeError
+from torchshrink.search.settings import Search
+from torchshrink.strict import Strict
 
 
-class _Strict(BaseModel):
-    """Rejects unknown keys and cannot be changed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Training(_Strict):
+class Training(Strict):
     """How long and how fast to train; see `torchshrink.training.Settings`."""
 
     epochs: int = Field(30, ge=0)
@@ -105,7 +101,7 @@ class Qat(Training):
     lr: float = Field(5e-4, gt=0)
 
 
-class Variant(_Strict):
+class Variant(Strict):
     """One model: where it comes from and the one thing that is done to it."""
 
     source: str | None = Field(None, alias="from")
@@ -131,7 +127,7 @@ class Variant(_Strict):
         return self
 
 
-class Model(_Strict):
+class Model(Strict):
     """The architecture, and weights to start from."""
 
     factory: str = "unet"
@@ -140,14 +136,14 @@ class Model(_Strict):
     allow_pickle: bool = False
 
 
-class Loss(_Strict):
+class Loss(Strict):
     """A built-in loss with its settings, or ``module:callable``."""
 
     name: str = "focal_tversky"
     settings: dict[str, float] = Field(default_factory=dict)
 
 
-class Measuring(_Strict):
+class Measuring(Strict):
     """How files are timed."""
 
     threads: int = Field(1, ge=1)
@@ -162,7 +158,7 @@ def _default_variants() -> dict[str, Variant]:
     }
 
 
-class Recipe(_Strict):
+class Recipe(Strict):
     """The whole job; every value has a default."""
 
     version: Literal[1] = 1
@@ -178,6 +174,7 @@ class Recipe(_Strict):
     precisions: tuple[Literal["fp32", "fp16", "int8"], ...] = Field(("fp32", "fp16", "int8"), min_length=1)
     keep_float: Literal["auto"] | tuple[str, ...] = ()
     measure: Measuring = Field(default_factory=Measuring)
+    search: Search | None = None
 
     @field_validator("keep_float", mode="before")
     @classmethod
@@ -321,4 +318,10 @@ precisions: [fp32, fp16, int8]   # int8 of a variant without qat is calibrated o
 keep_float: []         # modules that stay float in int8, by name; auto: as few as cost less than 1 % of the loss
 
 measure: {{threads: 1, runs: 50}}
+
+# What `torchshrink search` tries, starting from the first variant; left out, it follows from each layer's sensitivity.
+# search:
+#   space: {{channels: [0.0, 0.8], sparsity: [0.0, 0.9], int8: [qat, ptq], lr: [0.0005, 0.005]}}
+#   epochs: 18               # fine-tuning of a candidate that goes all the way
+#   final_epochs: 80         # of the recommended one
 """

@@ -1,0 +1,106 @@
+"""``torchshrink search``: find a small model within limits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+from torchshrink.cli import console, options
+from torchshrink.cli.run import RecipeFile, folder_name, show_report
+
+if TYPE_CHECKING:
+    from torchshrink.recipe import Recipe
+
+TARGETS = ("litert", "onnxruntime")
+
+
+def search(
+    recipe: RecipeFile = None,
+    max_size: Annotated[Optional[str], typer.Option(help="Of the file, such as 120kB.")] = None,  # noqa: UP045
+    max_latency: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Of one inference: 2ms, or 0.2x for a share of the dense float file's."),
+    ] = None,
+    max_rss: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Peak memory of a fresh process with the file, such as 60MB."),
+    ] = None,
+    max_loss_increase: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(help="Validation loss above the dense model's, such as 0.01."),
+    ] = None,
+    target: Annotated[str, typer.Option(help="The runtime that the file is for: litert or onnxruntime.")] = "litert",
+    trials: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Candidates to train at most; 40 when --hours is not given either."),
+    ] = None,
+    hours: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(min=0.0, help="Time at most, without the recommended model's training."),
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Candidates trained at once on this machine.")] = 1,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of the search; by default runs/search-NAME."),
+    ] = None,
+    data: Annotated[Optional[str], typer.Option(help="Data instead of the recipe's.")] = None,  # noqa: UP045
+    storage: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="URL of a database for the record, such as postgresql+psycopg://me@host/db; else a file."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume/--fresh", help="Go on with a search, or begin again.")] = True,
+    as_json: options.Json = False,
+) -> None:
+    """Search pruning, quantization and precision for the smallest model within limits; what has none is minimised.
+
+    Candidates are judged by the validation data and by files that were exported and measured here. The recommended one
+    is trained for longer and reported with the test data; its recipe repeats it.
+    """
+    if target not in TARGETS:
+        raise typer.BadParameter(f"{target!r} is not one of {', '.join(TARGETS)}", param_hint="--target")
+    with console.Progress() as progress:
+        progress.start("load PyTorch")
+        from torchshrink.converters.bridge import Bridge
+
+        from torchshrink.search import Limits
+        from torchshrink.search import search as run_search
+
+        limits = Limits.parse(max_size, max_latency, max_rss, max_loss_increase)
+        settings = _load(recipe, data)
+        folder = out or Path("runs", f"search-{folder_name(recipe, settings.data)}")
+        content = run_search(
+            settings,
+            limits,
+            folder,
+            Bridge,
+            target=target,  # type: ignore[arg-type]
+            trials=trials,
+            hours=hours,
+            workers=workers,
+            storage=storage,
+            is_fresh=not resume,
+            progress=progress,
+        )
+    _show(content, folder, as_json)
+
+
+def _load(recipe: Path | None, data: str | None) -> Recipe:
+    from torchshrink import recipe as recipes
+
+    settings = recipes.load(recipe) if recipe is not None else recipes.Recipe()
+    return settings if data is None else settings.model_copy(update={"data": data})
+
+
+def _show(content: dict[str, Any], folder: Path, as_json: bool) -> None:
+    from torchshrink.search import result
+
+    if as_json:
+        console.show_json(content)
+        return
+    found = content["search"]
+    console.show_table(*result.table(found), title="The front")
+    console.show(result.verdict(found))
+    if "rows" in content:
+        show_report(content, folder / "recommended")
+        console.show(f"repeat it with: torchshrink run {folder / 'recommended.yaml'}")

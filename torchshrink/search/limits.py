@@ -1,0 +1,109 @@
+"""What a model may cost at most, and what is made as small as possible instead."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from torchshrink.errors import RecipeError
+
+COSTS = ("size", "latency", "rss", "loss_increase")
+_BYTES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Upper limits; what has none is an objective, and the loss is one when everything is limited.
+
+    Attributes:
+        size: Bytes of the file.
+        latency: Of one inference: a share of the dense float file's in the same runtime, or milliseconds.
+        latency_unit: Which of them.
+        rss: Peak memory of a fresh process that loads the file and runs it once, in MB.
+        loss_increase: Validation loss above the dense model's.
+    """
+
+    size: float | None = None
+    latency: float | None = None
+    latency_unit: Literal["ratio", "ms"] = "ratio"
+    rss: float | None = None
+    loss_increase: float | None = None
+
+    @classmethod
+    def parse(
+        cls,
+        size: str | None = None,
+        latency: str | None = None,
+        rss: str | None = None,
+        loss_increase: float | None = None,
+    ) -> Limits:
+        """Read limits as people write them: ``120kB``, ``2ms`` or ``0.2x``, ``60MB``, 0.01.
+
+        Raises:
+            RecipeError: Naming the option that cannot be read.
+
+        >>> Limits.parse("120kB", "0.2x").limited
+        {'size': 120000.0, 'latency': 0.2}
+        """
+        time = _split(latency, "--max-latency", "such as 2ms, or 0.2x for a share of the dense file's")
+        if time is not None and time[1] not in ("ms", "x"):
+            raise RecipeError(f"--max-latency {latency}: give 2ms, or 0.2x for a share of the dense file's latency")
+        memory = _bytes(rss, "--max-rss")
+        if loss_increase is not None and not -1e9 < loss_increase < 1e9:
+            raise RecipeError(f"--max-loss-increase {loss_increase}: expected a number such as 0.01")
+        return cls(
+            size=_bytes(size, "--max-size"),
+            latency=None if time is None else time[0],
+            latency_unit="ms" if time is not None and time[1] == "ms" else "ratio",
+            rss=None if memory is None else memory / 1e6,
+            loss_increase=loss_increase,
+        )
+
+    @property
+    def limited(self) -> dict[str, float]:
+        """Return the limits that there are, by the name of the cost."""
+        return {name: value for name, value in asdict(self).items() if name in COSTS and value is not None}
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        """Return the costs that are to be as small as possible."""
+        return tuple(name for name in COSTS if name not in self.limited) or ("loss_increase",)
+
+    def violations(self, costs: Mapping[str, float | None], dense: Mapping[str, float]) -> dict[str, float]:
+        """Return by how much costs exceed their limits, as a share of the limit; of the dense loss for the loss.
+
+        Args:
+            costs: By name; what is not known is not judged.
+            dense: The dense model's costs, with its ``"loss"``.
+        """
+        found = {}
+        for name, limit in self.limited.items():
+            cost = costs.get(name)
+            if cost is not None and cost > limit:
+                unit = dense["loss"] if name == "loss_increase" else limit
+                found[name] = (cost - limit) / max(abs(unit), 1e-12)
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a report holds."""
+        return {"limits": self.limited, "latency_unit": self.latency_unit, "objectives": list(self.objectives)}
+
+
+def _split(text: str | None, option: str, expected: str) -> tuple[float, str] | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*([a-zA-Z]*)\s*", text)
+    if found is None or float(found[1]) <= 0:
+        raise RecipeError(f"{option} {text}: expected a positive number, {expected}")
+    return float(found[1]), found[2].lower()
+
+
+def _bytes(text: str | None, option: str) -> float | None:
+    found = _split(text, option, "such as 120kB or 2MB")
+    if found is None:
+        return None
+    if found[1] not in _BYTES:
+        raise RecipeError(f"{option} {text}: expected a unit of B, kB, MB, GB, KiB, MiB or GiB")
+    return found[0] * _BYTES[found[1]]

@@ -1,0 +1,226 @@
+"""Which candidate is trained next, and what is kept of it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from optuna.trial import FrozenTrial
+
+from torchshrink import recipe as recipes
+from torchshrink.errors import ShrinkError
+from torchshrink.progress import Progress
+from torchshrink.search.candidates import Candidate
+from torchshrink.search.engine import Engine, Outcome
+from torchshrink.search.estimate import Estimator
+from torchshrink.search.estimate import costs as known_costs
+from torchshrink.search.halving import Standing, next_up
+from torchshrink.search.limits import Limits
+from torchshrink.search.settings import Search
+from torchshrink.search.space import Resolved
+from torchshrink.search.study import Study, state_of
+from torchshrink.search.work import Request
+
+MOST_LOST = 2  # how often a candidate whose worker died is given to another
+_MOST_DROPPED = 200  # candidates in a row that cannot meet the limits
+_TURN = 1.0  # seconds between two looks at the clock
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When to stop: after so many candidates that were trained, or so many hours."""
+
+    trials: int | None
+    hours: float | None
+
+
+class Plan(Protocol):
+    """Makes candidates."""
+
+    reference: Path
+
+    def __call__(self, drawn: dict[str, Any]) -> Candidate:
+        """Return the candidate with these settings."""
+
+
+class Loop:
+    """Keeps an engine busy until a budget is used up.
+
+    All that it knows is in the study, so that another process can go on at any time.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        limits: Limits,
+        space: Resolved,
+        plan: Plan,
+        estimate: Estimator,
+        dense: dict[str, float],
+        settings: Search,
+        folder: Path,
+        progress: Progress,
+    ) -> None:
+        self.study, self.limits, self.space, self.plan = study, limits, space, plan
+        self.estimate, self.dense, self.settings = estimate, dense, settings
+        self.folder, self.progress = folder, progress
+        self._under_way: set[int] = set()
+        self._plans: dict[int, Candidate] = {}
+        self._spent = study.kept("seconds", 0.0)
+        self._start = time.monotonic()
+
+    def run(self, engine: Engine, budget: Budget) -> None:
+        """Train candidates until the budget is used up; what is under way then is finished."""
+        self.progress.start("search")
+        self._start = time.monotonic()
+        for trial in self.study.trials():
+            if state_of(trial) == "open" and "settings" not in trial.user_attrs:
+                self.study.fail(trial.number, "the search was interrupted before it began")
+        while True:
+            while len(self._under_way) < engine.slots and (number := self._next(budget)) is not None:
+                self._submit(engine, number)
+            if not self._under_way:
+                break
+            for outcome in engine.wait(_TURN):
+                self._take(outcome)
+            self.study.keep("seconds", self._elapsed())
+            self._show(budget)
+        for trial in self.study.trials():
+            if state_of(trial) == "open":
+                self.study.stop(trial.number, "stopped", {})
+
+    def _next(self, budget: Budget) -> int | None:
+        """Return the candidate to go on with, a new one perhaps; nothing when the search is over."""
+        trials = self.study.trials()
+        for trial in trials:  # a rung that was begun by a process that is gone
+            begun, done = trial.user_attrs.get("begun", 0), len(trial.user_attrs.get("rungs", []))
+            if state_of(trial) == "open" and trial.number not in self._under_way and begun > done:
+                return trial.number
+        is_over = self._is_over(trials, budget)
+        is_late = is_over and budget.hours is not None and self._elapsed() >= 3600 * budget.hours
+        if is_late and any(state_of(trial) == "finished" for trial in trials):
+            return None
+        chosen = self._promoted(trials, is_over)
+        if chosen is not None or is_over:
+            return chosen
+        return self._new()
+
+    def _promoted(self, trials: list[FrozenTrial], is_last_call: bool) -> int | None:
+        standings = []
+        for trial in trials:
+            losses = tuple(rung["loss"] for rung in trial.user_attrs.get("rungs", []))
+            if losses and state_of(trial) != "failed":
+                is_waiting = state_of(trial) == "open" and trial.number not in self._under_way
+                costs = known_costs(trial.user_attrs["estimated"], self.limits.objectives)
+                standings.append(Standing(trial.number, losses, costs, is_waiting))
+        if self.settings.sampler == "random":
+            return next((one.number for one in standings if one.is_waiting), None)
+        rungs = max((len(self._plan(one.number).rungs) for one in standings if one.is_waiting), default=0)
+        return next_up(standings, rungs, self.settings.reduction, is_last_call)
+
+    def _is_over(self, trials: list[FrozenTrial], budget: Budget) -> bool:
+        trained = sum("begun" in trial.user_attrs for trial in trials)
+        is_late = budget.hours is not None and self._elapsed() >= 3600 * budget.hours
+        dropped = 0
+        for trial in reversed(trials):
+            if state_of(trial) != "infeasible":
+                break
+            dropped += 1
+        return is_late or dropped >= _MOST_DROPPED or (budget.trials is not None and trained >= budget.trials)
+
+    def _new(self) -> int | None:
+        """Draw candidates until one is worth training."""
+        for _ in range(_MOST_DROPPED):
+            number, settings = self.study.ask(self.space)
+            try:
+                estimated = self.estimate(settings)
+            except ShrinkError as error:
+                self.study.fail(number, str(error))
+                continue
+            self.study.note(number, estimated=estimated)
+            violations = self.estimate.violations(estimated, self.limits)
+            if not violations:
+                return number
+            self.study.stop(number, "infeasible", violations)
+        return None
+
+    def _submit(self, engine: Engine, number: int) -> None:
+        kept = self.study.trials()[number].user_attrs
+        candidate = self._plan(number)
+        rung = len(kept.get("rungs", []))
+        is_last = rung == len(candidate.rungs) - 1
+        names = tuple(name for names in candidate.rungs[: rung + 1] for name in names)
+        self.study.note(number, begun=rung + 1)
+        self._under_way.add(number)
+        engine.submit(
+            Request(
+                number=number,
+                folder=self.folder / f"{number:04d}",
+                recipe=recipes.dump(candidate.recipe),
+                variants=names,
+                ships=candidate.name if is_last else None,
+                reference=self.plan.reference,
+            )
+        )
+
+    def _take(self, outcome: Outcome) -> None:
+        """Keep what became of a rung."""
+        number = outcome.number
+        self._under_way.discard(number)
+        kept = self.study.trials()[number].user_attrs
+        if outcome.result is None:
+            lost = kept.get("lost", 0) + 1
+            if outcome.is_lost and lost <= MOST_LOST:
+                self.study.note(number, lost=lost)
+                self.progress.note(f"candidate {number}: {outcome.error}; it goes on from its last finished step")
+                return
+            self.study.fail(number, outcome.error or "no reason is known")
+            self.progress.note(f"candidate {number} failed: {outcome.error}")
+            return
+        found, candidate = outcome.result, self._plan(number)
+        rungs = list(kept.get("rungs", []))
+        increase = found["loss"] - self.dense["loss"]
+        epochs = candidate.epochs[len(rungs)]
+        rungs.append({"epochs": epochs, "loss": found["loss"], "loss_increase": increase})
+        facts = {"rungs": rungs, "spent": kept.get("spent", 0.0) + found["seconds"], "at": self._elapsed()}
+        if "size" not in found:
+            self.study.note(number, **facts)
+            return
+        latency = found["latency_ms"] if self.limits.latency_unit == "ms" else found["latency"]
+        costs = {"size": found["size"], "latency": latency, "rss": found["rss"], "loss_increase": increase}
+        self.study.note(number, **facts, costs=costs, file=found["name"])
+        self.study.finish(number, costs, self.limits.violations(costs, self.dense))
+
+    def _plan(self, number: int) -> Candidate:
+        if number not in self._plans:
+            self._plans[number] = self.plan(self.study.trials()[number].user_attrs["settings"])
+        return self._plans[number]
+
+    def _elapsed(self) -> float:
+        """Return the seconds that the search has taken, those of earlier calls included."""
+        return float(self._spent + time.monotonic() - self._start)
+
+    def _show(self, budget: Budget) -> None:
+        trials = self.study.trials()
+        states = [state_of(trial) for trial in trials]
+        feasible = [trial for trial in trials if trial.user_attrs.get("costs") and not trial.user_attrs["violations"]]
+        best = ""
+        if feasible:
+            name = self.limits.objectives[0]
+            value = min(trial.user_attrs["costs"][name] for trial in feasible)
+            best = f", best {name} {value / 1e3:.1f} kB" if name == "size" else f", best {name} {value:.4g}"
+        trained = sum("begun" in trial.user_attrs for trial in trials)
+        shares = [trained / budget.trials] if budget.trials else []
+        left = ""
+        if budget.hours:
+            shares.append(self._elapsed() / (3600 * budget.hours))
+            left = f", {max(0.0, budget.hours * 60 - self._elapsed() / 60):.0f} min left"
+        elif shares and 0 < shares[0] < 1:
+            left = f", about {self._elapsed() / 60 * (1 / shares[0] - 1):.0f} min left"
+        note = (
+            f"{states.count('finished')} measured, {len(self._under_way)} under way, {trained} trained, "
+            f"{states.count('failed')} failed{best}{left}"
+        )
+        self.progress.update(round(100 * min(1.0, max(shares, default=0.0))), 100, note)

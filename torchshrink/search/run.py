@@ -1,0 +1,223 @@
+"""The search itself: from a recipe and limits to one recommended, verified, measured model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torchshrink import checkpoint, pipeline, report
+from torchshrink import recipe as recipes
+from torchshrink.assemble import make_model, make_task
+from torchshrink.errors import RecipeError, ShrinkError
+from torchshrink.files import atomic
+from torchshrink.job import Job
+from torchshrink.progress import SILENT, Progress
+from torchshrink.recipe import Recipe
+from torchshrink.search import candidates, result, work
+from torchshrink.search.engine import Engine, Local
+from torchshrink.search.estimate import Estimator
+from torchshrink.search.limits import Limits
+from torchshrink.search.loop import Budget, Loop
+from torchshrink.search.settings import Search
+from torchshrink.search.space import Resolved, derive
+from torchshrink.search.study import NAME, Study, delete
+from torchshrink.steps import Steps, digest
+from torchshrink.task import Task
+
+Target = Literal["litert", "onnxruntime"]
+RESULT, RECOMMENDED = "search.json", "recommended"
+
+
+def search(
+    recipe: Recipe,
+    limits: Limits,
+    out: Path,
+    make_bridge: work.MakeBridge,
+    *,
+    target: Target = "litert",
+    trials: int | None = None,
+    hours: float | None = None,
+    workers: int = 1,
+    storage: str | None = None,
+    make_engine: Callable[[Path], Engine] | None = None,
+    is_fresh: bool = False,
+    progress: Progress = SILENT,
+) -> dict[str, Any]:
+    """Find a small model within limits; return the report of the recommended one, with the search in it.
+
+    The recipe's first variant is the dense model. Candidates remove channels and weights from it, are fine-tuned and
+    quantized, exported for the target and measured there in fresh processes, in parts: only the better half of the
+    candidates goes on after each. Losses are of the validation part; the test part is used once, for the report of
+    the recommended model, which is trained again for longer from ``out/recommended.yaml``.
+
+    Everything that is finished is kept in the store and in ``out``: the same call goes on where an earlier one ended,
+    whatever ended it.
+
+    Args:
+        recipe: Data, model, loss, the dense variant, and how to search (``recipe.search``).
+        limits: What the model may cost; what has no limit is minimised.
+        out: A folder that is new, empty, or holds the same search.
+        make_bridge: Returns what exports and compares: `torchshrink.converters.bridge.Bridge`. Called in workers too.
+        target: Which runtime the file is for.
+        trials: Candidates to train at most, those dropped untrained not counted; 40 when no time is given either.
+        hours: Time for the search at most, without the training of the recommended model.
+        workers: Candidates that are trained at once, each in a process of its own.
+        storage: URL of a database for the record; by default a SQLite file in ``out``.
+        make_engine: Given the folder of the candidates, returns where they are trained; by default on this machine.
+        is_fresh: Begin again.
+        progress: Told about everything.
+
+    Returns:
+        The report as `torchshrink.pipeline.run` returns it, with the key ``"search"``; only that key when nothing
+        meets the limits.
+
+    Raises:
+        RecipeError: When the settings contradict each other.
+        DataError: When the data cannot be used, or ``out`` or the store hold something else.
+        OutputError: When the store or the folder cannot be used.
+        ShrinkError: What the dense model failed with.
+    """
+    settings = recipe.search or Search()
+    if workers < 1 or (trials is not None and trials < 1) or (hours is not None and hours <= 0):
+        raise RecipeError(f"workers={workers}, trials={trials}, hours={hours}: a search needs some of each")
+    pipeline.claim(out, recipe, is_fresh)
+    store = storage or f"sqlite:///{(out / 'study.db').absolute()}"
+    name = NAME if storage is None else f"{NAME}-{digest([recipes.dump(recipe), str(out.absolute())])[:12]}"
+    if is_fresh:
+        for folder in ("trials", RECOMMENDED):
+            shutil.rmtree(out / folder, ignore_errors=True)
+        delete(store, name)
+    dense = _dense(recipe, out, make_bridge, target, progress)
+    space = _space(settings, dense, out, progress)
+    about = {"target": target, "sampler": settings.sampler, "seed": recipe.seed}
+    identity = {**about, **limits.to_dict(), "search": settings.model_dump(mode="json"), "dense": dense.key}
+    study = Study(store, name, limits.objectives, settings.sampler, recipe.seed, identity)
+    costs = {**dense.costs, "latency": dense.costs["latency_ms"] if limits.latency_unit == "ms" else 1.0}
+    estimate = Estimator(dense.model, dense.task, space, dense.costs)
+    plan = _Plan(_only_dense(recipe), space, settings, target, dense)
+    loop = Loop(study, limits, space, plan, estimate, costs, settings, out / "trials", progress)
+    engine = make_engine(out / "trials") if make_engine is not None else Local(make_bridge, workers)
+
+    def save() -> dict[str, Any]:
+        found = result.collect(study, limits, about, costs)
+        with atomic(out / RESULT) as temporary:
+            temporary.write_text(json.dumps({**found, "space": space.model_dump(mode="json")}, indent=1))
+        return found
+
+    try:
+        loop.run(engine, Budget(trials if trials or hours else 40, hours))
+    finally:
+        engine.close()
+        found = save()
+    progress.note(result.verdict(found))
+    if found["recommended"] is None:
+        return {"search": found}
+    return _recommend(recipe, settings, space, found, target, out, make_bridge(), is_fresh, progress)
+
+
+@dataclass(frozen=True)
+class _Dense:
+    """The dense model: what candidates start from and are compared with."""
+
+    path: Path
+    reference: Path
+    model: Any
+    task: Task
+    costs: dict[str, float]
+    key: str
+
+
+class _Plan:
+    """Makes the recipe of a candidate."""
+
+    def __init__(self, base: Recipe, space: Resolved, settings: Search, target: Target, dense: _Dense) -> None:
+        self._arguments = (space, settings, target)
+        self._base, self._dense = base, dense
+        self.reference = dense.reference
+
+    def __call__(self, drawn: dict[str, Any]) -> candidates.Candidate:
+        """Return the candidate with these settings, starting from the trained dense model."""
+        return candidates.make(self._base, drawn, *self._arguments, checkpoint=str(self._dense.path))
+
+
+def _only_dense(recipe: Recipe) -> Recipe:
+    first = next(iter(recipe.variants))
+    return recipe.model_copy(update={"variants": {first: recipe.variants[first]}, "search": None})
+
+
+def _dense(recipe: Recipe, out: Path, make_bridge: work.MakeBridge, target: Target, progress: Progress) -> _Dense:
+    """Train the dense model, and measure its float and int8 files."""
+    name, variant = next(iter(recipe.variants.items()))
+    if variant.train is None:
+        raise RecipeError(f"the first variant, {name!r}, is what a search starts from: it must be trained")
+    changed = {"formats": (candidates.FORMATS[target],), "precisions": ("fp32", "int8")}
+    plan = _only_dense(recipe).model_copy(update=changed)
+    progress.start(f"data {recipe.data}")
+    task = work.validating(make_task(recipe))
+    steps = Steps(out / "dense")
+    job = Job(plan, out / "dense", make_bridge(), steps, progress, task)
+    job.make(name, variant)
+    job.export(name)
+    job.check(name)
+    state = job.states[name]
+    reference = out / "dense" / work.smallest(job, name, "fp32")["path"]
+
+    def measured() -> tuple[dict[str, Any], list[Path]]:
+        progress.start(f"{name}: measure")
+        row, int8 = work.smallest(job, name, "fp32"), work.smallest(job, name, "int8")
+        found, quantized = work.measure(job, row, reference), work.measure(job, int8, reference)
+        return {**found, "int8_size": quantized["size"], "int8_latency": quantized["latency"]}, []
+
+    costs, key, _ = steps.run("cost", [state.stamp], measured)
+    factory = None if recipe.model.factory == "unet" else (lambda: make_model(_untrained(recipe), task))
+    return _Dense(state.path, reference, checkpoint.load(state.path, factory), task, costs, key)
+
+
+def _untrained(recipe: Recipe) -> Recipe:
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"checkpoint": None})})
+
+
+def _space(settings: Search, dense: _Dense, out: Path, progress: Progress) -> Resolved:
+    """Return the complete space, the same for every call."""
+
+    def derived() -> tuple[dict[str, Any], list[Path]]:
+        return derive(settings.space, dense.model, dense.task, progress).model_dump(mode="json"), []
+
+    inputs = [settings.space.model_dump(mode="json"), dense.key]
+    return Resolved.model_validate(Steps(out).run("space", inputs, derived)[0])
+
+
+def _recommend(
+    recipe: Recipe,
+    settings: Search,
+    space: Resolved,
+    found: dict[str, Any],
+    target: Target,
+    out: Path,
+    bridge: Any,
+    is_fresh: bool,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Train the recommended candidate for as long as the recipe allows and report it, the test part included."""
+    row = next(row for row in found["trials"] if row["number"] == found["recommended"])
+    final = candidates.make(_only_dense(recipe), row["settings"], space, settings, target, is_final=True).recipe
+    path = out / f"{RECOMMENDED}.yaml"
+    with atomic(path) as temporary:
+        recipes.save(final, temporary)
+    folder = out / RECOMMENDED
+    progress.note(f"train the recommended model: {path}")
+    if (folder / "recipe.json").is_file() and json.loads((folder / "recipe.json").read_text()) != recipes.dump(final):
+        is_fresh = True  # an earlier call, with fewer candidates, recommended another
+    try:
+        content = pipeline.run(final, folder, bridge, is_fresh=is_fresh, progress=progress)
+    except ShrinkError as error:
+        if error.is_reported:
+            report.save({**report.load(folder), "search": found}, folder)
+        raise
+    content = {**content, "search": found}
+    report.save(content, folder)
+    return content

@@ -1,0 +1,168 @@
+"""The record of a search: an Optuna study, in which everything that happened is kept as soon as it happened."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import optuna
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from torchshrink.errors import DataError, OutputError
+from torchshrink.search.space import Resolved, Settings, draw
+
+State = Literal["open", "finished", "stopped", "infeasible", "failed"]
+NAME = "torchshrink"
+_STARTUP = 10  # candidates that are drawn at random before the sampler models them
+
+
+class Study:
+    """Candidates, what they were, and what became of them.
+
+    Args:
+        storage: A URL, such as ``sqlite:///study.db`` or ``postgresql+psycopg://user@host/database``.
+        name: Of the study in it.
+        objectives: Names of the costs that are minimised.
+        sampler: ``"tpe"`` or ``"random"``.
+        seed: Of the sampler.
+        about: What identifies the search; kept in a new study, compared with that of an old one.
+
+    Raises:
+        OutputError: When the store cannot be opened.
+        DataError: When it holds another search of this name.
+    """
+
+    def __init__(
+        self,
+        storage: str,
+        name: str,
+        objectives: Sequence[str],
+        sampler: Literal["tpe", "random"],
+        seed: int,
+        about: Mapping[str, Any],
+    ) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self.objectives = tuple(objectives)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self._study = optuna.create_study(
+                    storage=storage,
+                    study_name=name,
+                    directions=["minimize"] * len(objectives),
+                    load_if_exists=True,
+                )
+        except Exception as error:  # of SQLAlchemy and of every driver below it
+            reason = " ".join(str(error).split())[:300]
+            raise OutputError(f"the store {_hidden(storage)} cannot be used: {reason}") from error
+        known = self._study.user_attrs.get("about")
+        if known is None:
+            self._study.set_user_attr("about", dict(about))
+            self._study.set_metric_names(list(objectives))
+        elif known != dict(about):
+            changed = sorted(key for key in {*known, *about} if known.get(key) != about.get(key))
+            raise DataError(
+                f"the store {_hidden(storage)} holds another search named {name!r} (other {', '.join(changed)}): "
+                "choose another --out, or pass --fresh to replace it"
+            )
+        # Every process that goes on with a study must draw other candidates than the one before.
+        self._study.sampler = _sampler(sampler, seed + len(self._study.trials))
+
+    def ask(self, space: Resolved) -> tuple[int, Settings]:
+        """Return the number and the settings of a new candidate."""
+        trial = self._study.ask()
+        settings = draw(trial, space)
+        trial.set_user_attr("settings", settings)
+        return trial.number, settings
+
+    def note(self, number: int, **values: Any) -> None:
+        """Keep JSON-like facts about a candidate."""
+        trial = self._open(number)
+        for key, value in values.items():
+            trial.set_user_attr(key, value)
+
+    def finish(self, number: int, costs: Mapping[str, float], violations: Mapping[str, float]) -> None:
+        """Close a candidate that was trained to the end and measured."""
+        self._close(number, violations)
+        self._study.tell(number, [costs[name] for name in self.objectives])
+
+    def stop(self, number: int, state: Literal["stopped", "infeasible"], violations: Mapping[str, float]) -> None:
+        """Close a candidate that others were better than, or that cannot meet the limits."""
+        self.note(number, state=state)
+        self._close(number, violations)
+        self._study.tell(number, state=TrialState.PRUNED)
+
+    def fail(self, number: int, reason: str) -> None:
+        """Close a candidate that went wrong."""
+        self.note(number, reason=reason)
+        self._study.tell(number, state=TrialState.FAIL)
+
+    def keep(self, key: str, value: Any) -> None:
+        """Keep a JSON-like fact about the whole search."""
+        self._study.set_user_attr(key, value)
+
+    def kept(self, key: str, default: Any = None) -> Any:
+        """Return a fact about the whole search."""
+        return self._study.user_attrs.get(key, default)
+
+    def trials(self) -> list[FrozenTrial]:
+        """Return every candidate."""
+        return self._study.get_trials(deepcopy=False)
+
+    def importance(self, objective: str) -> dict[str, float]:
+        """Return how much each setting decides a cost, adding up to 1; nothing when too few candidates finished.
+
+        Source: PED-ANOVA (Watanabe et al., arXiv:2304.10255), as Optuna computes it.
+        """
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+        index = self.objectives.index(objective)
+        target = None if len(self.objectives) == 1 else (lambda trial: float(trial.values[index]))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                found = optuna.importance.get_param_importances(self._study, evaluator=evaluator, target=target)
+        except (ValueError, RuntimeError):
+            return {}
+        return {name: float(value) for name, value in found.items()}
+
+    def _open(self, number: int) -> Trial:
+        trials = self.trials()
+        return Trial(self._study, trials[number]._trial_id)
+
+    def _close(self, number: int, violations: Mapping[str, float]) -> None:
+        trial = self._open(number)
+        trial.set_constraint("limits", sum(violations.values()))
+        trial.set_user_attr("violations", dict(violations))
+
+
+def delete(storage: str, name: str) -> None:
+    """Remove a study from its store; nothing happens when there is none."""
+    import contextlib
+
+    with contextlib.suppress(KeyError):
+        optuna.delete_study(study_name=name, storage=storage)
+
+
+def state_of(trial: FrozenTrial) -> State:
+    """Return what became of a candidate."""
+    if trial.state == TrialState.COMPLETE:
+        return "finished"
+    if trial.state == TrialState.PRUNED:
+        return "infeasible" if trial.user_attrs.get("state") == "infeasible" else "stopped"
+    return "failed" if trial.state == TrialState.FAIL else "open"
+
+
+def _sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
+    if name == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what Optuna calls experimental: joint modelling of all settings
+        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP, multivariate=True, constant_liar=True)
+
+
+def _hidden(storage: str) -> str:
+    """Return a URL without its password."""
+    scheme, separator, rest = storage.partition("://")
+    login, at, place = rest.rpartition("@")
+    return f"{scheme}{separator}{login.partition(':')[0]}{at}{place}" if at else storage
