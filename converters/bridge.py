@@ -12,7 +12,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.fx import GraphModule
 from torchshrink.converters import (
+    activations,
     anatomy,
     divergence,
     half,
@@ -26,6 +28,7 @@ from torchshrink.converters import (
 )
 from torchshrink.converters import ranges as range_store
 
+from torchshrink.activations import Activation
 from torchshrink.artefacts import Artefact, Source
 from torchshrink.metrics import outputs
 from torchshrink.signature import as_tuple
@@ -87,6 +90,16 @@ class Bridge:
     def weights(self, path: Path) -> list[NDArray[Any]]:
         """Return the weights that a file stores, dense, in the type that it stores them."""
         return weights.read(path)
+
+    def activations(self, path: Path, quantized: nn.Module, inputs: Tensor) -> list[Activation]:
+        """Return how some activations of an int8 file and of its graph in float spread, see `activations.read`.
+
+        Raises:
+            ConversionError: When ONNX Runtime refuses to show its intermediate tensors.
+            ModelError: When the file takes another size.
+        """
+        assert isinstance(quantized, GraphModule)
+        return activations.read(path, quantized, inputs)
 
 
 class _Job:

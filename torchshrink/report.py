@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from torchshrink import trials
 from torchshrink.errors import DataError
 from torchshrink.files import atomic
 from torchshrink.tradeoff import BUDGET, Recommendation, Row, recommend, reference
@@ -146,7 +147,9 @@ def markdown(report: dict[str, Any]) -> str:
     lines += [*(f"- {sentence}" for sentence in recommendations(report["rows"])), ""]
     lines += [f"| {' | '.join(headings)} |", f"|{'---|' * len(headings)}"]
     lines += [f"| {' | '.join(line)} |" for line in cells]
-    lines += ["", "![Size against loss](report.png)", "", "## Islands", ""]
+    lines += ["", "![Size against loss](report.png)", ""]
+    lines += trials.markdown(report["search"]) if report.get("search") else []
+    lines += ["## Islands", ""]
     lines += [f"- {row['name']}: {islands(row)}" for row in report["rows"] if row["islands"]] or [
         "Every int8 file computes in integers from input to output."
     ]
@@ -231,6 +234,8 @@ def _is_whole(report: dict[str, Any]) -> bool:
     rows = report.get("rows")
     has_parts = isinstance(report.get("task"), dict) and isinstance(report.get("environment"), dict)
     if not has_parts or not isinstance(rows, list) or not _have(rows, _NEEDED):
+        return False
+    if report.get("search") is not None and not trials.is_whole(report["search"]):
         return False
     layers = report.get("layers", {})  # unknown to a report of an older version
     return isinstance(layers, dict) and all(isinstance(each, list) and _have(each, _LAYER) for each in layers.values())

@@ -1,4 +1,4 @@
-"""What a report shows of a few test samples: their inputs and truths, what each file made of them, its weights."""
+"""What a report shows of a few test samples (inputs, truths, what each file made of them) and of a file's numbers."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from torchshrink.activations import Activation, from_arrays, to_arrays
 from torchshrink.files import atomic
 
 FOLDER = "samples"
@@ -42,13 +43,19 @@ def keep_data(out: Path, inputs: NDArray[Any], truths: NDArray[Any]) -> Path:
     return path
 
 
-def keep(out: Path, name: str, outputs: NDArray[Any], weights: Sequence[NDArray[Any]]) -> Path:
-    """Write what the file of a row made of the first test samples, ``[N, K, *size]``, and how its weights spread."""
+def keep(
+    out: Path,
+    name: str,
+    outputs: NDArray[Any],
+    weights: Sequence[NDArray[Any]],
+    spreads: Sequence[Activation] = (),
+) -> Path:
+    """Write what the file of a row made of the first test samples, ``[N, K, *size]``, and how its numbers spread."""
     path = _path(out, name)
     content: dict[str, NDArray[Any]] = {"output": thin(np.asarray(outputs)[:COUNT])}
     if spread := histogram(weights):
         content |= {"counts": spread.counts, "edges": spread.edges, "is_int8": np.array(spread.is_int8)}
-    _write(path, content)
+    _write(path, content | to_arrays(spreads))
     return path
 
 
@@ -71,6 +78,11 @@ def weights(out: Path, name: str) -> Histogram | None:
     return Histogram(found["counts"].astype(np.int64), found["edges"].astype(np.float64), bool(found["is_int8"]))
 
 
+def activations(out: Path, name: str) -> list[Activation]:
+    """Return how activations of a row's file spread; nothing when it was not kept."""
+    return from_arrays(_read(_path(out, name)))
+
+
 def thin(values: NDArray[Any]) -> NDArray[np.float16]:
     """Return ``[N, C, *size]`` as float16, every n-th point of each side when there are more than a page can show."""
     longest = _LONGEST_SIDE.get(values.ndim - 2)
@@ -87,14 +99,14 @@ def histogram(weights: Sequence[NDArray[Any]]) -> Histogram | None:
     """
     codes = [array for array in weights if array.dtype == np.int8]
     if codes:
-        edges = np.arange(-128, 129) - 0.5
+        edges = (np.arange(-128, 129) - 0.5).astype(np.float64)
         flat = np.concatenate([array.ravel() for array in codes]).astype(np.int16)
     else:
         floats = [array.ravel() for array in weights if np.issubdtype(array.dtype, np.floating)]
         flat = np.concatenate([*floats, np.empty(0)]).astype(np.float64)
         flat = flat[np.isfinite(flat)]
         widest = float(np.abs(flat).max(initial=0.0)) or 1.0
-        edges = np.linspace(-widest, widest, _BINS + 1)
+        edges = np.linspace(-widest, widest, _BINS + 1).astype(np.float64)
     if flat.size == 0:
         return None
     counts, _ = np.histogram(flat, edges)
@@ -105,7 +117,7 @@ def _path(out: Path, name: str) -> Path:
     return out / FOLDER / "files" / f"{name}.npz"
 
 
-def _write(path: Path, content: dict[str, NDArray[Any]]) -> None:
+def _write(path: Path, content: dict[str, Any]) -> None:
     with atomic(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **content)
 

@@ -13,8 +13,10 @@ from markupsafe import Markup
 
 from torchshrink import report as reports
 from torchshrink.html import plots
+from torchshrink.html.activations import activations
 from torchshrink.html.layer_bars import layer_bars
 from torchshrink.html.predictions import predictions
+from torchshrink.html.search import search_section
 from torchshrink.tradeoff import BUDGET, Recommendation, Row, recommend, reference
 
 _HERE = Path(__file__).parent
@@ -70,6 +72,8 @@ def _content(report: dict[str, Any], out: Path) -> dict[str, Any]:
         "predictions": predictions(rows, out, task),
         "layers": layer_bars(report.get("layers") or {}),
         "histograms": plots.histograms(rows, out),
+        "activations": activations(rows, out),
+        "search": search_section(report.get("search")),
         "islands": [(row["name"], reports.islands(row)) for row in rows if row["islands"]],
         "conditions": reports.conditions(report),
         "recipe": _recipe(out),

@@ -1,0 +1,130 @@
+"""What tests of the page share: rows made by hand, and a parser that reads a page back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from torchshrink import report, samples
+
+VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
+EVIL = "<script>alert(1)</script>&\"'{{ 7*7 }}"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+class Page(HTMLParser):
+    """Fails on tags that are not closed in their order, and collects what is in them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: dict[str, list[str]] = {}
+        self.ids: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.ids += [value for name, value in attrs if name == "id" and value]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.ids += [value for name, value in attrs if name == "id" and value]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open:
+            self.texts.setdefault(self.open[-1], []).append(data)
+
+    def attributes(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def row(variant: str, file: str, size: float, ms: float, loss: float, **values: Any) -> dict[str, Any]:
+    format_, precision = file.split("-")[:2]
+    parity = {"reference": None if format_ == "torch" else variant, "max_abs": 1e-3, "mean_abs": 1e-4, "passed": True}
+    defaults = {
+        "name": f"{variant}/{file}",
+        "variant": variant,
+        "format": format_,
+        "precision": precision,
+        "path": f"files/{variant}-{file}",
+        "bytes": round(size * 1e6),
+        "sparsity": 0.5,
+        "loss": loss,
+        "metrics": {"dice": 0.9, "iou": 0.8},
+        "latency_ms": {"median": ms, "p90": 2 * ms, "threads": 1, "runs": 50},
+        "peak_rss_mb": 50 + ms,
+        "parity": parity | {"lsb_match": 0.995 if precision == "int8" else None},
+        "islands": [],
+    }
+    return defaults | values
+
+
+def make_rows() -> list[dict[str, Any]]:
+    return [
+        row("dense", "torch-fp32", 2.0, 20, 0.13, peak_rss_mb=270.0),
+        row("dense", "tflite-fp32", 1.9, 12, 0.13),
+        row("dense", "tflite-int8", 0.5, 3, 0.132),
+        row("pruned", "tflite-fp32-sparse", 0.51, 12, 0.12),
+        row("pruned", "tflite-int8-sparse", 0.25, 3.5, 0.135, islands=["Sin x2"]),
+        row("pruned", "onnx-int8", 0.52, 5, 0.136),
+    ]
+
+
+def make_content(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    task = {"name": "cells", "train": 8, "validation": 2, "test": 5, "input": [1, 1, 24, 32], "seed": 4, "threads": 1}
+    failed = [{"name": "dense/onnx-fp16", "path": None, "reason": "differs by 0.5", "parity": None}]
+    task |= {"class_names": ["nucleus"], "normalization": {"mean": [1.0], "std": [2.0]}}
+    layers = {"dense": [layer("conv", 40, 40, 2_500_000)], "pruned": [layer("conv", 40, 9, 2_500_000)]}
+    return {"task": task, "environment": report.environment(), "rows": rows, "layers": layers, "failed": failed}
+
+
+def layer(name: str, params: int, nonzero: int, macs: int) -> dict[str, Any]:
+    return {"name": name, "params": params, "nonzero": nonzero, "macs": macs}
+
+
+def keep(out: Path, rows: list[dict[str, Any]], classes: int, *size: int, count: int = 5) -> None:
+    generator = np.random.default_rng(0)
+    truth = generator.random((count, classes, *size)) > 0.5
+    samples.keep_data(out, generator.random((count, 1, *size)), truth.astype(np.float32))
+    for item in rows:
+        kind = np.int8 if item["precision"] == "int8" else np.float32
+        weights = (40 * generator.standard_normal((64, 8))).astype(kind)
+        samples.keep(out, item["name"], generator.random((count, classes, *size)), [weights])
+
+
+def section(text: str, name: str) -> str:
+    return text[text.index(f'<section id="{name}">') :].partition("</section>")[0]
+
+
+PHONE = """
+<!DOCTYPE html><html><body><iframe src="page.html" width="360" height="800" style="border: 0"></iframe><script>
+window.addEventListener("message", (event) => { document.title = event.data; });
+</script></body></html>
+"""
+
+
+def open_page(text: str, folder: Path) -> Any:
+    """Open a page as wide as a phone and return what its probe says; ``None`` when it says nothing."""
+    (folder / "page.html").write_text(text)
+    (folder / "phone.html").write_text(PHONE)
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=3000"]
+    command = [str(CHROMIUM), *options, f"--user-data-dir={folder}/profile", "--dump-dom"]
+    command.append((folder / "phone.html").as_uri())
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    titles = Page(done.stdout).texts.get("title")
+    return json.loads(titles[0]) if titles else None
