@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from torchshrink.errors import ShrinkError
 from torchshrink.search.work import MakeBridge, Request, do
+from torchshrink.steps import Steps
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,9 @@ class Outcome:
 class Engine(Protocol):
     """Computes requests, several at once."""
 
-    slots: int
+    @property
+    def slots(self) -> int:
+        """Return how many requests it computes at once."""
 
     def submit(self, request: Request) -> None:
         """Begin with a request; at most ``slots`` are under way."""
@@ -127,10 +130,12 @@ def _work(request: Request, make_bridge: MakeBridge, sender: Any, alive: Any, th
     sender.close()
 
 
-def attempt(request: Request, make_bridge: MakeBridge) -> tuple[dict[str, Any] | None, str | None]:
+def attempt(
+    request: Request, make_bridge: MakeBridge, steps: Steps | None = None
+) -> tuple[dict[str, Any] | None, str | None]:
     """Return what `do` returns and no error, or nothing and the error in a sentence."""
     try:
-        return do(request, make_bridge), None
+        return do(request, make_bridge, steps=steps), None
     except ShrinkError as error:
         return None, str(error)
     except Exception as error:  # a candidate that breaks must not end the search

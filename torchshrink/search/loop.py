@@ -24,7 +24,7 @@ from torchshrink.search.study import Study, state_of
 from torchshrink.search.work import Request
 
 MOST_LOST = 2  # how often a candidate whose worker died is given to another
-_MOST_DROPPED = 200  # candidates in a row that cannot meet the limits
+MOST_DROPPED = 100  # candidates in a row that cannot meet the limits
 _TURN = 1.0  # seconds between two looks at the clock
 
 
@@ -128,11 +128,11 @@ class Loop:
             if state_of(trial) != "infeasible":
                 break
             dropped += 1
-        return is_late or dropped >= _MOST_DROPPED or (budget.trials is not None and trained >= budget.trials)
+        return is_late or dropped >= MOST_DROPPED or (budget.trials is not None and trained >= budget.trials)
 
     def _new(self) -> int | None:
         """Draw candidates until one is worth training."""
-        for _ in range(_MOST_DROPPED):
+        for _ in range(MOST_DROPPED):
             number, settings = self.study.ask(self.space)
             try:
                 estimated = self.estimate(settings)

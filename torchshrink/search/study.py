@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
 import optuna
@@ -14,6 +15,7 @@ from torchshrink.search.space import Resolved, Settings, draw
 
 State = Literal["open", "finished", "stopped", "infeasible", "failed"]
 NAME = "torchshrink"
+_LEAST_FINISHED = 4  # the best quarter is compared with all
 _STARTUP = 10  # candidates that are drawn at random before the sampler models them
 
 
@@ -45,21 +47,17 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.objectives = tuple(objectives)
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                self._study = optuna.create_study(
-                    storage=storage,
-                    study_name=name,
-                    directions=["minimize"] * len(objectives),
-                    load_if_exists=True,
-                )
+            self._study = optuna.create_study(
+                storage=storage, study_name=name, directions=["minimize"] * len(objectives), load_if_exists=True
+            )
         except Exception as error:  # of SQLAlchemy and of every driver below it
             reason = " ".join(str(error).split())[:300]
             raise OutputError(f"the store {_hidden(storage)} cannot be used: {reason}") from error
         known = self._study.user_attrs.get("about")
         if known is None:
             self._study.set_user_attr("about", dict(about))
-            self._study.set_metric_names(list(objectives))
+            with _quiet():
+                self._study.set_metric_names(list(objectives))
         elif known != dict(about):
             changed = sorted(key for key in {*known, *about} if known.get(key) != about.get(key))
             raise DataError(
@@ -115,15 +113,16 @@ class Study:
 
         Source: PED-ANOVA (Watanabe et al., arXiv:2304.10255), as Optuna computes it.
         """
-        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-        index = self.objectives.index(objective)
-        target = None if len(self.objectives) == 1 else (lambda trial: float(trial.values[index]))
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                found = optuna.importance.get_param_importances(self._study, evaluator=evaluator, target=target)
-        except (ValueError, RuntimeError):
+        finished = [trial for trial in self.trials() if trial.state == TrialState.COMPLETE]
+        if len(finished) < _LEAST_FINISHED:
             return {}
+        index = self.objectives.index(objective)
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=1 / _LEAST_FINISHED)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that a target was given, and what is experimental
+            found = optuna.importance.get_param_importances(
+                self._study, evaluator=evaluator, target=lambda trial: float(trial.values[index])
+            )
         return {name: float(value) for name, value in found.items()}
 
     def _open(self, number: int) -> Trial:
@@ -138,9 +137,7 @@ class Study:
 
 def delete(storage: str, name: str) -> None:
     """Remove a study from its store; nothing happens when there is none."""
-    import contextlib
-
-    with contextlib.suppress(KeyError):
+    with suppress(KeyError):
         optuna.delete_study(study_name=name, storage=storage)
 
 
@@ -156,9 +153,16 @@ def state_of(trial: FrozenTrial) -> State:
 def _sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
     if name == "random":
         return optuna.samplers.RandomSampler(seed=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what Optuna calls experimental: joint modelling of all settings
+    with _quiet():  # joint modelling of all settings
         return optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP, multivariate=True, constant_liar=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Do not pass on to users what Optuna says of its own experimental parts."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield
 
 
 def _hidden(storage: str) -> str:

@@ -42,8 +42,16 @@ class Request:
     reference: Path
 
 
-def do(request: Request, make_bridge: MakeBridge, progress: Progress = SILENT) -> dict[str, Any]:
+def do(
+    request: Request, make_bridge: MakeBridge, progress: Progress = SILENT, steps: Steps | None = None
+) -> dict[str, Any]:
     """Make the variants of a rung, and for the last rung the file, its proof and its cost.
+
+    Args:
+        request: The rung.
+        make_bridge: Returns what exports and compares.
+        progress: Told about everything.
+        steps: What keeps the finished steps; by default the request's folder alone.
 
     Returns:
         ``loss``: of the validation part, of the last variant; ``seconds``; and for the last rung ``size`` in bytes,
@@ -55,7 +63,8 @@ def do(request: Request, make_bridge: MakeBridge, progress: Progress = SILENT) -
     """
     start = time.monotonic()
     plan = recipe.parse(request.recipe)
-    job = Job(plan, request.folder, make_bridge(), Steps(request.folder), progress, validating(make_task(plan)))
+    steps = steps or Steps(request.folder)
+    job = Job(plan, request.folder, make_bridge(), steps, progress, validating(make_task(plan)))
     for name in request.variants:
         job.make(name, plan.variants[name])
     found: dict[str, Any] = {"loss": job.states[request.variants[-1]].best_loss}

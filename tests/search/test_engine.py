@@ -1,0 +1,130 @@
+"""Worker processes on this machine: what they answer, and what happens when they die."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stand import Stand, request
+
+from torchshrink.search import engine, work
+from torchshrink.search.engine import Local, Outcome, attempt
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def content(base: Any) -> dict[str, Any]:
+    from torchshrink import recipe
+
+    return recipe.dump(base)
+
+
+@pytest.fixture
+def made(request: pytest.FixtureRequest) -> Iterator[Local]:
+    local = Local(Stand(request.param))
+    yield local
+    local.close()
+
+
+def answer(local: Local) -> Outcome:
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        if outcomes := local.wait(1.0):
+            return outcomes[0]
+    raise TimeoutError
+
+
+@pytest.mark.parametrize(
+    ("made", "outcome"),
+    [
+        ("dies", Outcome(3, None, "the worker died (signal 9)", is_lost=True)),
+        ("refuses", Outcome(3, None, "this model cannot be exported")),
+        ("breaks", Outcome(3, None, "ValueError: unexpected")),
+    ],
+    indirect=["made"],
+)
+def test_what_goes_wrong_is_told(
+    made: Local, outcome: Outcome, tmp_path: Path, content: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    made.submit(request(tmp_path, content))
+    assert answer(made) == outcome
+    assert made.wait(0.1) == []
+    assert "chatter" not in "".join(capfd.readouterr())
+    if outcome.error == "ValueError: unexpected":
+        log = (tmp_path / "0003" / "log.txt").read_text()
+        assert "chatter" in log
+        assert "Traceback" in log
+
+
+def is_alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except OSError:
+        return False
+
+
+def wait_for(condition: Any) -> None:
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def test_closing_kills_what_is_under_way(
+    tmp_path: Path, content: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "process"
+    monkeypatch.setenv("SLEEPER", str(place))
+    script = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parents[1] / "support")!r})
+from pathlib import Path
+from stand import Stand, request
+from torchshrink.search.engine import Local
+import json, time
+local = Local(Stand("sleeps"))
+local.submit(request(Path({str(tmp_path)!r}), json.loads({json.dumps(content)!r})))
+while not Path({str(place)!r}).exists() or not Path({str(place)!r}).read_text():
+    time.sleep(0.1)
+if sys.argv[1] == "closes":
+    local.close()
+    print("closed", flush=True)
+time.sleep(120)
+"""
+    for how in ("closes", "is killed"):
+        place.unlink(missing_ok=True)
+        with subprocess.Popen([sys.executable, "-P", "-c", script, how], stdout=subprocess.PIPE, text=True) as process:
+            if how == "closes":
+                assert process.stdout is not None
+                assert process.stdout.readline() == "closed\n"
+            else:
+                wait_for(lambda: place.exists() and place.read_text())
+                assert is_alive(int(place.read_text()))
+                process.kill()
+            worker = int(place.read_text())
+            wait_for(lambda worker=worker: not is_alive(worker))
+            process.kill()
+
+
+def test_an_attempt_never_raises(tmp_path: Path, content: dict[str, Any]) -> None:
+    assert attempt(request(tmp_path, content), Stand("refuses")) == (None, "this model cannot be exported")
+    bad = request(tmp_path, {**content, "data": str(tmp_path / "nothing")})
+    found, error = attempt(bad, dict)  # type: ignore[arg-type]  # it is never asked for anything
+    assert found is None
+    assert error is not None
+    assert "nothing" in error
+
+
+def test_a_search_never_sees_the_test_part(base: Any) -> None:
+    from torchshrink.assemble import make_task
+
+    task = make_task(base)
+    seen = work.validating(task)
+    assert seen.test is task.validation
+    assert seen.train is task.train
+    assert engine.do is work.do

@@ -1,0 +1,54 @@
+"""Limits as people write them, and what exceeds them."""
+
+import pytest
+
+from torchshrink.errors import RecipeError
+from torchshrink.search.limits import Limits
+
+DENSE = {"size": 2_000_000.0, "latency": 1.0, "latency_ms": 12.0, "rss": 64.0, "loss": 0.2}
+
+
+def test_units() -> None:
+    limits = Limits.parse("120kB", "2ms", "60MB", 0.01)
+    assert limits == Limits(120_000, 2.0, "ms", 60.0, 0.01)
+    assert Limits.parse("1KiB").size == 1024
+    assert Limits.parse("1.5 MB").size == 1_500_000
+    assert Limits.parse("77").size == 77
+    assert Limits.parse(latency="0.2x").latency_unit == "ratio"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"size": "12 parsecs"}, "--max-size 12 parsecs: expected a unit of B"),
+        ({"size": "-3kB"}, "--max-size -3kB: expected a positive number"),
+        ({"size": "0kB"}, "--max-size 0kB: expected a positive number"),
+        ({"latency": "2"}, "--max-latency 2: give 2ms, or 0.2x"),
+        ({"latency": "fast"}, "--max-latency fast: expected a positive number"),
+        ({"rss": "60 mJ"}, "--max-rss 60 mJ: expected a unit"),
+        ({"loss_increase": float("nan")}, "--max-loss-increase nan: expected a number"),
+    ],
+)
+def test_what_cannot_be_read(arguments: dict[str, str], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        Limits.parse(**arguments)  # type: ignore[arg-type]
+
+
+def test_what_has_no_limit_is_minimised() -> None:
+    assert Limits().objectives == ("size", "latency", "rss", "loss_increase")
+    assert Limits.parse("1kB", rss="60MB").objectives == ("latency", "loss_increase")
+    assert Limits.parse("1kB", "1ms", "60MB", 0.01).objectives == ("loss_increase",)
+
+
+def test_violations_are_shares_of_the_limit() -> None:
+    limits = Limits.parse("100kB", "0.2x", "60MB", 0.01)
+    costs = {"size": 150_000.0, "latency": 0.2, "rss": 66.0, "loss_increase": 0.03}
+    found = limits.violations(costs, DENSE)
+    assert found == pytest.approx({"size": 0.5, "rss": 0.1, "loss_increase": 0.1})
+    assert limits.violations({"size": 100_000.0, "latency": None}, DENSE) == {}
+    assert Limits().violations(costs, DENSE) == {}
+
+
+def test_a_loss_that_must_fall() -> None:
+    found = Limits(loss_increase=-0.01).violations({"loss_increase": 0.0}, DENSE)
+    assert found == pytest.approx({"loss_increase": 0.05})

@@ -1,0 +1,135 @@
+"""What is kept of a search, across processes."""
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from torchshrink.errors import DataError, OutputError
+from torchshrink.search.limits import Limits
+from torchshrink.search.result import collect, table, verdict
+from torchshrink.search.space import Resolved
+from torchshrink.search.study import Study, delete, state_of
+
+ABOUT = {"target": "litert", "sampler": "tpe", "seed": 0}
+DENSE = {"size": 40_000.0, "latency": 1.0, "rss": 60.0, "loss": 0.2}
+
+
+def opened(folder: Path, **changes: Any) -> Study:
+    arguments = {"objectives": ("size", "loss_increase"), "sampler": "tpe", "seed": 0, "about": ABOUT} | changes
+    return Study(f"sqlite:///{folder / 'study.db'}", "torchshrink", **arguments)
+
+
+def finish(study: Study, number: int, size: float, loss: float, violations: dict[str, float] | None = None) -> None:
+    costs = {"size": size, "latency": 0.5, "rss": 50.0, "loss_increase": loss}
+    study.note(number, costs=costs, at=float(number))
+    study.finish(number, costs, violations or {})
+
+
+def test_every_state_survives(tmp_path: Path, space: Resolved) -> None:
+    study = opened(tmp_path)
+    for _ in range(5):
+        study.ask(space)
+    finish(study, 0, 1000.0, 0.01)
+    study.stop(1, "stopped", {})
+    study.stop(2, "infeasible", {"size": 0.5})
+    study.fail(3, "it exploded")
+    again = opened(tmp_path)
+    assert [state_of(trial) for trial in again.trials()] == ["finished", "stopped", "infeasible", "failed", "open"]
+    assert again.trials()[0].values == [1000.0, 0.01]
+    assert again.trials()[2].constraints == {"limits": 0.5}
+    assert again.trials()[3].user_attrs["reason"] == "it exploded"
+    assert again.trials()[4].user_attrs["settings"]["int8"] in ("qat", "ptq")
+    again.keep("seconds", 12.5)
+    assert opened(tmp_path).kept("seconds") == 12.5
+
+
+def test_the_store_is_optunas_own(tmp_path: Path, space: Resolved) -> None:
+    number, settings = opened(tmp_path).ask(space)
+    found = optuna.load_study(study_name="torchshrink", storage=f"sqlite:///{tmp_path / 'study.db'}")
+    assert found.trials[number].state == TrialState.RUNNING
+    assert found.trials[number].params["lr"] == settings["lr"]
+    assert found.metric_names == ["size", "loss_increase"]
+
+
+def test_another_search_is_not_mixed_in(tmp_path: Path) -> None:
+    opened(tmp_path)
+    with pytest.raises(DataError, match=r"another search named 'torchshrink' \(other target\).*--fresh"):
+        opened(tmp_path, about={**ABOUT, "target": "onnxruntime"})
+    delete(f"sqlite:///{tmp_path / 'study.db'}", "torchshrink")
+    opened(tmp_path, about={**ABOUT, "target": "onnxruntime"})
+    delete(f"sqlite:///{tmp_path / 'study.db'}", "no such study")
+
+
+def test_a_store_that_cannot_be_reached_hides_its_password(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"the store sqlite:///.*/missing/study.db cannot be used"):
+        opened(tmp_path / "missing")
+    with pytest.raises(OutputError) as caught:
+        Study("nosuchdialect://me:secret@host/db", "torchshrink", ("size",), "tpe", 0, ABOUT)
+    assert "nosuchdialect://me@host/db" in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_the_same_seed_draws_the_same(tmp_path: Path, space: Resolved) -> None:
+    drawn = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        study = opened(tmp_path / name)
+        drawn.append([study.ask(space)[1] for _ in range(3)])
+    assert drawn[0] == drawn[1]
+    assert opened(tmp_path / "a").ask(space)[1] not in drawn[0]
+
+
+def test_the_front_holds_what_meets_the_limits(tmp_path: Path, space: Resolved) -> None:
+    study = opened(tmp_path)
+    costs = [(30_000.0, 0.001), (20_000.0, 0.005), (25_000.0, 0.006), (10_000.0, 0.05)]
+    for size, loss in costs:
+        number, _ = study.ask(space)
+        finish(study, number, size, loss, {"rss": 0.2} if size == 10_000.0 else {})
+    found = collect(study, Limits(latency=0.5, rss=60.0), ABOUT, DENSE)
+    assert found["front"] == [0, 1]
+    assert found["recommended"] == 1
+    assert found["nearest"] is None
+    assert [seconds for seconds, _ in found["hypervolume"]] == [0.0, 1.0, 2.0]
+    volumes = [volume for _, volume in found["hypervolume"]]
+    assert volumes[2] == pytest.approx(volumes[1])
+    assert volumes[1] > volumes[0]
+    assert "4 candidates: 4 trained to the end and measured. Recommended: candidate 1 (20.0 kB" in verdict(found)
+    headings, rows = table(found)
+    assert [row[0] for row in rows] == ["1 (recommended)", "0"]
+    assert all(len(row) == len(headings) for row in rows)
+
+
+def test_nothing_within_the_limits(tmp_path: Path, space: Resolved) -> None:
+    study = opened(tmp_path, objectives=("latency", "loss_increase"))
+    for size, violations in ((30_000.0, {"size": 2.0, "rss": 0.1}), (20_000.0, {"size": 1.0, "rss": 0.2})):
+        number, _ = study.ask(space)
+        finish(study, number, size, 0.0, violations)
+    found = collect(study, Limits(size=10_000.0, rss=45.0), ABOUT, DENSE)
+    assert (found["recommended"], found["nearest"], found["binding"]) == (None, 1, "size")
+    assert "None meets the limits: --max-size binds. Nearest: candidate 1 (20.0 kB" in verdict(found)
+    assert [row[0] for row in table(found)[1]] == ["1"]
+
+
+def test_nothing_was_worth_training(tmp_path: Path, space: Resolved) -> None:
+    study = opened(tmp_path, objectives=("size", "rss", "loss_increase"))
+    for excess in (0.5, 0.2):
+        number, _ = study.ask(space)
+        study.stop(number, "infeasible", {"latency": excess})
+    found = collect(study, Limits(latency=0.01), ABOUT, DENSE)
+    assert (found["recommended"], found["nearest"], found["binding"]) == (None, None, "latency")
+    assert verdict(found) == "2 candidates: 2 dropped untrained. None was trained to the end: --max-latency binds."
+
+
+def test_importance_finds_what_decides(tmp_path: Path, space: Resolved) -> None:
+    study = opened(tmp_path, sampler="random")
+    for _ in range(24):
+        number, settings = study.ask(space)
+        finish(study, number, 1000 * (1 - settings["channels"]), settings["sparsity"])
+    assert max(study.importance("size").items(), key=lambda item: item[1])[0] == "channels"
+    assert max(study.importance("loss_increase").items(), key=lambda item: item[1])[0] == "sparsity"
+    assert sum(study.importance("size").values()) == pytest.approx(1)
+    (tmp_path / "empty").mkdir()
+    assert opened(tmp_path / "empty").importance("size") == {}

@@ -1,0 +1,34 @@
+"""What worker processes get instead of a bridge; here, because they must be able to import it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+from torchshrink.errors import ModelError
+from torchshrink.search.work import Request
+
+
+class Stand:
+    """Instead of a bridge: a process is to do something before it computes anything."""
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+
+    def __call__(self) -> Any:
+        if self.how == "dies":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.how == "sleeps":
+            Path(os.environ["SLEEPER"]).write_text(str(os.getpid()))
+            time.sleep(120)
+        if self.how == "refuses":
+            raise ModelError("this model cannot be exported")
+        print("chatter")
+        raise ValueError("unexpected")
+
+
+def request(folder: Path, recipe: dict[str, Any], number: int = 3) -> Request:
+    return Request(number, folder / "0003", recipe, ("dense",), None, folder / "dense.tflite")
