@@ -42,7 +42,8 @@ def read(path: Path, graph: GraphModule, inputs: Tensor) -> list[Activation]:
     tensors: dict[str, str] = {}
     floats: dict[str, NDArray[np.int64]] = {}
     codes: dict[str, NDArray[np.int64]] = {}
-    for index, sample in enumerate(inputs[:SAMPLES].split(1)):
+    for index in range(min(SAMPLES, len(inputs))):
+        sample = inputs[index : index + 1]
         stored = _file_values(path, sample)
         if index == 0:
             tensors = _matches(nodes, _Recorder(graph, nodes).values(sample), stored)

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from torchshrink import streams, tiles
+from torchshrink import png_rows, streams, tiles
 from torchshrink.bench import _runtimes, _worker
 from torchshrink.errors import ModelError, ShrinkError
 
@@ -152,7 +152,7 @@ def work(job: Job, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
 
 
 def _tiling(job: Job, file: dict[str, Any]) -> tuple[streams.Source, Tiling]:
-    source = streams.open_source(Path(file["source"]), job.channels, len(job.tile), job.raw)
+    source = png_rows.open_source(Path(file["source"]), job.channels, len(job.tile), job.raw)
     return source, Tiling(source, job.tile, job.overlap)
 
 

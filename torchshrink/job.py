@@ -329,7 +329,7 @@ class Job:
 
     def _torch_rows(self, name: str) -> list[dict[str, Any]]:
         """Return the row of a variant's PyTorch checkpoint; a quantized graph is a reference, not a thing to ship."""
-        if self._is_quantized(name):
+        if self._is_quantized(name) or not self.recipe.variants[name].export:
             return []
         is_unet = self.recipe.model.factory == "unet"
         # A fresh process cannot build a model from the user's code: it gets the traced graph.

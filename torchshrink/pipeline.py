@@ -43,8 +43,9 @@ def run(
     for name, variant in recipe.variants.items():
         try:
             job.make(name, variant)
-            job.export(name)
-            job.check(name)
+            if variant.export:
+                job.export(name)
+                job.check(name)
         except (ConversionError, ModelError, ParityError, RecipeError) as error:
             if not job.states:
                 raise

@@ -12,6 +12,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from torchshrink.errors import RecipeError
+from torchshrink.files import atomic
 from torchshrink.search.settings import Search
 from torchshrink.strict import Strict
 
@@ -102,9 +103,10 @@ class Qat(Training):
 
 
 class Variant(Strict):
-    """One model: where it comes from and the one thing that is done to it."""
+    """One model: where it comes from, the one thing that is done to it, and whether files are made of it."""
 
     source: str | None = Field(None, alias="from")
+    export: bool = True
     train: Dense | None = None
     prune: Pruning | None = None
     channels: Channels | None = None
@@ -237,7 +239,8 @@ def dump(recipe: Recipe) -> dict[str, Any]:
 def save(recipe: Recipe, path: Path) -> None:
     """Write a recipe as YAML, headed by the command that runs it."""
     text = yaml.safe_dump(dump(recipe), sort_keys=False)
-    path.write_text(f"# Run with: torchshrink run {path.name}\n{text}")
+    with atomic(path) as temporary:
+        temporary.write_text(f"# Run with: torchshrink run {path.name}\n{text}")
 
 
 def resolve(reference: str, what: str) -> Callable[..., Any]:
@@ -309,7 +312,7 @@ variants:
 # slim-clustered:           # few distinct weights: compresses well
 #   from: slim
 #   cluster: {{count: 16, epochs: 10, lr: 0.0005}}
-# channels take amounts: {{LAYER: 0.5}} too
+# export: false makes no files of a variant that is only a step to others; channels take amounts: {{LAYER: 0.5}} too
 # methods of prune: magnitude, layer, lamp, random, N:M such as 2:4, RxC blocks such as 1x4; amounts: {{LAYER: 0.9}}
 # schedules: polynomial, constant, one_shot, rewind
 

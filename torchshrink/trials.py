@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 Search = Mapping[str, Any]
 Trial = Mapping[str, Any]
 
-STATES = ("finished", "stopped", "infeasible", "failed")
+STATES = ("finished", "stopped", "infeasible", "failed", "open")
 MEASURES = ("size", "latency", "rss", "loss_increase")
 _NAMES = {"size": "size", "latency": "latency", "rss": "RAM", "loss_increase": "loss increase"}
 _RUNTIMES = {"litert": "LiteRT", "onnxruntime": "ONNX Runtime"}
-_DONE = {"finished": "finished", "stopped": "stopped early", "infeasible": "infeasible", "failed": "failed"}
+_DONE = {"finished": "finished", "stopped": "stopped early", "infeasible": "infeasible", "failed": "failed",
+         "open": "still open"}  # fmt: skip
 _KEYS = {
     "limits", "latency_unit", "objectives", "target", "sampler", "seed", "seconds", "dense", "trials", "front",
     "recommended", "nearest", "binding", "importance", "hypervolume",
@@ -74,7 +75,7 @@ def last_loss(trial: Trial) -> tuple[int, float] | None:
     return (known[-1]["epochs"], known[-1]["loss_increase"]) if known else None
 
 
-def is_known(value: Any) -> bool:
+def is_known(value: Any) -> TypeGuard[float]:
     """Return whether a figure is there and finite."""
     return isinstance(value, (int, float)) and math.isfinite(value)
 

@@ -121,13 +121,13 @@ class Bridge:
         shutil.copy(folder.parent / "models" / "dense.safetensors", path)
         return [Artefact("dense", "tflite", "int8", path)]
 
-    def outputs(self, artefact: Artefact, source: Source, inputs: Any) -> Any:  # noqa: ARG002
+    def outputs(self, artefact: Artefact, source: Source, inputs: Any) -> Any:
         return bench.predict(artefact.path, inputs.numpy())
 
     def compare(self, *_: Any) -> dict[str, Any]:
         return {"reference": "dense", "max_abs": 0.0, "mean_abs": 0.0, "lsb_match": 1.0, "passed": True, "reason": ""}
 
-    def weights(self, path: Path) -> list[Any]:  # noqa: ARG002
+    def weights(self, path: Path) -> list[Any]:
         return []
 
     def activations(self, path: Path, quantized: Any, inputs: Any) -> list[Activation]:

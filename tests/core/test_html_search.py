@@ -88,7 +88,8 @@ def test_nothing_found_says_which_limit_binds() -> None:
         "binds. The nearest is trial 4, 0.100 MB, 2.5 ms, 56 MB of RAM, loss +0.0040 "
         "(size 12 % over its limit, latency 2.5x its limit)."
     )
-    unknown = search(trials=[trial(1, "stopped")], recommended=None)
+    unknown = search(trials=[trial(1, "stopped"), trial(2, "open")], recommended=None, seconds=90.0, seed=None)
+    assert "2 trials: 1 stopped early and 1 still open (90 s, tpe sampler)." in trials.summary(unknown)
     assert trials.summary(unknown).endswith("No trial is within every limit.")
 
 
@@ -111,8 +112,8 @@ def test_trials_are_a_table(tmp_path: Path) -> None:
         ["0 (front)", "finished", "0.100", "0.15", "56.0", "0.0040", "0.55", "magnitude", "yes", "", "8", "61", ""],
         ["1", "stopped early", "~0.090", "", "", "~0.0200", "0.55", "magnitude", "yes", "", "8", "61", ""],
         ["2", "infeasible", "~0.180", "", "", "", "0.55", "magnitude", "yes", "", "", "61", "size 50 % over its limit"],
-        ["3 (recommended)", "finished", "0.050", "0.1", "56.0", "0.0080", "0.55", "magnitude", "yes", "", "8", "61"]
-        + [""],
+        ["3 (recommended)", "finished", "0.050", "0.1", "56.0", "0.0080", "0.55", "magnitude", "yes", "", "8", "61",
+         ""],
         ["10", "failed", "", "", "", "", "", "", "", "0.002", "", "61", "the loss is not finite: lower lr"],
     ]  # fmt: skip
     assert [line[0].number for line in lines] == [0, 1, 2, 3, 10]  # not sorted as text

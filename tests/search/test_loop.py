@@ -68,7 +68,7 @@ class Estimates(Estimator):
         object.__setattr__(self, "dropped", dropped)
 
     def __call__(self, settings: dict[str, Any]) -> dict[str, float]:
-        return {"size": 500.0, "macs": 0.5, "is_dropped": float(self.dropped(settings))}  # type: ignore[attr-defined]
+        return {"size": 500.0, "macs": 0.5, "latency": 0.2, "is_dropped": float(self.dropped(settings))}  # type: ignore[attr-defined]
 
     def violations(self, estimated: dict[str, float], limits: Limits) -> dict[str, float]:
         return {"size": 0.5} if estimated["is_dropped"] else {}

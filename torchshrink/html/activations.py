@@ -35,7 +35,7 @@ class FileActivations:
 
 def activations(rows: Sequence[Row], out: Path) -> list[FileActivations]:
     """Draw the activations of the best int8 file of each format; nothing for a run that kept none."""
-    found = []
+    found: list[FileActivations] = []
     for row in best(rows):
         if spreads := samples.activations(out, row["name"]):
             drawn = [_plot(spread, f"activation-{len(found)}-{index}") for index, spread in enumerate(spreads)]
@@ -47,7 +47,7 @@ def best(rows: Sequence[Row]) -> list[Row]:
     """Return each format's smallest int8 file that is within the budget of loss, or else the one of the lowest loss."""
     int8 = [row for row in rows if row["precision"] == "int8" and math.isfinite(row["loss"])]
     limit = reference(rows, "torch")["loss"] + BUDGET if rows else math.nan
-    found = []
+    found: list[Row] = []
     for format_ in dict.fromkeys(row["format"] for row in int8):
         files = [row for row in int8 if row["format"] == format_]
         affordable = [row for row in files if row["loss"] <= limit]

@@ -13,7 +13,7 @@ from torchshrink.html import svg
 from torchshrink.html.plots import Plot, ticks
 from torchshrink.trials import Search, Trial
 
-COLORS = {"finished": "#2f9e44", "stopped": "#4c8dd6", "infeasible": "#e8590c", "failed": "#868e96"}
+COLORS = {"finished": "#2f9e44", "stopped": "#4c8dd6", "infeasible": "#e8590c", "failed": "#868e96", "open": "#9c6ade"}
 _AXES = {"size": "size of the file [MB]", "rss": "peak RAM [MB]"}
 _TITLES = {"size": "Size and loss", "latency": "Latency and loss", "rss": "RAM and loss"}
 _LONGEST_NAME = 26

@@ -73,6 +73,8 @@ def make(
         qat = Qat(epochs=search.final_qat_epochs if is_final else search.qat_epochs)
         variants["int8"] = Variant.model_validate({"from": source, "qat": qat})
         rungs[-1].append("int8")
+    for name in list(variants)[1:-1]:  # steps on the way
+        variants[name] = variants[name].model_copy(update={"export": False})
     changed = {
         "variants": variants,
         "distillation": settings["distillation"],
@@ -82,6 +84,24 @@ def make(
     }
     done = tuple(sum(parts[: index + 1]) for index in range(len(parts)))
     return Candidate(base.model_copy(update=changed), tuple(tuple(names) for names in rungs), done)
+
+
+def narrow(base: Recipe, space: Resolved, share: float, target: str, checkpoint: str) -> Candidate:
+    """Return the dense model without a share of its channels, in int8, with no training at all."""
+    first = next(iter(base.variants))
+    amounts = {name: share for stage in space.stages for name in stage.layers}
+    step = Channels(amounts=amounts, round_to=space.round_to[0], epochs=0)
+    variants = {
+        first: Variant(train=Dense(epochs=0)),
+        "narrow": Variant.model_validate({"from": first, "channels": step}),
+    }
+    changed = {
+        "variants": variants,
+        "model": base.model.model_copy(update={"checkpoint": checkpoint}),
+        "formats": (FORMATS[target],),
+        "precisions": ("int8",),
+    }
+    return Candidate(base.model_copy(update=changed), ((first, "narrow"),), (0,))
 
 
 def _steps(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
@@ -14,7 +14,7 @@ from torchshrink.search.limits import Limits
 from torchshrink.search.space import LEAST_SPARSITY, Resolved, Settings, shares
 from torchshrink.task import Task
 
-_SURE = 0.7  # a file whose MACs say that it takes so much of its limit and more may still meet it
+_SURE = 0.8  # a file of which so much of the estimated latency exceeds the limit cannot meet it
 
 
 @dataclass(frozen=True)
@@ -25,17 +25,21 @@ class Estimator:
         model: The dense one.
         task: Its data.
         space: What candidates are drawn from.
-        dense: What the dense model's float file costs (``"latency_ms"``), and its int8 file (``"int8_latency"``, a
-            share of it).
+        dense: What the dense model's float file costs.
+        measured: MACs as a share of the dense model's, and the latency of an int8 file of such a model as a share of
+            the dense float file's, for a few models.
     """
 
     model: nn.Module
     task: Task
     space: Resolved
     dense: dict[str, float]
+    measured: Sequence[tuple[float, float]]
 
     def __call__(self, settings: Settings) -> dict[str, float]:
-        """Return ``"size"``, the bytes that its weights alone take in int8, and ``"macs"``, as a share of the dense.
+        """Return ``"size"``, the bytes that its weights alone take in int8, and shares of the dense model's.
+
+        These are ``"macs"`` and, from them, ``"latency"``.
 
         Raises:
             RecipeError: When the channels cannot be removed.
@@ -47,22 +51,37 @@ class Estimator:
             model = prune.channels(model, example, amounts=removed, round_to=settings["round_to"])
         weights = sum(layer.weight.numel() for layer in prunable_layers(model).values())
         kept = 1 - settings["sparsity"] if settings["sparsity"] >= LEAST_SPARSITY else 1.0
-        return {"size": weights * kept, "macs": count_macs(model, example) / count_macs(self.model, example)}
+        macs = count_macs(model, example) / count_macs(self.model, example)
+        return {"size": weights * kept, "macs": macs, "latency": latency(macs, self.measured)}
 
     def violations(self, estimated: dict[str, float], limits: Limits) -> dict[str, float]:
-        """Return by how much a candidate exceeds limits that it obviously cannot meet, as a share of each.
-
-        Fewer MACs are computed less efficiently, not more: the latency of the dense int8 file, scaled by them, is
-        what a candidate would take at best. Some more is allowed, because kernels differ.
-        """
-        at_best = _SURE * self.dense["int8_latency"] * estimated["macs"]
-        if limits.latency_unit == "ms":
-            at_best *= self.dense["latency_ms"]
-        least: dict[str, Any] = {"size": estimated["size"], "latency": at_best}
+        """Return by how much a candidate exceeds limits that it obviously cannot meet, as a share of each."""
+        unit = self.dense["latency_ms"] if limits.latency_unit == "ms" else 1.0
+        least = {"size": estimated["size"], "latency": _SURE * unit * estimated["latency"]}
         return limits.violations(least, self.dense)
+
+
+def latency(macs: float, measured: Sequence[tuple[float, float]]) -> float:
+    """Return the latency that models of so many MACs have, by linear interpolation between measured ones.
+
+    Below the smallest measured model, latency is taken to fall with the line to the next one, but to no less than half
+    of what was measured: what does not depend on the MACs remains.
+
+    >>> latency(0.75, [(1.0, 0.3), (0.5, 0.2)])
+    0.25
+    >>> latency(0.0, [(1.0, 0.3), (0.5, 0.2)])
+    0.1
+    """
+    points = sorted(measured)
+    if len(points) == 1:
+        return points[0][1] * macs / points[0][0]
+    upper = next((index for index, (x, _) in enumerate(points) if x >= macs), len(points) - 1)
+    (x0, y0), (x1, y1) = points[max(upper, 1) - 1], points[max(upper, 1)]
+    found = y0 + (y1 - y0) * (macs - x0) / max(x1 - x0, 1e-9)
+    return round(max(found, points[0][1] / 2), 6)
 
 
 def costs(estimated: dict[str, float], objectives: tuple[str, ...]) -> tuple[float, ...]:
     """Return what is known of the costs that are minimised, for comparing candidates before they are measured."""
-    known = {"size": estimated["size"], "latency": estimated["macs"]}
+    known = {"size": estimated["size"], "latency": estimated["latency"]}
     return tuple(known[name] for name in objectives if name in known)

@@ -29,6 +29,7 @@ from torchshrink.steps import Steps, digest
 from torchshrink.task import Task
 
 Target = Literal["litert", "onnxruntime"]
+_NARROW = (0.5, 0.75)  # shares of the channels, for the latency that MACs lead to
 RESULT, RECOMMENDED = "search.json", "recommended"
 
 
@@ -97,7 +98,8 @@ def search(
     identity = {**about, **limits.to_dict(), "search": settings.model_dump(mode="json"), "dense": dense.key}
     study = Study(store, name, limits.objectives, settings.sampler, recipe.seed, identity)
     costs = {**dense.costs, "latency": dense.costs["latency_ms"] if limits.latency_unit == "ms" else 1.0}
-    estimate = Estimator(dense.model, dense.task, space, dense.costs)
+    measured = _measured(recipe, dense, space, target, out, make_bridge, progress)
+    estimate = Estimator(dense.model, dense.task, space, dense.costs, measured)
     plan = _Plan(_only_dense(recipe), space, settings, target, dense)
     loop = Loop(study, limits, space, plan, estimate, costs, settings, out / "trials", progress)
     engine = make_engine(out / "trials") if make_engine is not None else Local(make_bridge, workers)
@@ -170,7 +172,9 @@ def _dense(recipe: Recipe, out: Path, make_bridge: work.MakeBridge, target: Targ
         progress.start(f"{name}: measure")
         row, int8 = work.smallest(job, name, "fp32"), work.smallest(job, name, "int8")
         found, quantized = work.measure(job, row, reference), work.measure(job, int8, reference)
-        return {**found, "int8_size": quantized["size"], "int8_latency": quantized["latency"]}, []
+        return {**found, "int8_size": quantized["size"], "int8_latency": quantized["latency"]} | {
+            "macs": state.macs
+        }, []
 
     costs, key, _ = steps.run("cost", [state.stamp], measured)
     factory = None if recipe.model.factory == "unet" else (lambda: make_model(_untrained(recipe), task))
@@ -191,6 +195,35 @@ def _space(settings: Search, dense: _Dense, out: Path, progress: Progress) -> Re
     return Resolved.model_validate(Steps(out).run("space", inputs, derived)[0])
 
 
+def _measured(
+    recipe: Recipe,
+    dense: _Dense,
+    space: Resolved,
+    target: Target,
+    out: Path,
+    make_bridge: work.MakeBridge,
+    progress: Progress,
+) -> list[tuple[float, float]]:
+    """Return the MACs and the int8 latency of the dense model and of narrow ones, untrained: training changes neither.
+
+    Raises:
+        ShrinkError: What a narrow model failed with: every candidate would.
+    """
+    found = [(1.0, dense.costs["int8_latency"])]
+    for share in _NARROW if any(stage.layers for stage in space.stages) else ():
+        plan = candidates.narrow(_only_dense(recipe), space, share, target, checkpoint=str(dense.path))
+        folder, (names,) = out / "narrow" / f"{share:.2f}", plan.rungs
+        request = work.Request(0, folder, recipes.dump(plan.recipe), names, names[-1], dense.reference)
+        progress.start(f"measure the dense model without {share:.0%} of its channels")
+
+        def measured(request: work.Request = request) -> tuple[dict[str, Any], list[Path]]:
+            return work.do(request, make_bridge, progress), []
+
+        cost = Steps(folder).run("cost", [dense.key, request.recipe], measured)[0]
+        found.append((cost["macs"] / dense.costs["macs"], cost["latency"]))
+    return found
+
+
 def _recommend(
     recipe: Recipe,
     settings: Search,
@@ -206,8 +239,7 @@ def _recommend(
     row = next(row for row in found["trials"] if row["number"] == found["recommended"])
     final = candidates.make(_only_dense(recipe), row["settings"], space, settings, target, is_final=True).recipe
     path = out / f"{RECOMMENDED}.yaml"
-    with atomic(path) as temporary:
-        recipes.save(final, temporary)
+    recipes.save(final, path)
     folder = out / RECOMMENDED
     progress.note(f"train the recommended model: {path}")
     if (folder / "recipe.json").is_file() and json.loads((folder / "recipe.json").read_text()) != recipes.dump(final):

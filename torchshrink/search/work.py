@@ -55,7 +55,7 @@ def do(
 
     Returns:
         ``loss``: of the validation part, of the last variant; ``seconds``; and for the last rung ``size`` in bytes,
-        ``latency`` as a share of the reference's, ``latency_ms``, ``rss`` in MB and the file's ``name``.
+        ``latency`` as a share of the reference's, ``latency_ms``, ``rss`` in MB, ``macs`` and the file's ``name``.
 
     Raises:
         ParityError: When no file of the candidate was verified.
@@ -112,4 +112,4 @@ def _file(job: Job, variant: str, reference: Path) -> dict[str, Any]:
     job.export(variant)
     job.check(variant)
     row = smallest(job, variant, "int8")
-    return {**measure(job, row, reference), "name": row["name"]}
+    return {**measure(job, row, reference), "name": row["name"], "macs": row["macs"]}
