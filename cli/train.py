@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -11,6 +12,8 @@ import typer
 from torchshrink.cli import console, options
 
 from torchshrink.errors import ModelError, OutputError, RecipeError
+from torchshrink.processes import is_main
+from torchshrink.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,7 +37,7 @@ def train(
 ) -> None:
     """Train a model from scratch."""
     check_output(out, overwrite)
-    with console.Progress() as progress:
+    with _watched() as progress:
         progress.start("load data")
         from torchshrink import assemble, stages
         from torchshrink.recipe import Model, Recipe
@@ -106,7 +109,7 @@ def prune(
         raise typer.BadParameter("weights and channels are two steps: prune twice", param_hint="--amount")
     if auto and (removes or amount is not None or method != "magnitude"):
         raise typer.BadParameter("chooses each layer's amount: leave out the other ways to prune", param_hint="--auto")
-    with console.Progress() as progress:
+    with _watched() as progress:
         task, model = _load(progress, model_file, data, seed, factory, allow_pickle)
         from torchshrink import stages
         from torchshrink.recipe import resolve
@@ -147,7 +150,7 @@ def qat(
 ) -> None:
     """Train a model to be int8: its ranges are learned, its pruned zeros kept."""
     check_output(out, overwrite)
-    with console.Progress() as progress:
+    with _watched() as progress:
         task, model = _load(progress, model_file, data, seed, factory, allow_pickle)
         from torchshrink import stages
 
@@ -173,7 +176,7 @@ def ptq(
 ) -> None:
     """Make a model int8 without training: its ranges are calibrated."""
     check_output(out, overwrite)
-    with console.Progress() as progress:
+    with _watched() as progress:
         task, model = _load(progress, model_file, data, seed, factory, allow_pickle)
         from torchshrink import stages
 
@@ -185,7 +188,7 @@ def ptq(
 
 def check_output(path: Path, overwrite: bool) -> None:
     """Refuse to replace a file that nobody said to replace."""
-    if path.exists() and not overwrite:
+    if is_main() and path.exists() and not overwrite:
         raise OutputError(f"{path} exists: choose another --out, or pass --overwrite")
 
 
@@ -202,8 +205,13 @@ def load_task(path: Path, data: str, seed: int, factory: str | None, allow_pickl
     return open_task(data, seed=seed, normalization=normalization), model
 
 
+def _watched() -> AbstractContextManager[Progress]:
+    """Return what shows progress; of several processes that train together, only the main one does."""
+    return console.Progress() if is_main() else nullcontext(SILENT)
+
+
 def _load(
-    progress: console.Progress, path: Path, data: str, seed: int, factory: str | None, allow_pickle: bool
+    progress: Progress, path: Path, data: str, seed: int, factory: str | None, allow_pickle: bool
 ) -> tuple[Task, nn.Module]:
     """Return data and a model that is still float."""
     progress.start("load model and data")
@@ -215,7 +223,7 @@ def _load(
     return task, model
 
 
-def _kept(keep_float: str | None, model: nn.Module, task: Task, progress: console.Progress) -> list[str]:
+def _kept(keep_float: str | None, model: nn.Module, task: Task, progress: Progress) -> list[str]:
     """Return the names of the modules that stay float."""
     from torchshrink import mixed
 
@@ -223,7 +231,7 @@ def _kept(keep_float: str | None, model: nn.Module, task: Task, progress: consol
     return mixed.resolve("auto" if names == ["auto"] else names, model, task, progress)
 
 
-def _bearable(model: nn.Module, task: Task, ignore: Sequence[str], progress: console.Progress) -> dict[str, float]:
+def _bearable(model: nn.Module, task: Task, ignore: Sequence[str], progress: Progress) -> dict[str, float]:
     """Return the sparsity that each layer can bear, as `inspect` suggests it."""
     from torchshrink import sensitivity
 
@@ -252,7 +260,9 @@ def _numbers(text: str) -> list[int]:
 def _save(
     model: nn.Module, out: Path, task: Task, history: dict[str, Any], keep_float: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Write the model and return what to tell about it."""
+    """Write the model and return what to tell about it; nothing in a process that is not the main one."""
+    if not is_main():
+        return {}
     from torchshrink import checkpoint
     from torchshrink.metrics import outputs, score, stack
 
@@ -263,6 +273,8 @@ def _save(
 
 
 def _show(content: dict[str, Any], as_json: bool) -> None:
+    if not content:
+        return
     if as_json:
         console.show_json(content)
         return

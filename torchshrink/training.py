@@ -12,10 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from torchshrink import parallel
 from torchshrink.errors import DataError, ModelError
 from torchshrink.metrics import evaluate
+from torchshrink.processes import is_main
 from torchshrink.progress import SILENT, Progress
 from torchshrink.task import Task
+from torchshrink.whole_batch import extremes, whole_batch
 
 _SURE = 1 / 512  # half a step of an int8 probability
 AfterStep = Callable[[int, int], None]
@@ -28,12 +31,12 @@ class Settings:
     Attributes:
         epochs: Passes over the training data.
         lr: Peak of the one-cycle schedule (Smith and Topin, arXiv:1708.07120).
-        batch_size: Samples per step and process.
+        batch_size: Samples per step; several processes share them.
         weight_decay: Of AdamW.
         patience: Epochs without a better validation loss after which training stops; 0 never stops early.
         distillation: Share of the loss, in [0, 1], that a teacher's outputs are the truth of.
         precision: ``"auto"`` takes bfloat16 where the processor computes with it, else float32.
-        seed: Decides order, augmentation and dropout.
+        seed: Decides order, augmentation and dropout; dropout also depends on the number of processes.
     """
 
     epochs: int
@@ -71,6 +74,10 @@ def fit(
 ) -> History:
     """Train ``model`` in place and leave it, in evaluation mode, with the weights of its best epoch.
 
+    Several processes, started by ``torchrun`` or ``accelerate launch``, share every batch and end with the same weights
+    and history: up to rounding, those of one process. Two things are needed for that: a loss that is a mean over
+    samples, as all of `torchshrink.losses` are, and a model in which only BatchNorm mixes samples.
+
     Args:
         model: Maps ``[N, C, *size]`` to probabilities ``[N, K, *size]``.
         task: Gives data and loss; its validation part picks the best epoch.
@@ -79,39 +86,40 @@ def fit(
         settled: Share of the training after which an epoch may be the best one; before it, the model is still being
             pruned or its ranges still move.
         teacher: Imitated with the weight ``settings.distillation`` (Hinton et al., arXiv:1503.02531); left as it is.
-        progress: Told about every step.
+        progress: Told about every step, by the main process.
 
     Raises:
-        DataError: When the training data has no sample.
+        DataError: When the training data has no sample, or a batch has fewer samples than there are processes.
         ModelError: When the loss stops being a number.
     """
-    from accelerate import Accelerator
+    from accelerate.data_loader import prepare_data_loader
     from accelerate.utils import set_seed
 
-    if len(task.train) == 0:  # type: ignore[arg-type]
-        raise DataError(f"task {task.name!r} has no training sample")
-    set_seed(settings.seed)
-    accelerator = Accelerator()
+    device = parallel.join()
     generator = torch.Generator().manual_seed(settings.seed)
-    loader: DataLoader[tuple[Tensor, Tensor]] = DataLoader(
-        task.train, settings.batch_size, shuffle=True, generator=generator, drop_last=_drops_last(task, settings)
-    )
+    # Every process reads whole batches and augments them alike, then takes its share.
+    loader = prepare_data_loader(_batches(task, settings, generator), device, num_processes=1, put_on_device=True)
+    set_seed(settings.seed + parallel.index())  # dropout differs between the shares of a batch
+    model.to(device)
+    parallel.align(model)
     optimizer = torch.optim.AdamW(model.parameters(), settings.lr, weight_decay=settings.weight_decay)
-    wrapped, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     steps = settings.epochs * len(loader)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=max(steps, 2))
-    guide = _guide(teacher, settings, accelerator.device)
-    run = _Run(wrapped, task, settings, accelerator, optimizer, schedule, after_step, guide, progress, steps)
+    guide = _guide(teacher, settings, device)
+    progress = progress if is_main() else SILENT
+    run = _Run(model, task, settings, optimizer, schedule, after_step, guide, progress, steps)
     history, best = History(), None
     for epoch in range(1, settings.epochs + 1):
         train_loss = run.epoch(loader, generator)
+        parallel.align(model)  # a layer may keep what it saw of its share
         validation = evaluate(model, task.validation, task.loss, settings.batch_size)
-        history.epochs.append({"train_loss": train_loss, "validation_loss": validation.loss, "dice": validation.dice})
-        progress.update(run.step, steps, f"epoch {epoch}/{settings.epochs} validation loss {validation.loss:.4f}")
+        loss, dice = parallel.agree([validation.loss, validation.dice], device)
+        history.epochs.append({"train_loss": train_loss, "validation_loss": loss, "dice": dice})
+        progress.update(run.step, steps, f"epoch {epoch}/{settings.epochs} validation loss {loss:.4f}")
         if run.step < settled * steps:
             continue
-        if validation.loss < history.best_loss:
-            history.best_loss, history.best_epoch = validation.loss, epoch
+        if loss < history.best_loss:
+            history.best_loss, history.best_epoch = loss, epoch
             best = copy.deepcopy(model.state_dict())
         elif settings.patience and epoch - history.best_epoch >= settings.patience:
             progress.note(f"stopped after epoch {epoch}: no better validation loss for {settings.patience} epochs")
@@ -129,7 +137,6 @@ class _Run:
     model: nn.Module
     task: Task
     settings: Settings
-    accelerator: Any
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     after_step: AfterStep | None
@@ -152,27 +159,37 @@ class _Run:
         return total / len(loader)
 
     def _step(self, inputs: Tensor, truth: Tensor) -> float:
-        if inputs.dim() == 4:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        bf16 = uses_bf16(self.settings.precision, inputs.device.type)
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16):
-            output = self.model(inputs)
-            guidance = None if self.teacher is None else _answer(self.teacher, inputs)
-        loss = self.task.loss(output.float(), truth)
-        if guidance is not None:
-            share = self.settings.distillation
-            loss = (1 - share) * loss + share * imitation(output.float(), guidance.float())
-        if not torch.isfinite(loss):
+        loss = self._loss(inputs, truth)
+        mean = float(parallel.total(loss.detach()))
+        if not math.isfinite(mean):
             raise ModelError(
-                f"the training loss became {loss.item()} at step {self.step + 1}: lower lr ({self.settings.lr}), "
+                f"the training loss became {mean} at step {self.step + 1}: lower lr ({self.settings.lr}), "
                 "or look for extreme values in the data"
             )
-        self.accelerator.backward(loss)
+        loss.backward()  # type: ignore[no-untyped-call]
+        parallel.add_gradients(self.model.parameters())
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.schedule.step()
         self.step += 1
-        return float(loss.detach())
+        return mean
+
+    def _loss(self, inputs: Tensor, truth: Tensor) -> Tensor:
+        """Return what this process's share of a batch adds to the batch's mean loss."""
+        whole = len(inputs)
+        inputs, truth = parallel.share(inputs), parallel.share(truth)
+        if inputs.dim() == 4:
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        bf16 = uses_bf16(self.settings.precision, inputs.device.type)
+        with whole_batch():
+            with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16):
+                output = self.model(inputs)
+                guidance = None if self.teacher is None else _answer(self.teacher, inputs)
+            loss: Tensor = self.task.loss(output.float(), truth)
+            if guidance is not None:
+                share = self.settings.distillation
+                loss = (1 - share) * loss + share * imitation(output.float(), guidance.float())
+        return loss * (len(inputs) / whole)
 
 
 def imitation(output: Tensor, guidance: Tensor) -> Tensor:
@@ -181,8 +198,9 @@ def imitation(output: Tensor, guidance: Tensor) -> Tensor:
     Probabilities are compared by the mean Kullback-Leibler divergence of each one's two outcomes, any other outputs by
     the mean squared error. Both are ``[N, K, *size]``.
     """
-    values = torch.stack([output.detach().amin(), output.detach().amax(), guidance.amin(), guidance.amax()])
-    if values.min() < 0 or values.max() > 1:
+    low, high = torch.stack([output.detach(), guidance]).aminmax()
+    low, high = extremes(low, high)
+    if low < 0 or high > 1:
         return (output - guidance).square().mean()
     # Quantized probabilities can be exactly 0, where the divergence and its gradient have no bound.
     output, guidance = (tensor.clamp(_SURE, 1 - _SURE) for tensor in (output, guidance))
@@ -213,6 +231,16 @@ def uses_bf16(precision: str, device: str) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def _drops_last(task: Task, settings: Settings) -> bool:
-    """BatchNorm cannot train on a batch of one."""
-    return len(task.train) % settings.batch_size == 1 and len(task.train) > 1  # type: ignore[arg-type]
+def _batches(task: Task, settings: Settings, generator: torch.Generator) -> DataLoader[tuple[Tensor, Tensor]]:
+    """Return the batches of an epoch, the same in every process."""
+    size, processes = len(task.train), parallel.count()  # type: ignore[arg-type]
+    if size == 0:
+        raise DataError(f"task {task.name!r} has no training sample")
+    if min(size, settings.batch_size) < processes:
+        raise DataError(
+            f"task {task.name!r} has batches of {min(size, settings.batch_size)} samples, too few for {processes} "
+            "processes to share: raise batch_size, or start fewer"
+        )
+    # BatchNorm cannot train on a batch of one, and every process needs a share.
+    drop_last = size > 1 and 0 < size % settings.batch_size < max(2, processes)
+    return DataLoader(task.train, settings.batch_size, shuffle=True, generator=generator, drop_last=drop_last)

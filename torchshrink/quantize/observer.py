@@ -8,13 +8,16 @@ import torch
 from torch import Tensor
 from torchao.quantization.pt2e import MovingAverageMinMaxObserver
 
+from torchshrink.whole_batch import extremes
+
 
 class StepMinMaxObserver(MovingAverageMinMaxObserver):  # type: ignore[misc]  # torchao ships no types
     """Moving average, over training steps, of the least and greatest value that a step shows.
 
     Tensors that share parameters (the parts of a concatenation and its result) share one observer. Averaging over
     *calls*, as the base class does, would then average the ranges of the parts, and clip the widest of them; this one
-    takes all calls of a step together and averages when `commit` ends it.
+    takes all calls of a step together and averages when `commit` ends it. A step is a whole batch, of which several
+    processes may each see a share.
     """
 
     min_val: Tensor
@@ -32,7 +35,7 @@ class StepMinMaxObserver(MovingAverageMinMaxObserver):  # type: ignore[misc]  # 
         """Include the values of ``x_orig`` in this step's range; in the first step that range is used at once."""
         if x_orig.numel() == 0:
             return x_orig
-        low, high = torch.aminmax(x_orig.detach().to(self.min_val.dtype))
+        low, high = extremes(*torch.aminmax(x_orig.detach().to(self.min_val.dtype)))
         self.step_min, self.step_max = torch.minimum(self.step_min, low), torch.maximum(self.step_max, high)
         if self._is_first_step:
             self.min_val, self.max_val = self.step_min.clone(), self.step_max.clone()
