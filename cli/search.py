@@ -93,14 +93,18 @@ def _load(recipe: Path | None, data: str | None) -> Recipe:
 
 
 def _show(content: dict[str, Any], folder: Path, as_json: bool) -> None:
-    from torchshrink.search import result
+    from torchshrink import trials
 
     if as_json:
         console.show_json(content)
         return
     found = content["search"]
-    console.show_table(*result.table(found), title="The front")
-    console.show(result.verdict(found))
+    headings, rows = trials.table(found)
+    shown = {*found["front"], found["nearest"]}
+    lines = [row for row, trial in zip(rows, found["trials"], strict=True) if trial["number"] in shown]
+    if lines:
+        console.show_table(headings, [[cell.text for cell in line] for line in lines], title="The front")
+    console.show(trials.summary(found))
     if "rows" in content:
         show_report(content, folder / "recommended")
         console.show(f"repeat it with: torchshrink run {folder / 'recommended.yaml'}")

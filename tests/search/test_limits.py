@@ -44,7 +44,7 @@ def test_violations_are_shares_of_the_limit() -> None:
     limits = Limits.parse("100kB", "0.2x", "60MB", 0.01)
     costs = {"size": 150_000.0, "latency": 0.2, "rss": 66.0, "loss_increase": 0.03}
     found = limits.violations(costs, DENSE)
-    assert found == pytest.approx({"size": 0.5, "rss": 0.1, "loss_increase": 0.1})
+    assert found == pytest.approx({"size": 0.5, "rss": 0.1, "loss_increase": 2.0})
     assert limits.violations({"size": 100_000.0, "latency": None}, DENSE) == {}
     assert Limits().violations(costs, DENSE) == {}
 

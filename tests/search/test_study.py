@@ -9,9 +9,10 @@ from optuna.trial import TrialState
 
 from torchshrink.errors import DataError, OutputError
 from torchshrink.search.limits import Limits
-from torchshrink.search.result import collect, table, verdict
+from torchshrink.search.result import collect
 from torchshrink.search.space import Resolved
 from torchshrink.search.study import Study, delete, state_of
+from torchshrink.trials import is_whole, summary
 
 ABOUT = {"target": "litert", "sampler": "tpe", "seed": 0}
 DENSE = {"size": 40_000.0, "latency": 1.0, "rss": 60.0, "loss": 0.2}
@@ -96,10 +97,8 @@ def test_the_front_holds_what_meets_the_limits(tmp_path: Path, space: Resolved) 
     volumes = [volume for _, volume in found["hypervolume"]]
     assert volumes[2] == pytest.approx(volumes[1])
     assert volumes[1] > volumes[0]
-    assert "4 candidates: 4 trained to the end and measured. Recommended: candidate 1 (20.0 kB" in verdict(found)
-    headings, rows = table(found)
-    assert [row[0] for row in rows] == ["1 (recommended)", "0"]
-    assert all(len(row) == len(headings) for row in rows)
+    assert is_whole(found)
+    assert "Recommended: trial 1, 0.020 MB, 0.5x the latency" in summary(found)
 
 
 def test_nothing_within_the_limits(tmp_path: Path, space: Resolved) -> None:
@@ -109,8 +108,7 @@ def test_nothing_within_the_limits(tmp_path: Path, space: Resolved) -> None:
         finish(study, number, size, 0.0, violations)
     found = collect(study, Limits(size=10_000.0, rss=45.0), ABOUT, DENSE)
     assert (found["recommended"], found["nearest"], found["binding"]) == (None, 1, "size")
-    assert "None meets the limits: --max-size binds. Nearest: candidate 1 (20.0 kB" in verdict(found)
-    assert [row[0] for row in table(found)[1]] == ["1"]
+    assert "size is the limit that binds. The nearest is trial 1, 0.020 MB" in summary(found)
 
 
 def test_nothing_was_worth_training(tmp_path: Path, space: Resolved) -> None:
@@ -120,7 +118,8 @@ def test_nothing_was_worth_training(tmp_path: Path, space: Resolved) -> None:
         study.stop(number, "infeasible", {"latency": excess})
     found = collect(study, Limits(latency=0.01), ABOUT, DENSE)
     assert (found["recommended"], found["nearest"], found["binding"]) == (None, None, "latency")
-    assert verdict(found) == "2 candidates: 2 dropped untrained. None was trained to the end: --max-latency binds."
+    assert "2 trials: 2 infeasible" in summary(found)
+    assert "latency is the limit that binds" in summary(found)
 
 
 def test_importance_finds_what_decides(tmp_path: Path, space: Resolved) -> None:

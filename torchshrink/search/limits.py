@@ -72,18 +72,18 @@ class Limits:
         return tuple(name for name in COSTS if name not in self.limited) or ("loss_increase",)
 
     def violations(self, costs: Mapping[str, float | None], dense: Mapping[str, float]) -> dict[str, float]:
-        """Return by how much costs exceed their limits, as a share of the limit; of the dense loss for the loss.
+        """Return by how much costs exceed their limits, as a share of the limit.
 
         Args:
             costs: By name; what is not known is not judged.
-            dense: The dense model's costs, with its ``"loss"``.
+            dense: The dense model's costs; its ``"loss"`` takes the place of a limit of the loss that is not positive.
         """
         found = {}
         for name, limit in self.limited.items():
             cost = costs.get(name)
             if cost is not None and cost > limit:
-                unit = dense["loss"] if name == "loss_increase" else limit
-                found[name] = (cost - limit) / max(abs(unit), 1e-12)
+                unit = limit if limit > 0 else abs(dense["loss"])
+                found[name] = (cost - limit) / max(unit, 1e-12)
         return found
 
     def to_dict(self) -> dict[str, Any]:

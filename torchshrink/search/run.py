@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from torchshrink import checkpoint, pipeline, report
 from torchshrink import recipe as recipes
+from torchshrink.trials import summary
 from torchshrink.assemble import make_model, make_task
 from torchshrink.errors import RecipeError, ShrinkError
 from torchshrink.files import atomic
@@ -115,7 +116,7 @@ def search(
     finally:
         engine.close()
         found = save()
-    progress.note(result.verdict(found))
+    progress.note(summary(found))
     if found["recommended"] is None:
         return {"search": found}
     return _recommend(recipe, settings, space, found, target, out, make_bridge(), is_fresh, progress)
