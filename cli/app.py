@@ -10,7 +10,7 @@ from typing import Any
 
 import typer
 from torchshrink.cli import bench, convert, doctor, inspection, options, predict, report, run, search, train
-from torchshrink.cli.console import errors
+from torchshrink.cli.console import errors, interruptible
 
 from torchshrink.errors import ShrinkError
 
@@ -84,4 +84,5 @@ _add(doctor.doctor, "torchshrink doctor")
 
 def main() -> None:
     """Run the program."""
+    interruptible()
     app()

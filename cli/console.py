@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +18,29 @@ from rich.table import Table
 _SECONDS_BETWEEN_LINES = 10.0
 
 errors = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+_is_interrupted = threading.Event()
+
+
+def interruptible() -> None:
+    """Let no Ctrl-C get lost: some libraries catch every exception, this one too.
+
+    Where the shell said that interruptions are to be ignored, they are.
+    """
+
+    def interrupt(_signal: int, _frame: object) -> None:
+        _is_interrupted.set()
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
+
+
+def _check() -> None:
+    """Raise the interruption again that somebody swallowed."""
+    if _is_interrupted.is_set():
+        raise KeyboardInterrupt
 
 
 class Progress:
@@ -47,6 +72,7 @@ class Progress:
 
     def start(self, title: str) -> None:
         """Begin a step."""
+        _check()
         self._title, self._note = title, ""
         if self._is_terminal:
             self._finish()
@@ -57,6 +83,7 @@ class Progress:
 
     def update(self, done: int, total: int, note: str = "") -> None:
         """Show how much of the step is done."""
+        _check()
         self._note = note or self._note
         if self._is_terminal and self._task is not None:
             self._bars.update(self._task, completed=done, total=total, note=self._note)
@@ -66,6 +93,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Show a line that stays."""
+        _check()
         errors.print(text)
 
     def _finish(self) -> None:
