@@ -12,7 +12,10 @@ import typer
 from torchshrink.cli import bench, convert, doctor, inspection, options, predict, report, run, search, train
 from torchshrink.cli.console import errors, interruptible
 
-from torchshrink.errors import ShrinkError
+from torchshrink import processes
+from torchshrink.errors import RecipeError, ShrinkError
+
+_SHARED = ("train", "prune", "qat")  # what several processes do together
 
 app = typer.Typer(
     name="torchshrink",
@@ -30,6 +33,7 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def call(debug: bool = False, **arguments: Any) -> None:
         try:
+            _check_processes(function.__name__)
             function(**arguments)
         except KeyboardInterrupt:
             resumes = function.__name__ in ("run", "sweep", "search")
@@ -52,6 +56,14 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
     call.__signature__ = own.replace(parameters=[*own.parameters.values(), added])  # type: ignore[attr-defined]
     call.__annotations__ = {**function.__annotations__, "debug": options.Debug}
     return call
+
+
+def _check_processes(name: str) -> None:
+    """Refuse to do the same work in several processes."""
+    if processes.count() > 1 and name not in _SHARED:
+        raise RecipeError(
+            f"{name} works in one process, {processes.count()} were launched: launch {', '.join(_SHARED)}"
+        )
 
 
 def _explain(text: str, debug: bool) -> None:

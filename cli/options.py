@@ -34,7 +34,7 @@ KeepFloat = Annotated[
 ]
 Epochs = Annotated[int, typer.Option(min=0, help="Passes over the training data.")]
 Rate = Annotated[float, typer.Option("--lr", min=0.0, help="Peak learning rate.")]
-Batch = Annotated[int, typer.Option(min=1, help="Samples per step.")]
+Batch = Annotated[int, typer.Option(min=1, help="Samples per step, shared by all processes.")]
 Track = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(help="Log settings, curves, figures and files to mlflow or tensorboard."),
