@@ -59,7 +59,7 @@ def test_trained_weights_are_not_trained_again(base: Recipe, space: Resolved) ->
 @pytest.mark.parametrize(
     ("changes", "rungs"),
     [
-        ({"sparsity": 0.05}, (("dense", "slim"), ("tuned-2",), ("tuned-3", "int8"))),
+        ({"sparsity": 0.5}, (("dense", "slim"), ("tuned-2",), ("tuned-3", "int8"))),
         ({"int8": "ptq"}, (("dense", "slim"), ("tuned-2",), ("sparse",))),
         ({"channels": 0.0, "channels_stage_1": -0.1}, (("dense", "tuned-1"), ("tuned-2",), ("sparse", "int8"))),
     ],

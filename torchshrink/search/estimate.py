@@ -14,6 +14,7 @@ from torchshrink.search.limits import Limits
 from torchshrink.search.space import LEAST_SPARSITY, Resolved, Settings, shares
 from torchshrink.task import Task
 
+_SPARSE_BYTES = 2  # a nonzero int8 weight and its place, in a sparse TFLite file
 _SURE = 0.8  # a file of which so much of the estimated latency exceeds the limit cannot meet it
 
 
@@ -50,9 +51,10 @@ class Estimator:
         if removed:
             model = prune.channels(model, example, amounts=removed, round_to=settings["round_to"])
         weights = sum(layer.weight.numel() for layer in prunable_layers(model).values())
-        kept = 1 - settings["sparsity"] if settings["sparsity"] >= LEAST_SPARSITY else 1.0
+        if settings["sparsity"] >= LEAST_SPARSITY:
+            weights = min(weights, round(_SPARSE_BYTES * weights * (1 - settings["sparsity"])))
         macs = count_macs(model, example) / count_macs(self.model, example)
-        return {"size": weights * kept, "macs": macs, "latency": latency(macs, self.measured)}
+        return {"size": weights, "macs": macs, "latency": latency(macs, self.measured)}
 
     def violations(self, estimated: dict[str, float], limits: Limits) -> dict[str, float]:
         """Return by how much a candidate exceeds limits that it obviously cannot meet, as a share of each."""

@@ -28,7 +28,8 @@ class Space(Strict):
         channels: Least and greatest share of the channels to remove.
         stage_spread: How far a stage's share may be from it, up and down; a stage is what computes at one resolution.
         round_to: What the channels that remain in a layer are multiples of.
-        sparsity: Least and greatest share of the remaining weights that become zero; less than 0.1 prunes none.
+        sparsity: Least and greatest share of the remaining weights that become zero; less than 0.55 prunes none,
+            because it would make no int8 file smaller.
         pattern: How weights are pruned, as `torchshrink.prune.methods.method` names it.
         int8: Trained (``"qat"``) or calibrated (``"ptq"``).
         keep_float: How many of the layers that int8 hurts most may stay float.

@@ -18,10 +18,10 @@ from torchshrink.task import Task
 
 Settings = dict[str, Any]
 
-LEAST_SPARSITY = 0.1  # below it, zeros make no file smaller
-_MOST_CHANNELS = 0.85
-_MOST_SPARSITY = (0.7, 0.9)  # where most layers suffer from pruning without fine-tuning, and where most do not
-_SPREAD = 0.15
+LEAST_SPARSITY = 0.55  # below it, zeros make no int8 file smaller: a sparse one takes more than 2 bytes per nonzero
+_MOST_CHANNELS = 0.8
+_MOST_SPARSITY = (0.8, 0.95)  # where most layers suffer from pruning without fine-tuning, and where most do not
+_SPREAD = 0.25
 _MOST_KEPT = 2
 _BEARABLE = 0.01  # loss that pruning half of a robust layer, alone and without fine-tuning, costs at most
 _HARMFUL = 0.01  # share of the loss that int8 in one layer alone costs, when it is worth keeping that layer float
@@ -73,8 +73,8 @@ def derive(space: Space, model: nn.Module, task: Task, progress: Progress = SILE
     """Return a complete space for a trained model.
 
     What the recipe leaves out follows from what one layer alone costs without fine-tuning
-    (`torchshrink.sensitivity.measure`): the greatest sparsity is 0.9 when half of the layers can lose half of their
-    weights for a loss of 0.01, else 0.7; stages whose layers are less robust than most lose at most the model's share
+    (`torchshrink.sensitivity.measure`): the greatest sparsity is 0.95 when half of the layers can lose half of their
+    weights for a loss of 0.01, else 0.8; stages whose layers are less robust than most lose at most the model's share
     of channels; up to two layers that cost 1 % of the loss in int8 may stay float.
 
     Args:
