@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from torchshrink import checkpoint, pipeline, report
 from torchshrink import recipe as recipes
-from torchshrink.trials import summary
 from torchshrink.assemble import make_model, make_task
 from torchshrink.errors import RecipeError, ShrinkError
 from torchshrink.files import atomic
@@ -28,6 +27,7 @@ from torchshrink.search.space import Resolved, derive
 from torchshrink.search.study import NAME, Study, delete
 from torchshrink.steps import Steps, digest
 from torchshrink.task import Task
+from torchshrink.trials import summary
 
 Target = Literal["litert", "onnxruntime"]
 _NARROW = (0.5, 0.75)  # shares of the channels, for the latency that MACs lead to
