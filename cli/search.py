@@ -11,8 +11,10 @@ from torchshrink.cli.run import RecipeFile, folder_name, show_report
 
 if TYPE_CHECKING:
     from torchshrink.recipe import Recipe
+    from torchshrink.search.engine import Engine
 
 TARGETS = ("litert", "onnxruntime")
+ENGINES = ("local", "ray")
 
 
 def search(
@@ -39,7 +41,21 @@ def search(
         Optional[float],  # noqa: UP045
         typer.Option(min=0.0, help="Time at most, without the recommended model's training."),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Candidates trained at once on this machine.")] = 1,
+    workers: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Candidates trained at once; by default 1, with ray as many as fit the cluster."),
+    ] = None,
+    engine: Annotated[str, typer.Option(help="Where candidates are trained: local, or ray for a cluster.")] = "local",
+    address: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Of the Ray cluster: auto, or HOST:PORT of its head; by default Ray on this machine."),
+    ] = None,
+    artefacts: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="URL that all machines reach, such as file:///shared/folder or s3://bucket/prefix."),
+    ] = None,
+    cpus_per_trial: Annotated[int, typer.Option(min=1, help="Of each candidate on a Ray cluster.")] = 1,
+    gpus_per_trial: Annotated[float, typer.Option(min=0.0, help="Of each candidate on a Ray cluster.")] = 0.0,
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Folder of the search; by default runs/search-NAME."),
@@ -59,6 +75,10 @@ def search(
     """
     if target not in TARGETS:
         raise typer.BadParameter(f"{target!r} is not one of {', '.join(TARGETS)}", param_hint="--target")
+    if engine not in ENGINES:
+        raise typer.BadParameter(f"{engine!r} is not one of {', '.join(ENGINES)}", param_hint="--engine")
+    if engine == "local" and (address or artefacts):
+        raise typer.BadParameter("--address and --artefacts are for --engine ray", param_hint="--engine")
     with console.Progress() as progress:
         progress.start("load PyTorch")
         from torchshrink.converters.bridge import Bridge
@@ -68,6 +88,15 @@ def search(
 
         limits = Limits.parse(max_size, max_latency, max_rss, max_loss_increase)
         settings = _load(recipe, data)
+
+        def make_engine(trials_folder: Path) -> Engine:
+            from torchshrink.search.engine import Local
+            from torchshrink.search.ray_engine import RayEngine
+
+            if engine == "local":
+                return Local(Bridge, workers or 1)
+            return RayEngine(Bridge, trials_folder, artefacts, address, workers, cpus_per_trial, gpus_per_trial)
+
         folder = out or Path("runs", f"search-{folder_name(recipe, settings.data)}")
         content = run_search(
             settings,
@@ -77,8 +106,8 @@ def search(
             target=target,  # type: ignore[arg-type]
             trials=trials,
             hours=hours,
-            workers=workers,
             storage=storage,
+            make_engine=make_engine,
             is_fresh=not resume,
             progress=progress,
         )

@@ -110,6 +110,8 @@ def _check_recommended(report: dict[str, Any], found: dict[str, Any], trial: dic
     [
         (("--max-size", "12furlongs"), 3, "--max-size 12furlongs: expected a unit"),
         (("--target", "gpu"), 2, "'gpu' is not one of litert, onnxruntime"),
+        (("--engine", "slurm"), 2, "'slurm' is not one of local, ray"),
+        (("--artefacts", "s3://bucket"), 2, "are for --engine ray"),
         (("--trials", "0"), 2, "--trials"),
         (("--hours", "0"), 3, "hours=0.0"),
         (("--data", "nowhere"), 3, "nowhere"),

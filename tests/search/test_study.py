@@ -1,5 +1,6 @@
 """What is kept of a search, across processes."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from torchshrink.errors import DataError, OutputError
+from torchshrink.errors import DataError, MissingExtraError, OutputError
 from torchshrink.search.limits import Limits
 from torchshrink.search.result import collect
 from torchshrink.search.space import Resolved
@@ -71,6 +72,14 @@ def test_a_store_that_cannot_be_reached_hides_its_password(tmp_path: Path) -> No
         Study("nosuchdialect://me:secret@host/db", "torchshrink", ("size",), "tpe", 0, ABOUT)
     assert "nosuchdialect://me@host/db" in str(caught.value)
     assert "secret" not in str(caught.value)
+
+
+def test_a_missing_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(
+        MissingExtraError, match=r"postgresql\+psycopg://me@host/db needs a driver: .*torchshrink\[ray\]"
+    ):
+        Study("postgresql+psycopg://me:secret@host/db", "torchshrink", ("size",), "tpe", 0, ABOUT)
 
 
 def test_the_same_seed_draws_the_same(tmp_path: Path, space: Resolved) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from torchshrink.errors import DataError, OutputError
+from torchshrink.errors import DataError, MissingExtraError, OutputError
 from torchshrink.search.space import Resolved, Settings, draw
 
 State = Literal["open", "finished", "stopped", "infeasible", "failed"]
@@ -32,6 +32,7 @@ class Study:
 
     Raises:
         OutputError: When the store cannot be opened.
+        MissingExtraError: When its driver is not installed.
         DataError: When it holds another search of this name.
     """
 
@@ -50,6 +51,9 @@ class Study:
             self._study = optuna.create_study(
                 storage=storage, study_name=name, directions=["minimize"] * len(objectives), load_if_exists=True
             )
+        except ImportError as error:
+            hint = "pip install 'torchshrink[ray]' for PostgreSQL"
+            raise MissingExtraError(f"the store {_hidden(storage)} needs a driver: {error}; {hint}") from error
         except Exception as error:  # of SQLAlchemy and of every driver below it
             reason = " ".join(str(error).split())[:300]
             raise OutputError(f"the store {_hidden(storage)} cannot be used: {reason}") from error
