@@ -9,9 +9,11 @@ Every folder receives ``model_float32.tflite`` and a SavedModel; with ``keras`` 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,8 @@ def convert(onnx: str, folder: str, keras: bool) -> None:
     if not onnx2tf.__version__.startswith("1."):
         # 2.x writes files by itself unless told otherwise: some did not load, and biases stayed operators of their own.
         settings["tflite_backend"] = "tf_converter"
-    onnx2tf.convert(**settings)
+    with contextlib.nullcontext() if keras else _no_weights_as_text():
+        onnx2tf.convert(**settings)
 
 
 def _leave_sums_channels_last() -> None:
@@ -48,6 +51,26 @@ def _leave_sums_channels_last() -> None:
     from onnx2tf.ops import Add
 
     Add.transpose_with_flexing_deterrence = lambda **_: None
+
+
+@contextlib.contextmanager
+def _no_weights_as_text() -> Iterator[None]:
+    """Keep Keras from writing every weight as JSON into each SavedModel: onnx2tf passes weights as arguments of layers.
+
+    That takes ten times as long as all the rest for 8 million weights. The SavedModel needs no configuration, and one
+    that is not implemented is left out; an .h5 file needs it.
+    """
+    from tf_keras.src.engine.functional import Functional
+
+    def refuse(_model: Any) -> dict[str, Any]:
+        raise NotImplementedError
+
+    before = Functional.get_config
+    Functional.get_config = refuse
+    try:
+        yield
+    finally:
+        Functional.get_config = before
 
 
 if __name__ == "__main__":

@@ -1,0 +1,51 @@
+"""The process with TensorFlow does not write weights as text, unless a Keras file needs them."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torchshrink.converters
+
+WORKER = Path(torchshrink.converters.__file__).parent / "_tensorflow_worker.py"
+
+
+class Functional:
+    def get_config(self) -> dict[str, Any]:
+        return {"layers": ["every weight"]}
+
+
+def stub(monkeypatch: pytest.MonkeyPatch, name: str, **members: Any) -> None:
+    module = ModuleType(name)
+    for key, value in members.items():
+        setattr(module, key, value)
+    monkeypatch.setitem(sys.modules, name, module)
+
+
+def test_configurations_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Any] = []
+
+    def convert(**settings: Any) -> None:
+        try:
+            found.append(Functional().get_config())
+        except NotImplementedError:
+            found.append(None)
+        if settings["input_onnx_file_path"] == "broken":
+            raise RuntimeError("it does not convert")
+
+    stub(monkeypatch, "onnx2tf", convert=convert, __version__="1.29.24")
+    stub(monkeypatch, "onnx2tf.ops", Add=type("Add", (), {}))
+    for name in ("tf_keras", "tf_keras.src", "tf_keras.src.engine"):
+        stub(monkeypatch, name)
+    stub(monkeypatch, "tf_keras.src.engine.functional", Functional=Functional)
+    worker = runpy.run_path(str(WORKER))
+    worker["convert"]("model.onnx", "out", keras=False)
+    worker["convert"]("model.onnx", "out", keras=True)
+    with pytest.raises(RuntimeError, match="it does not convert"):
+        worker["convert"]("broken", "out", keras=False)
+    assert found == [None, {"layers": ["every weight"]}, None]
+    assert Functional().get_config() == {"layers": ["every weight"]}
