@@ -15,7 +15,7 @@ from torchshrink.search.space import LEAST_SPARSITY, Resolved, Settings, shares
 from torchshrink.task import Task
 
 _SPARSE_BYTES = 2  # a nonzero int8 weight and its place, in a sparse TFLite file
-_SURE = 0.8  # a file of which so much of the estimated latency exceeds the limit cannot meet it
+_SURE = 0.9  # a file of which so much of the estimated latency exceeds the limit cannot meet it
 
 
 @dataclass(frozen=True)
