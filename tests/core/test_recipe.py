@@ -10,6 +10,7 @@ import yaml
 
 from torchshrink import recipe
 from torchshrink.errors import RecipeError
+from torchshrink.search.settings import Search
 
 TRAIN: dict[str, Any] = {"train": {}}
 
@@ -72,7 +73,8 @@ def test_template_names_the_command_that_runs_it() -> None:
 def test_template_shows_every_setting() -> None:
     """With its commented lines taken in, nothing is missing and everything is accepted."""
     text = recipe.TEMPLATE.format(name="x")
-    for line in ("checkpoint:", "loss:", "  name:", "  settings:", "distillation:"):
+    searching = ("search:", "  space:", "  epochs:", "  final_epochs:")
+    for line in ("checkpoint:", "loss:", "  name:", "  settings:", "distillation:", *searching):
         assert f"# {line}" in text
         text = text.replace(f"# {line}", line)
     content = yaml.safe_load(text)
@@ -86,6 +88,10 @@ def test_template_shows_every_setting() -> None:
         name="focal_tversky", settings={"alpha": 0.7, "beta": 0.3, "gamma": 0.75}
     )
     assert recipe.parse(content).model.checkpoint == "model.safetensors"
+    search = recipe.parse(content).search
+    assert search is not None
+    assert (search.epochs, search.final_epochs) == (Search().epochs, Search().final_epochs)
+    assert recipe.Variant.model_validate({"train": {}, "export": False}).export is False
 
 
 # --- Round trips
@@ -153,7 +159,7 @@ def test_save_and_load(tmp_path: Path) -> None:
         (variants(dense={"train": {"epoch": 3}}), "variants.dense.train.epoch"),
         (variants(dense=TRAIN, thin={"from": "dense", "prune": {"sparsity": 0.5}}), "variants.thin.prune.sparsity"),
         (variants(dense=TRAIN, q={"from": "dense", "qat": {"amount": 0.5}}), "variants.q.qat.amount"),
-        (variants(dense={"train": {}, "export": {}}), "variants.dense.export"),
+        (variants(dense={"train": {}, "convert": {}}), "variants.dense.convert"),
     ],
 )
 def test_unknown_keys_are_named_by_their_path(content: dict[str, Any], path: str) -> None:
