@@ -21,12 +21,12 @@ from torchshrink.search import ray_engine
 from torchshrink.search.engine import Engine, Outcome
 from torchshrink.search.ray_engine import RayEngine
 from torchshrink.search.work import Request
-from torchshrink.steps import digest
+from torchshrink.steps import Steps, digest
 
 pytest.importorskip("fsspec", reason="the extra 'ray' is not installed")
 
 LIMIT_S = 600
-EPOCHS = 100  # long enough to be killed in
+EPOCHS = 200  # long enough to be killed in
 
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra 'ray' is not installed")
@@ -201,26 +201,45 @@ def test_a_killed_machine_is_lost_and_another_goes_on(nodes: RayNodes, engine: R
     (lost,) = (number for number, node in on.items() if node == 1)
     nodes.kill(1)
     found = outcomes(engine, 2)
-    assert found[lost] == Outcome(lost, error="its machine is gone", is_lost=True)
+    assert found[lost].is_lost
+    assert found[lost].error in ("its machine is gone", "the worker died")  # whichever Ray notices first
     assert found[9 - lost].result is not None
-    assert engine.slots == 1
+    until(lambda: engine.slots == 1)
     mark(record(out, lost, "short"))
     engine.submit(request(out, lost))
     assert outcomes(engine, 1)[lost].error is None
     assert is_marked(record(out, lost, "short"))
 
 
-def complaint(tmp_path: Path, **changes: Any) -> tuple[type[ShrinkError], str] | None:
+def job(tmp_path: Path, **changes: Any) -> ray_engine._Job:
     settings = {"url": f"file://{tmp_path}", "name": "x", "inputs": (), "data": None, "imports": "", "threads": 1}
-    return ray_engine._complaint(ray_engine._Job(**{**settings, "versions": ray_engine._versions(), **changes}))
+    return ray_engine._Job(**{**settings, "versions": ray_engine._versions(), **changes})
+
+
+def test_a_step_is_in_the_store_before_the_next_begins(
+    out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies_after_a_step(_request: Request, _bridge: object, steps: Steps) -> None:
+        steps.run("make:short", 1, lambda: ({}, []))
+        raise SystemExit
+
+    monkeypatch.setattr(ray_engine, "attempt", dies_after_a_step)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    with pytest.raises(SystemExit):
+        ray_engine._rung(request(out, 6), object, job(tmp_path, threads=torch.get_num_threads()))  # type: ignore[arg-type]
+    assert (tmp_path / "x" / ".steps" / "make.short.json").is_file()
+
+
+def complain(tmp_path: Path, **changes: Any) -> tuple[type[ShrinkError], str] | None:
+    return ray_engine._complaint(job(tmp_path, **changes))
 
 
 def test_what_a_machine_complains_about(tmp_path: Path) -> None:
-    assert complaint(tmp_path) is None
-    assert complaint(tmp_path, data=str(tmp_path)) is None
-    missing = complaint(tmp_path, data=f"{tmp_path}/cells")
+    assert complain(tmp_path) is None
+    assert complain(tmp_path, data=str(tmp_path)) is None
+    missing = complain(tmp_path, data=f"{tmp_path}/cells")
     assert missing == (DataError, f"has no {tmp_path}/cells: the data must have the same path on all machines")
-    kind, text = complaint(tmp_path, inputs=("dense.safetensors",)) or (None, "")
+    kind, text = complain(tmp_path, inputs=("dense.safetensors",)) or (None, "")
     assert kind is OutputError
     assert "all machines must reach the same under it" in text
 

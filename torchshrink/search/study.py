@@ -47,6 +47,7 @@ class Study:
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.objectives = tuple(objectives)
+        self._opened: dict[int, Trial] = {}
         try:
             self._study = optuna.create_study(
                 storage=storage, study_name=name, directions=["minimize"] * len(objectives), load_if_exists=True
@@ -74,6 +75,7 @@ class Study:
     def ask(self, space: Resolved) -> tuple[int, Settings]:
         """Return the number and the settings of a new candidate."""
         trial = self._study.ask()
+        self._opened[trial.number] = trial
         settings = draw(trial, space)
         trial.set_user_attr("settings", settings)
         return trial.number, settings
@@ -130,8 +132,9 @@ class Study:
         return {name: float(value) for name, value in found.items()}
 
     def _open(self, number: int) -> Trial:
-        trials = self.trials()
-        return Trial(self._study, trials[number]._trial_id)
+        if number not in self._opened:  # of an earlier process
+            self._opened[number] = Trial(self._study, self.trials()[number]._trial_id)
+        return self._opened[number]
 
     def _close(self, number: int, violations: Mapping[str, float]) -> None:
         trial = self._open(number)
