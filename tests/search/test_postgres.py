@@ -22,9 +22,13 @@ ABOUT = {"target": "litert", "seed": 0}
 COSTS = {"size": 1000.0, "latency": 0.5}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def driver() -> None:
+    pytest.importorskip("psycopg", reason="the extra 'ray' is not installed")
+
+
 @pytest.fixture(scope="module")
 def store() -> Iterator[str]:
-    pytest.importorskip("psycopg", reason="the extra 'ray' is not installed")
     with postgres() as url:
         yield url
 
