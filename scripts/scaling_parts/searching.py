@@ -1,7 +1,7 @@
 """The part of the page about searching: what was measured with workers on one machine, and 100 GPUs on paper.
 
 What was measured is given as ``{"workers": {"1": {"trials", "seconds"}, ...}, "overhead_seconds_per_trial",
-"store_queries_per_trial", "artefact_bytes_per_trial"}``.
+"store_queries_per_trial", "artefact_bytes_per_trial"}``, and in ``"about"`` a sentence on how.
 """
 
 from __future__ import annotations
@@ -99,7 +99,17 @@ def write(search: Search, costs: Mapping[str, Costs]) -> list[str]:
         search: What was measured, as this module says.
         costs: By model, the smallest first: the one that the search was measured with.
     """
-    return ["## Searching", "", *_measured(search), "", f"## {GPUS} GPUs, on paper", "", *_estimate(search, costs)]
+    about = [f"Measured with: {search['about']}", ""] if "about" in search else []
+    return [
+        "## Searching",
+        "",
+        *about,
+        *_measured(search),
+        "",
+        f"## {GPUS} GPUs, on paper",
+        "",
+        *_estimate(search, costs),
+    ]
 
 
 def _measured(search: Search) -> list[str]:
