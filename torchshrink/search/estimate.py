@@ -83,7 +83,7 @@ def latency(macs: float, measured: Sequence[tuple[float, float]]) -> float:
     return round(max(found, points[0][1] / 2), 6)
 
 
-def costs(estimated: dict[str, float], objectives: tuple[str, ...]) -> tuple[float, ...]:
+def known_costs(estimated: dict[str, float], objectives: tuple[str, ...]) -> tuple[float, ...]:
     """Return what is known of the costs that are minimised, for comparing candidates before they are measured."""
     known = {"size": estimated["size"], "latency": estimated["latency"]}
     return tuple(known[name] for name in objectives if name in known)

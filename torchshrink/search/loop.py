@@ -14,8 +14,7 @@ from torchshrink.errors import ShrinkError
 from torchshrink.progress import Progress
 from torchshrink.search.candidates import Candidate
 from torchshrink.search.engine import Engine, Outcome
-from torchshrink.search.estimate import Estimator
-from torchshrink.search.estimate import costs as known_costs
+from torchshrink.search.estimate import Estimator, known_costs
 from torchshrink.search.halving import Standing, next_up
 from torchshrink.search.limits import Limits
 from torchshrink.search.settings import Search
