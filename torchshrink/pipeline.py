@@ -84,7 +84,8 @@ def claim(out: Path, recipe: Recipe, is_fresh: bool) -> None:
             is_same = json.loads(marker.read_bytes()) == content
         except ValueError:
             is_same = False  # damaged: nobody knows which run it was
-        if not is_same and not is_fresh:
+        has_begun = any(path != marker for path in out.iterdir())  # a wrong path to the data leaves only the marker
+        if not is_same and not is_fresh and has_begun:
             raise DataError(f"{out} holds another run: choose another --out, or pass --fresh to replace it")
     elif out.is_dir() and any(path.name != FOLDER for path in out.iterdir()):
         raise DataError(f"{out} holds files that are not of a torchshrink run: choose another --out")

@@ -17,6 +17,15 @@ from torchshrink.recipe import Recipe
 OTHER = Recipe(seed=1)
 
 
+def test_a_run_that_never_began_can_become_another(tmp_path: Path) -> None:
+    claim(tmp_path, Recipe(), is_fresh=False)
+    claim(tmp_path, OTHER, is_fresh=False)
+    assert json.loads((tmp_path / "recipe.json").read_text()) == recipe.dump(OTHER)
+    (tmp_path / "models").mkdir()
+    with pytest.raises(DataError, match="holds another run"):
+        claim(tmp_path, Recipe(), is_fresh=False)
+
+
 @pytest.mark.parametrize("kind", ["new", "nested", "empty", "only steps"])
 def test_free_folders(tmp_path: Path, kind: str) -> None:
     out = tmp_path / {"nested": "a/b/c"}.get(kind, "out")
@@ -38,6 +47,7 @@ def test_the_same_run_again(tmp_path: Path, is_fresh: bool) -> None:
 
 def test_another_run(tmp_path: Path) -> None:
     claim(tmp_path, Recipe(), is_fresh=False)
+    (tmp_path / "models").mkdir()
     before = (tmp_path / "recipe.json").read_text()
     with pytest.raises(DataError, match="holds another run: choose another --out, or pass --fresh to replace it"):
         claim(tmp_path, OTHER, is_fresh=False)
@@ -57,6 +67,7 @@ def test_foreign_files(tmp_path: Path, is_fresh: bool) -> None:
 @pytest.mark.parametrize("content", ["", "{", "[]", b"\xff\xfe"])
 def test_damaged_marker(tmp_path: Path, content: str | bytes) -> None:
     (tmp_path / "recipe.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    (tmp_path / "models").mkdir()
     with pytest.raises(DataError, match="--fresh"):
         claim(tmp_path, Recipe(), is_fresh=False)
     claim(tmp_path, Recipe(), is_fresh=True)
