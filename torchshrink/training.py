@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from torchshrink import parallel
 from torchshrink.errors import DataError, ModelError
+from torchshrink.memory_format import channels_last
 from torchshrink.metrics import evaluate
 from torchshrink.processes import is_main
 from torchshrink.progress import SILENT, Progress
@@ -144,6 +145,7 @@ class _Run:
     progress: Progress
     steps: int
     step: int = 0
+    is_channels_last: bool = True
 
     def epoch(self, loader: DataLoader[tuple[Tensor, Tensor]], generator: torch.Generator) -> float:
         """Train on every batch once and return the mean loss."""
@@ -178,18 +180,29 @@ class _Run:
         """Return what this process's share of a batch adds to the batch's mean loss."""
         whole = len(inputs)
         inputs, truth = parallel.share(inputs), parallel.share(truth)
-        if inputs.dim() == 4:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-        bf16 = uses_bf16(self.settings.precision, inputs.device.type)
         with whole_batch():
-            with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16):
-                output = self.model(inputs)
-                guidance = None if self.teacher is None else _answer(self.teacher, inputs)
+            output, guidance = self._outputs(inputs)
             loss: Tensor = self.task.loss(output.float(), truth)
             if guidance is not None:
                 share = self.settings.distillation
                 loss = (1 - share) * loss + share * imitation(output.float(), guidance.float())
         return loss * (len(inputs) / whole)
+
+    def _outputs(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return what the model and its teacher, if it has one, make of a batch."""
+        if self.is_channels_last:
+            try:
+                return self._asked(channels_last(inputs))
+            except RuntimeError as error:
+                if "view size is not compatible" not in str(error):
+                    raise
+                self.is_channels_last = False  # the model views tensors as if they were in the usual order
+        return self._asked(inputs)
+
+    def _asked(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        bf16 = uses_bf16(self.settings.precision, inputs.device.type)
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16):
+            return self.model(inputs), None if self.teacher is None else _answer(self.teacher, inputs)
 
 
 def imitation(output: Tensor, guidance: Tensor) -> Tensor:

@@ -109,3 +109,15 @@ def test_what_is_no_tflite_is_named(tmp_path: Path, content: bytes | None) -> No
         (tmp_path / "model.tflite").write_bytes(content)
     with pytest.raises(ModelError, match=r"model\.tflite"):
         flatbuffer.read(tmp_path / "model.tflite")
+
+
+def test_equal_vectors_are_stored_once(tflite_builder: Any) -> None:
+    """Files are smaller by what they repeat; each tensor still reads its own values."""
+    model = tflite_builder.finish([], [])
+    size = len(flatbuffer.pack(model))
+    for value in (3, 3, 4):
+        flatbuffer.add_buffer(model, bytes([value]) * 4096)
+    packed = flatbuffer.pack(model)
+    assert 2 * 4096 < len(packed) - size < 2 * 4096 + 200
+    read = flatbuffer.parse(packed, "packed")
+    assert [bytes(buffer.data)[:1] for buffer in read.buffers[-3:]] == [b"\3", b"\3", b"\4"]

@@ -252,3 +252,35 @@ def test_signals_train_too() -> None:
     task = Task("signals", data, data, data, Normalization((0.0,), (1.0,)))
     history = fit(UNet(widths=(4, 8), dims=1), task, settings(60))
     assert history.best_loss < 0.7 * history.epochs[0]["validation_loss"]
+
+
+class Flattening(nn.Module):
+    """Classifies, and views its channels as code written for the usual order of memory does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(1, 3, 3, padding=1)
+        self.head = nn.Linear(3 * 8 * 8, 1)
+        self.strides: set[int] = set()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer(x)
+        if self.training:
+            self.strides.add(x.stride(1))
+        return torch.sigmoid(self.head(x.view(len(x), -1))).view(-1, 1, 1, 1)
+
+
+def test_gray_images_are_computed_channels_last(tiny_task: Task) -> None:
+    strides: set[int] = set()
+    model = UNet(widths=(4, 8))
+    model.encoder[0][0].register_forward_hook(lambda module, _, output: strides.add(output.stride(1)))
+    fit(model, tiny_task, settings(1))
+    assert strides >= {1}
+
+
+def test_a_model_that_views_its_channels_trains_too() -> None:
+    inputs = torch.randn(16, 1, 8, 8)
+    data = TensorDataset(inputs, (inputs.mean((1, 2, 3), keepdim=True) > 0).to(torch.uint8))
+    model = Flattening()
+    fit(model, Task("signs", data, data, data, Normalization((0.0,), (1.0,)), loss=BCE()), settings(2))
+    assert model.strides == {1, 64}  # it was tried, once

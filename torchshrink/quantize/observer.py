@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torchao.quantization.pt2e import MovingAverageMinMaxObserver
 
+from torchshrink.memory_format import in_memory
 from torchshrink.whole_batch import extremes
 
 
@@ -35,7 +36,7 @@ class StepMinMaxObserver(MovingAverageMinMaxObserver):  # type: ignore[misc]  # 
         """Include the values of ``x_orig`` in this step's range; in the first step that range is used at once."""
         if x_orig.numel() == 0:
             return x_orig
-        low, high = extremes(*torch.aminmax(x_orig.detach().to(self.min_val.dtype)))
+        low, high = extremes(*torch.aminmax(in_memory(x_orig.detach()).to(self.min_val.dtype)))
         self.step_min, self.step_max = torch.minimum(self.step_min, low), torch.maximum(self.step_max, high)
         if self._is_first_step:
             self.min_val, self.max_val = self.step_min.clone(), self.step_max.clone()
