@@ -63,7 +63,7 @@ class Local:
     def __init__(self, make_bridge: MakeBridge, workers: int = 1) -> None:
         self.slots = workers
         self._make_bridge = make_bridge
-        self._threads = max(1, (os.cpu_count() or 1) // workers)
+        self._threads = max(1, _processors() // workers)
         # A fork server imports PyTorch once, for all processes that follow; elsewhere than on Linux it is not safe.
         self._context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
         if sys.platform == "linux":
@@ -112,6 +112,11 @@ class Local:
             receiver.close()
             held.close()
         self._running.clear()
+
+
+def _processors() -> int:
+    """Return how many processors this process may use, which is less than there are when it is pinned."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _work(request: Request, make_bridge: MakeBridge, sender: Any, alive: Any, threads: int) -> None:
