@@ -185,7 +185,7 @@ def channels(
             scope=scope,
             round_to=round_to if is_last else 1,
             ignore=ignore,
-            loss=lambda module: _sampled_loss(module, task),
+            loss=lambda module: sampled_loss(module, task),
             **goal,
         )
         pruning.keep_zeros(model)
@@ -287,7 +287,7 @@ def _first(task: Task, samples: int, batch_size: int = 16) -> DataLoader[tuple[T
     return DataLoader(Subset(task.train, range(count)), batch_size)
 
 
-def _sampled_loss(model: nn.Module, task: Task) -> Tensor:
+def sampled_loss(model: nn.Module, task: Task) -> Tensor:
     """Return the mean loss over the first training batches, with its gradient graph."""
     losses = [task.loss(model(inputs), truth) for inputs, truth in _first(task, TAYLOR_SAMPLES)]
     total: Tensor = sum(losses[1:], losses[0]) / len(losses)

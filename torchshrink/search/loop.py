@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,16 +16,18 @@ from torchshrink.progress import Progress
 from torchshrink.search.candidates import Candidate
 from torchshrink.search.engine import Engine, Outcome
 from torchshrink.search.estimate import Estimator, known_costs
-from torchshrink.search.halving import Standing, next_up
+from torchshrink.search.halving import Standing, front, next_up
 from torchshrink.search.limits import Limits
+from torchshrink.search.outlook import Outlook, outlooks
 from torchshrink.search.settings import Search
-from torchshrink.search.space import Resolved
+from torchshrink.search.space import Resolved, Settings
 from torchshrink.search.study import Study, state_of
 from torchshrink.search.work import Request
 
 MOST_LOST = 2  # how often a candidate whose worker died is given to another
 MOST_DROPPED = 100  # candidates in a row that cannot meet the limits
 _TURN = 1.0  # seconds between two looks at the clock
+_FINISHING = 0.7  # share of the time after which hopeful candidates are finished before new ones begin
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,9 @@ class Loop:
         settings: Search,
         folder: Path,
         progress: Progress,
+        starts: Sequence[Settings] = (),
     ) -> None:
+        self.starts = starts
         self.study, self.limits, self.space, self.plan = study, limits, space, plan
         self.estimate, self.dense, self.settings = estimate, dense, settings
         self.folder, self.progress = folder, progress
@@ -97,16 +102,27 @@ class Loop:
             begun, done = trial.user_attrs.get("begun", 0), len(trial.user_attrs.get("rungs", []))
             if state_of(trial) == "open" and trial.number not in self._under_way and begun > done:
                 return trial.number
-        is_over = self._is_over(trials, budget)
-        is_late = is_over and budget.hours is not None and self._elapsed() >= 3600 * budget.hours
-        if is_late and any(state_of(trial) == "finished" for trial in trials):
+        is_over, used = self._is_over(trials, budget), self._used(budget)
+        if used >= 1 and any(state_of(trial) == "finished" for trial in trials):
             return None
-        chosen = self._promoted(trials, is_over)
+        known = outlooks(trials, self.limits, self.dense)
+        chosen = self._promoted(trials, known if used >= _FINISHING else {}, is_over)
         if chosen is not None or is_over:
             return chosen
-        return self._new()
+        return self._new(known)
 
-    def _promoted(self, trials: list[FrozenTrial], is_last_call: bool) -> int | None:
+    def _used(self, budget: Budget) -> float:
+        """Return the share of the time that is used up."""
+        return 0.0 if budget.hours is None else self._elapsed() / (3600 * budget.hours)
+
+    def _promoted(self, trials: list[FrozenTrial], closing: dict[int, Outlook], is_last_call: bool) -> int | None:
+        """Return the candidate to train further.
+
+        Args:
+            trials: All of them.
+            closing: The outlooks of candidates from which the best are to be finished first, as time runs out.
+            is_last_call: Whether no new candidate will come.
+        """
         standings = []
         for trial in trials:
             losses = tuple(rung["loss"] for rung in trial.user_attrs.get("rungs", []))
@@ -116,23 +132,36 @@ class Loop:
                 standings.append(Standing(trial.number, losses, costs, is_waiting))
         if self.settings.sampler == "random":
             return next((one.number for one in standings if one.is_waiting), None)
+        hopeful = {
+            number: tuple(outlook.costs[name] for name in self.limits.objectives)
+            for number, outlook in closing.items()
+            if not outlook.violations
+        }
+        best = set(front(hopeful))
+        if waiting := [one for one in standings if one.is_waiting and one.number in best]:
+            return max(waiting, key=lambda one: (len(one.losses), -one.losses[-1])).number
         rungs = max((len(self._plan(one.number).rungs) for one in standings if one.is_waiting), default=0)
         return next_up(standings, rungs, self.settings.reduction, is_last_call)
 
     def _is_over(self, trials: list[FrozenTrial], budget: Budget) -> bool:
         trained = sum("begun" in trial.user_attrs for trial in trials)
-        is_late = budget.hours is not None and self._elapsed() >= 3600 * budget.hours
         dropped = 0
         for trial in reversed(trials):
             if state_of(trial) != "infeasible":
                 break
             dropped += 1
-        return is_late or dropped >= MOST_DROPPED or (budget.trials is not None and trained >= budget.trials)
+        return (
+            self._used(budget) >= 1
+            or dropped >= MOST_DROPPED
+            or (budget.trials is not None and trained >= budget.trials)
+        )
 
-    def _new(self) -> int | None:
+    def _new(self, known: dict[int, Outlook]) -> int | None:
         """Draw candidates until one is worth training."""
         for _ in range(MOST_DROPPED):
-            number, settings = self.study.ask(self.space)
+            begun = len(self.study.trials())
+            start = self.starts[begun] if begun < len(self.starts) else None
+            number, settings = self.study.ask(self.space, known, start)
             try:
                 estimated = self.estimate(settings)
             except ShrinkError as error:
@@ -214,7 +243,7 @@ class Loop:
         shares = [trained / budget.trials] if budget.trials else []
         left = ""
         if budget.hours:
-            shares.append(self._elapsed() / (3600 * budget.hours))
+            shares.append(self._used(budget))
             left = f", {max(0.0, budget.hours * 60 - self._elapsed() / 60):.0f} min left"
         elif shares and 0 < shares[0] < 1:
             left = f", about {self._elapsed() / 60 * (1 / shares[0] - 1):.0f} min left"

@@ -23,7 +23,8 @@ from torchshrink.search.estimate import Estimator
 from torchshrink.search.limits import Limits
 from torchshrink.search.loop import Budget, Loop
 from torchshrink.search.settings import Search
-from torchshrink.search.space import Resolved, derive
+from torchshrink.search.space import Resolved, Settings, derive
+from torchshrink.search.starts import starts
 from torchshrink.search.study import NAME, Study, delete
 from torchshrink.steps import Steps, digest
 from torchshrink.task import Task
@@ -102,7 +103,8 @@ def search(
     measured = _measured(recipe, dense, space, target, out, make_bridge, progress)
     estimate = Estimator(dense.model, dense.task, space, dense.costs, measured)
     plan = _Plan(_only_dense(recipe), space, settings, target, dense)
-    loop = Loop(study, limits, space, plan, estimate, costs, settings, out / "trials", progress)
+    begin = _starts(space, settings, dense, out)
+    loop = Loop(study, limits, space, plan, estimate, costs, settings, out / "trials", progress, begin)
     engine = make_engine(out / "trials") if make_engine is not None else Local(make_bridge, workers)
 
     def save() -> dict[str, Any]:
@@ -194,6 +196,18 @@ def _space(settings: Search, dense: _Dense, out: Path, progress: Progress) -> Re
 
     inputs = [settings.space.model_dump(mode="json"), dense.key]
     return Resolved.model_validate(Steps(out).run("space", inputs, derived)[0])
+
+
+def _starts(space: Resolved, settings: Search, dense: _Dense, out: Path) -> list[Settings]:
+    """Return the settings that the search begins with, the same for every call."""
+    if settings.sampler == "random":
+        return []
+
+    def found() -> tuple[dict[str, Any], list[Path]]:
+        return {"starts": starts(space, dense.model, dense.task)}, []
+
+    inputs = [space.model_dump(mode="json"), dense.key]
+    return list(Steps(out).run("starts", inputs, found)[0]["starts"])
 
 
 def _measured(

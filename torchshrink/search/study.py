@@ -5,16 +5,21 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from types import MappingProxyType
 from typing import Any, Literal
 
 import optuna
+from optuna.samplers import PartialFixedSampler, RandomSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from torchshrink.errors import DataError, MissingExtraError, OutputError
+from torchshrink.search.outlook import Outlook
 from torchshrink.search.space import Resolved, Settings, draw
 
 State = Literal["open", "finished", "stopped", "infeasible", "failed"]
 NAME = "torchshrink"
+_LIMITS = "limits"  # the name of the constraint
+_NOTHING: Mapping[int, Outlook] = MappingProxyType({})
 _LEAST_FINISHED = 4  # the best quarter is compared with all
 _STARTUP = 10  # candidates that are drawn at random before the sampler models them
 
@@ -69,11 +74,21 @@ class Study:
                 f"the store {_hidden(storage)} holds another search named {name!r} (other {', '.join(changed)}): "
                 "choose another --out, or pass --fresh to replace it"
             )
-        # Every process that goes on with a study must draw other candidates than the one before.
-        self._study.sampler = _sampler(sampler, seed + len(self._study.trials))
+        self._kind, self._seed = sampler, seed
 
-    def ask(self, space: Resolved) -> tuple[int, Settings]:
-        """Return the number and the settings of a new candidate."""
+    def ask(
+        self, space: Resolved, outlooks: Mapping[int, Outlook] = _NOTHING, start: Settings | None = None
+    ) -> tuple[int, Settings]:
+        """Return the number and the settings of a new candidate.
+
+        Args:
+            space: What it is drawn from.
+            outlooks: Of earlier candidates, by their numbers: the sampler takes them for finished.
+            start: Settings to take instead of drawing them.
+        """
+        with _quiet():
+            fixed = start if start is not None else self._advised(space, outlooks)
+            self._study.sampler = PartialFixedSampler(fixed, RandomSampler(seed=self._seed))
         trial = self._study.ask()
         self._opened[trial.number] = trial
         settings = draw(trial, space)
@@ -131,6 +146,29 @@ class Study:
             )
         return {name: float(value) for name, value in found.items()}
 
+    def _advised(self, space: Resolved, outlooks: Mapping[int, Outlook]) -> dict[str, Any]:
+        """Return what the sampler proposes when it takes outlooks for results: most candidates never have others."""
+        trials = self.trials()
+        # Every candidate is drawn with a seed of its own, so that going on with a study repeats none.
+        advisor = optuna.create_study(
+            directions=self._study.directions, sampler=_sampler(self._kind, self._seed + len(trials))
+        )
+        for trial in trials if self._kind == "tpe" else ():
+            if (outlook := outlooks.get(trial.number)) is not None:
+                advisor.add_trial(
+                    optuna.trial.create_trial(
+                        values=[outlook.costs[name] for name in self.objectives],
+                        params=trial.params,
+                        distributions=trial.distributions,
+                        constraints={_LIMITS: sum(outlook.violations.values())},
+                    )
+                )
+            elif trial.state != TrialState.FAIL:
+                advisor.add_trial(trial)
+        proposal = advisor.ask()
+        draw(proposal, space)
+        return proposal.params
+
     def _open(self, number: int) -> Trial:
         if number not in self._opened:  # of an earlier process
             self._opened[number] = Trial(self._study, self.trials()[number]._trial_id)
@@ -138,7 +176,7 @@ class Study:
 
     def _close(self, number: int, violations: Mapping[str, float]) -> None:
         trial = self._open(number)
-        trial.set_constraint("limits", sum(violations.values()))
+        trial.set_constraint(_LIMITS, sum(violations.values()))
         trial.set_user_attr("violations", dict(violations))
 
 
@@ -159,7 +197,7 @@ def state_of(trial: FrozenTrial) -> State:
 
 def _sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
     if name == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
+        return RandomSampler(seed=seed)
     with _quiet():  # joint modelling of all settings
         return optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP, multivariate=True, constant_liar=True)
 

@@ -1,0 +1,77 @@
+"""The candidates that a search begins with: what the channels' own importance suggests."""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+
+from torchshrink import prune
+from torchshrink.errors import RecipeError
+from torchshrink.prune.layers import by_output, prunable_layers
+from torchshrink.search.space import Resolved, Settings, Stage
+from torchshrink.stages import sampled_loss
+from torchshrink.task import Task
+
+_MACS = (0.5, 0.3, 0.2, 0.13, 0.08, 0.05)  # shares of the dense model's that are left
+
+
+def starts(space: Resolved, model: nn.Module, task: Task) -> list[Settings]:
+    """Return settings in which each stage loses as many channels as a ranking over the whole model takes from it.
+
+    Ranked by what the loss would change without a channel (Molchanov et al., arXiv:1906.10771), until few enough MACs
+    remain; one candidate for each of a few amounts. Everything else is as careful as the space allows.
+
+    Args:
+        space: What candidates are drawn from.
+        model: The dense one; it is left as it was.
+        task: Its data.
+    """
+    found = []
+    for share in _MACS if space.stages else ():
+        try:
+            slim = prune.channels(
+                model,
+                task.example_input,
+                target_macs=share,
+                importance="taylor",
+                round_to=space.round_to[0],
+                loss=lambda module: sampled_loss(module, task),
+            )
+        except RecipeError:  # no model of this one's is as small
+            break
+        found.append(_settings(space, _removed(space, model, slim)))
+    return found
+
+
+def _removed(space: Resolved, model: nn.Module, slim: nn.Module) -> dict[str, float]:
+    """Return the share of its channels that each stage lost."""
+
+    def width(module: nn.Module, stage: Stage) -> int:
+        layers = prunable_layers(module)
+        return sum(by_output(layers[name], layers[name].weight).shape[0] for name in stage.layers)
+
+    return {stage.name: 1 - width(slim, stage) / width(model, stage) for stage in space.stages}
+
+
+def _settings(space: Resolved, removed: dict[str, float]) -> Settings:
+    channels = _within(sum(removed.values()) / len(removed), space.channels)
+    settings: Settings = {"channels": channels}
+    for stage in space.stages:
+        if stage.offset[0] < stage.offset[1]:
+            settings[f"channels_{stage.name}"] = _within(removed[stage.name] - channels, stage.offset)
+    return {
+        **settings,
+        "sparsity": space.sparsity[0],
+        "lr": math.sqrt(space.lr[0] * space.lr[1]),
+        "round_to": space.round_to[0],
+        "pattern": space.pattern[0],
+        "int8": space.int8[0],
+        "distillation": max(space.distillation),
+        "length": max(space.length),
+        "keep_float": 0,
+    }
+
+
+def _within(value: float, bounds: tuple[float, float]) -> float:
+    return min(max(value, bounds[0]), bounds[1])
