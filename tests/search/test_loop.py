@@ -257,3 +257,25 @@ def test_more_candidates_can_be_asked_for_later(make: Make, tmp_path: Path) -> N
     loop.run(Engine(), Budget(9, None))
     assert len(loop.study.trials()) == 9
     assert set(before) <= {trial.number for trial in loop.study.trials() if state_of(trial) == "finished"}
+
+
+def test_a_search_begins_with_its_starts(make: Make, space: Resolved) -> None:
+    first, second = (make().study.ask(space)[1], {**make().study.ask(space)[1], "sparsity": 0.25})
+    loop = make()
+    loop.starts = [first, second]
+    loop.run(Engine(), Budget(4, None))
+    settings = [trial.user_attrs["settings"] for trial in loop.study.trials()]
+    assert settings[:2] == [first, second]
+    assert settings[2] not in (first, second)
+
+
+def test_as_time_runs_out_the_hopeful_are_finished_first(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After 0.7 of the time a candidate on the expected front goes on, although fewer than three have come as far."""
+    loop, engine = make(limits=Limits(latency=0.5, rss=60.0)), Engine()
+    used = (0.0, 0.0, 0.8, 0.8, 1.0)  # by the number of rungs that were begun
+    monkeypatch.setattr(Loop, "_used", lambda self, budget: used[min(len(engine.requests), 4)])
+    loop.run(engine, Budget(None, 1.0))
+    numbers = [request.number for request in engine.requests]
+    assert numbers[:2] == [0, 1]
+    assert numbers[2:4] == [0, 0]  # as long as there is time, two are too few for one of them to go on
+    assert states(loop)[0] == "finished"

@@ -10,6 +10,7 @@ from optuna.trial import TrialState
 
 from torchshrink.errors import DataError, MissingExtraError, OutputError
 from torchshrink.search.limits import Limits
+from torchshrink.search.outlook import Outlook
 from torchshrink.search.result import collect
 from torchshrink.search.space import Resolved
 from torchshrink.search.study import Study, delete, state_of
@@ -141,3 +142,40 @@ def test_importance_finds_what_decides(tmp_path: Path, space: Resolved) -> None:
     assert sum(study.importance("size").values()) == pytest.approx(1)
     (tmp_path / "empty").mkdir()
     assert opened(tmp_path / "empty").importance("size") == {}
+
+
+def test_a_start_is_taken_as_it_is(tmp_path: Path, space: Resolved) -> None:
+    study = opened(tmp_path)
+    _, drawn = study.ask(space)
+    number, settings = study.ask(space, start=drawn)
+    assert settings == drawn
+    assert study.trials()[number].params["lr"] == drawn["lr"]
+    assert study.ask(space)[1] != drawn
+
+
+@pytest.mark.parametrize("is_small_better", [True, False])
+def test_the_sampler_learns_from_what_is_not_finished(tmp_path: Path, space: Resolved, is_small_better: bool) -> None:
+    """No candidate ever ends, as in the first hour of a search; their outlooks say which settings do well."""
+    study = opened(tmp_path)
+    known = {}
+    for _ in range(30):
+        number, settings = study.ask(space)
+        quality = settings["channels"] if is_small_better else 1 - settings["channels"]
+        known[number] = Outlook({"size": 1000 * quality, "loss_increase": quality}, {})
+    proposed = []
+    for _ in range(10):
+        number, settings = study.ask(space, known)
+        proposed.append(settings["channels"])
+    mean = sum(proposed) / len(proposed)  # of 0 to 0.8
+    assert mean < 0.3 if is_small_better else mean > 0.5
+
+
+def test_the_sampler_avoids_what_will_break_the_limits(tmp_path: Path, space: Resolved) -> None:
+    study = opened(tmp_path)
+    known = {}
+    for _ in range(30):
+        number, settings = study.ask(space)
+        excess = max(0.0, 0.5 - settings["channels"])
+        known[number] = Outlook({"size": 1000.0, "loss_increase": 0.0}, {"latency": excess} if excess else {})
+    proposed = [study.ask(space, known)[1]["channels"] for _ in range(10)]
+    assert sum(value > 0.4 for value in proposed) >= 8

@@ -32,7 +32,7 @@ from torchshrink.trials import summary
 
 Target = Literal["litert", "onnxruntime"]
 _NARROW = (0.5, 0.75)  # shares of the channels, for the latency that MACs lead to
-RESULT, RECOMMENDED = "search.json", "recommended"
+RESULT, RECOMMENDED, FRONT = "search.json", "recommended", "front"
 
 
 def search(
@@ -55,7 +55,8 @@ def search(
     The recipe's first variant is the dense model. Candidates remove channels and weights from it, are fine-tuned and
     quantized, exported for the target and measured there in fresh processes, in parts: only the better half of the
     candidates goes on after each. Losses are of the validation part; the test part is used once, for the report of
-    the recommended model, which is trained again for longer from ``out/recommended.yaml``.
+    the recommended model, which is trained again for longer from ``out/recommended.yaml``. ``out/front`` holds the
+    same recipe of every other candidate on the front.
 
     Everything that is finished is kept in the store and in ``out``: the same call goes on where an earlier one ended,
     whatever ended it.
@@ -102,8 +103,9 @@ def search(
     costs = {**dense.costs, "latency": dense.costs["latency_ms"] if limits.latency_unit == "ms" else 1.0}
     measured = _measured(recipe, dense, space, target, out, make_bridge, progress)
     estimate = Estimator(dense.model, dense.task, space, dense.costs, measured)
-    plan = _Plan(_only_dense(recipe), space, settings, target, dense)
-    begin = _starts(space, settings, dense, out)
+    base = _only_dense(recipe)
+    plan = _Plan(base, space, settings, target, dense)
+    begin = _starts(base, space, settings, dense, out)
     loop = Loop(study, limits, space, plan, estimate, costs, settings, out / "trials", progress, begin)
     engine = make_engine(out / "trials") if make_engine is not None else Local(make_bridge, workers)
 
@@ -119,9 +121,15 @@ def search(
         engine.close()
         found = save()
     progress.note(summary(found))
+    finals = {
+        row["number"]: candidates.make(base, row["settings"], space, settings, target, is_final=True).recipe
+        for row in found["trials"]
+        if row["number"] in found["front"]
+    }
+    _save_front(finals, out / FRONT)
     if found["recommended"] is None:
         return {"search": found}
-    return _recommend(recipe, settings, space, found, target, out, make_bridge(), is_fresh, progress)
+    return _recommend(finals[found["recommended"]], found, out, make_bridge(), is_fresh, progress)
 
 
 @dataclass(frozen=True)
@@ -198,15 +206,16 @@ def _space(settings: Search, dense: _Dense, out: Path, progress: Progress) -> Re
     return Resolved.model_validate(Steps(out).run("space", inputs, derived)[0])
 
 
-def _starts(space: Resolved, settings: Search, dense: _Dense, out: Path) -> list[Settings]:
+def _starts(base: Recipe, space: Resolved, settings: Search, dense: _Dense, out: Path) -> list[Settings]:
     """Return the settings that the search begins with, the same for every call."""
     if settings.sampler == "random":
         return []
 
     def found() -> tuple[dict[str, Any], list[Path]]:
-        return {"starts": starts(space, dense.model, dense.task)}, []
+        return {"starts": starts(space, dense.model, dense.task, lr)}, []
 
-    inputs = [space.model_dump(mode="json"), dense.key]
+    lr = next(iter(base.variants.values())).train.lr
+    inputs = [space.model_dump(mode="json"), dense.key, lr]
     return list(Steps(out).run("starts", inputs, found)[0]["starts"])
 
 
@@ -239,20 +248,20 @@ def _measured(
     return found
 
 
+def _save_front(finals: dict[int, Recipe], folder: Path) -> None:
+    """Write the recipe of every candidate on the front, trained for as long as the recommended one, and no others."""
+    folder.mkdir(exist_ok=True)
+    for number, recipe in finals.items():
+        recipes.save(recipe, folder / f"{number:04d}.yaml")
+    for path in folder.glob("[0-9][0-9][0-9][0-9].yaml"):
+        if int(path.stem) not in finals:  # of an earlier call
+            path.unlink()
+
+
 def _recommend(
-    recipe: Recipe,
-    settings: Search,
-    space: Resolved,
-    found: dict[str, Any],
-    target: Target,
-    out: Path,
-    bridge: Any,
-    is_fresh: bool,
-    progress: Progress,
+    final: Recipe, found: dict[str, Any], out: Path, bridge: Any, is_fresh: bool, progress: Progress
 ) -> dict[str, Any]:
     """Train the recommended candidate for as long as the recipe allows and report it, the test part included."""
-    row = next(row for row in found["trials"] if row["number"] == found["recommended"])
-    final = candidates.make(_only_dense(recipe), row["settings"], space, settings, target, is_final=True).recipe
     path = out / f"{RECOMMENDED}.yaml"
     recipes.save(final, path)
     folder = out / RECOMMENDED

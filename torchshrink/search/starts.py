@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import math
-
+import torch
 from torch import nn
 
 from torchshrink import prune
 from torchshrink.errors import RecipeError
 from torchshrink.prune.layers import by_output, prunable_layers
-from torchshrink.search.space import Resolved, Settings, Stage
+from torchshrink.search.space import Resolved, Settings, Stage, shares
 from torchshrink.stages import sampled_loss
 from torchshrink.task import Task
 
 _MACS = (0.5, 0.3, 0.2, 0.13, 0.08, 0.05)  # shares of the dense model's that are left
 
 
-def starts(space: Resolved, model: nn.Module, task: Task) -> list[Settings]:
+def starts(space: Resolved, model: nn.Module, task: Task, lr: float) -> list[Settings]:
     """Return settings in which each stage loses as many channels as a ranking over the whole model takes from it.
 
     Ranked by what the loss would change without a channel (Molchanov et al., arXiv:1906.10771), until few enough MACs
-    remain; one candidate for each of a few amounts. Everything else is as careful as the space allows.
+    remain; one candidate for each of a few amounts. Everything else is what costs the least accuracy or time.
 
     Args:
         space: What candidates are drawn from.
         model: The dense one; it is left as it was.
         task: Its data.
+        lr: What the dense model was trained with: after such cuts, much has to be learned anew.
     """
-    found = []
+    found: list[Settings] = []
     for share in _MACS if space.stages else ():
         try:
             slim = prune.channels(
@@ -40,8 +40,16 @@ def starts(space: Resolved, model: nn.Module, task: Task) -> list[Settings]:
             )
         except RecipeError:  # no model of this one's is as small
             break
-        found.append(_settings(space, _removed(space, model, slim)))
-    return found
+        found.append(_settings(space, _removed(space, model, slim), lr))
+    sizes = [_sizes(space, model, task, settings) for settings in found]
+    return [settings for index, settings in enumerate(found) if sizes[index] not in sizes[:index]]
+
+
+def _sizes(space: Resolved, model: nn.Module, task: Task, settings: Settings) -> list[torch.Size]:
+    """Return the shapes of the model with these settings."""
+    removed = shares(settings, space)
+    slim = prune.channels(model, task.example_input, amounts=removed, round_to=settings["round_to"])
+    return [parameter.shape for parameter in slim.parameters()]
 
 
 def _removed(space: Resolved, model: nn.Module, slim: nn.Module) -> dict[str, float]:
@@ -54,7 +62,7 @@ def _removed(space: Resolved, model: nn.Module, slim: nn.Module) -> dict[str, fl
     return {stage.name: 1 - width(slim, stage) / width(model, stage) for stage in space.stages}
 
 
-def _settings(space: Resolved, removed: dict[str, float]) -> Settings:
+def _settings(space: Resolved, removed: dict[str, float], lr: float) -> Settings:
     channels = _within(sum(removed.values()) / len(removed), space.channels)
     settings: Settings = {"channels": channels}
     for stage in space.stages:
@@ -63,11 +71,11 @@ def _settings(space: Resolved, removed: dict[str, float]) -> Settings:
     return {
         **settings,
         "sparsity": space.sparsity[0],
-        "lr": math.sqrt(space.lr[0] * space.lr[1]),
+        "lr": _within(lr, space.lr),
         "round_to": space.round_to[0],
         "pattern": space.pattern[0],
         "int8": space.int8[0],
-        "distillation": max(space.distillation),
+        "distillation": min(space.distillation),
         "length": max(space.length),
         "keep_float": 0,
     }
