@@ -137,3 +137,5 @@ def _show(content: dict[str, Any], folder: Path, as_json: bool) -> None:
     if "rows" in content:
         show_report(content, folder / "recommended")
         console.show(f"repeat it with: torchshrink run {folder / 'recommended.yaml'}")
+        if len(found["front"]) > 1:
+            console.show(f"the others on the front, trained as long: torchshrink run {folder / 'front'}/NUMBER.yaml")

@@ -11,7 +11,7 @@ from torch.utils.data import TensorDataset
 from torchshrink.losses import FocalTversky
 from torchshrink.models import UNet
 from torchshrink.search import space as spaces
-from torchshrink.search.estimate import Estimator, known_costs, latency
+from torchshrink.search.estimate import Estimator, latency
 from torchshrink.search.limits import Limits
 from torchshrink.search.settings import Space
 from torchshrink.search.space import Resolved, Stage, derive
@@ -84,12 +84,6 @@ def test_latency_between_and_beyond_what_was_measured() -> None:
     assert latency(0.15, measured) == pytest.approx(0.075)
     assert latency(0.01, measured) == pytest.approx(0.05)
     assert latency(0.5, [(1.0, 0.4)]) == pytest.approx(0.2)
-
-
-def test_known_costs_are_those_that_are_minimised() -> None:
-    estimated = {"size": 10.0, "macs": 0.5, "latency": 0.3}
-    assert known_costs(estimated, ("size", "loss_increase")) == (10.0,)
-    assert known_costs(estimated, ("latency", "rss")) == (0.3,)
 
 
 def test_stages_are_resolutions() -> None:

@@ -65,3 +65,11 @@ def test_front_against_all_pairs() -> None:
     assert 0 < len(expected) < 40
     for one, other in itertools.permutations(points.values(), 2):
         assert not (dominates(one, other) and dominates(other, one))
+
+
+def test_what_will_exceed_the_limits_comes_last() -> None:
+    """However low its loss; of two that will, the nearer one first."""
+    good = [standing(0, 0.3), standing(1, 0.4)]
+    bad = [Standing(2, (0.1,), (), True, excess=0.5), Standing(3, (0.2,), (), True, excess=0.1)]
+    assert [one.number for one in ranked([*bad, *good], 0)] == [0, 1, 3, 2]
+    assert next_up([*bad, *good], rungs=2, reduction=4) == 0

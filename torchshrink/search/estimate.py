@@ -81,9 +81,3 @@ def latency(macs: float, measured: Sequence[tuple[float, float]]) -> float:
     (x0, y0), (x1, y1) = points[max(upper, 1) - 1], points[max(upper, 1)]
     found = y0 + (y1 - y0) * (macs - x0) / max(x1 - x0, 1e-9)
     return round(max(found, points[0][1] / 2), 6)
-
-
-def known_costs(estimated: dict[str, float], objectives: tuple[str, ...]) -> tuple[float, ...]:
-    """Return what is known of the costs that are minimised, for comparing candidates before they are measured."""
-    known = {"size": estimated["size"], "latency": estimated["latency"]}
-    return tuple(known[name] for name in objectives if name in known)

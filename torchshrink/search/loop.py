@@ -15,10 +15,10 @@ from torchshrink.errors import ShrinkError
 from torchshrink.progress import Progress
 from torchshrink.search.candidates import Candidate
 from torchshrink.search.engine import Engine, Outcome
-from torchshrink.search.estimate import Estimator, known_costs
+from torchshrink.search.estimate import Estimator
 from torchshrink.search.halving import Standing, front, next_up
 from torchshrink.search.limits import Limits
-from torchshrink.search.outlook import Outlook, outlooks
+from torchshrink.search.outlook import Forecast, Outlook, outlooks
 from torchshrink.search.settings import Search
 from torchshrink.search.space import Resolved, Settings
 from torchshrink.search.study import Study, state_of
@@ -27,6 +27,8 @@ from torchshrink.search.work import Request
 MOST_LOST = 2  # how often a candidate whose worker died is given to another
 MOST_DROPPED = 100  # candidates in a row that cannot meet the limits
 _TURN = 1.0  # seconds between two looks at the clock
+_KNOWN = ("size", "latency")  # costs that candidates differ in long before they are measured
+_DOUBT = 0.05  # share of a limit by which a forecast may exceed it
 _FINISHING = 0.7  # share of the time after which hopeful candidates are finished before new ones begin
 
 
@@ -105,42 +107,47 @@ class Loop:
         is_over, used = self._is_over(trials, budget), self._used(budget)
         if used >= 1 and any(state_of(trial) == "finished" for trial in trials):
             return None
-        known = outlooks(trials, self.limits, self.dense)
-        chosen = self._promoted(trials, known if used >= _FINISHING else {}, is_over)
+        forecast = Forecast(trials, self.dense)
+        known = outlooks(trials, forecast, self.limits, self.dense)
+        chosen = self._promoted(trials, known, used >= _FINISHING, is_over)
         if chosen is not None or is_over:
             return chosen
-        return self._new(known)
+        return self._new(known, forecast)
 
     def _used(self, budget: Budget) -> float:
         """Return the share of the time that is used up."""
         return 0.0 if budget.hours is None else self._elapsed() / (3600 * budget.hours)
 
-    def _promoted(self, trials: list[FrozenTrial], closing: dict[int, Outlook], is_last_call: bool) -> int | None:
+    def _promoted(
+        self, trials: list[FrozenTrial], known: dict[int, Outlook], is_closing: bool, is_last_call: bool
+    ) -> int | None:
         """Return the candidate to train further.
 
         Args:
             trials: All of them.
-            closing: The outlooks of candidates from which the best are to be finished first, as time runs out.
+            known: Their outlooks.
+            is_closing: Whether time runs out, so that what may be on the front is finished first.
             is_last_call: Whether no new candidate will come.
         """
-        standings = []
+        standings, hopeful = [], {}
         for trial in trials:
-            losses = tuple(rung["loss"] for rung in trial.user_attrs.get("rungs", []))
-            if losses and state_of(trial) != "failed":
-                is_waiting = state_of(trial) == "open" and trial.number not in self._under_way
-                costs = known_costs(trial.user_attrs["estimated"], self.limits.objectives)
-                standings.append(Standing(trial.number, losses, costs, is_waiting))
+            if trial.number not in known or state_of(trial) == "failed":
+                continue
+            outlook, losses = known[trial.number], tuple(rung["loss"] for rung in trial.user_attrs["rungs"])
+            is_waiting = state_of(trial) == "open" and trial.number not in self._under_way
+            costs = tuple(outlook.costs[name] for name in self.limits.objectives)
+            excess = sum(outlook.violations.values())
+            if excess == 0:
+                hopeful[trial.number] = costs
+            apart = tuple(cost for name, cost in zip(self.limits.objectives, costs, strict=True) if name in _KNOWN)
+            standings.append(Standing(trial.number, losses, apart, is_waiting, excess))
+        waiting = [standing for standing in standings if standing.is_waiting]
         if self.settings.sampler == "random":
-            return next((one.number for one in standings if one.is_waiting), None)
-        hopeful = {
-            number: tuple(outlook.costs[name] for name in self.limits.objectives)
-            for number, outlook in closing.items()
-            if not outlook.violations
-        }
-        best = set(front(hopeful))
-        if waiting := [one for one in standings if one.is_waiting and one.number in best]:
-            return max(waiting, key=lambda one: (len(one.losses), -one.losses[-1])).number
-        rungs = max((len(self._plan(one.number).rungs) for one in standings if one.is_waiting), default=0)
+            return waiting[0].number if waiting else None
+        best = set(front(hopeful)) if is_closing else set()
+        if closing := [standing for standing in waiting if standing.number in best]:
+            return max(closing, key=lambda standing: (len(standing.losses), -standing.losses[-1])).number
+        rungs = max((len(self._plan(standing.number).rungs) for standing in waiting), default=0)
         return next_up(standings, rungs, self.settings.reduction, is_last_call)
 
     def _is_over(self, trials: list[FrozenTrial], budget: Budget) -> bool:
@@ -156,7 +163,7 @@ class Loop:
             or (budget.trials is not None and trained >= budget.trials)
         )
 
-    def _new(self, known: dict[int, Outlook]) -> int | None:
+    def _new(self, known: dict[int, Outlook], forecast: Forecast) -> int | None:
         """Draw candidates until one is worth training."""
         for _ in range(MOST_DROPPED):
             begun = len(self.study.trials())
@@ -169,6 +176,9 @@ class Loop:
                 continue
             self.study.note(number, estimated=estimated)
             violations = self.estimate.violations(estimated, self.limits)
+            if self.settings.sampler == "tpe" and forecast.is_sure:
+                expected = self.limits.violations(forecast.of_file(estimated), self.dense)
+                violations |= {name: excess for name, excess in expected.items() if excess > _DOUBT}
             if not violations:
                 return number
             self.study.stop(number, "infeasible", violations)

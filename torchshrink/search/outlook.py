@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial
 
 from torchshrink.search.limits import Limits
+
+Estimate = Mapping[str, float]
+_LEAST_MEASURED = 4
 
 
 @dataclass(frozen=True)
@@ -24,47 +27,84 @@ class Outlook:
     violations: dict[str, float]
 
 
-def outlooks(trials: Iterable[FrozenTrial], limits: Limits, dense: Mapping[str, float]) -> dict[int, Outlook]:
-    """Return the outlook of every candidate that was trained, by its number.
+class Forecast:
+    """What finished candidates tell of the others.
 
-    What is not measured yet follows from the finished candidates. The loss changes as much from here on as theirs did,
-    the file is as much larger than the weights, its latency as much more than what MACs let expect; the median each.
+    The loss changes as much from a rung on as theirs did, and a file is as much larger than its weights, the median
+    each; latency lies on the line through theirs over MACs.
 
     Args:
         trials: Of the study.
+        dense: The dense model's costs, latency in the unit of the limits.
+    """
+
+    def __init__(self, trials: Iterable[FrozenTrial], dense: Mapping[str, float]) -> None:
+        self._finished = [trial.user_attrs for trial in trials if "costs" in trial.user_attrs]
+        measured = [(kept["estimated"], kept["costs"]) for kept in self._finished]
+        self._overhead = _median([costs["size"] - estimated["size"] for estimated, costs in measured], 0.0)
+        self._memory = _median([costs["rss"] for _, costs in measured], dense["rss"])
+        self._latency = _latency([(each, costs["latency"]) for each, costs in measured], dense["latency"])
+
+    @property
+    def is_sure(self) -> bool:
+        """Return whether enough candidates were measured to drop others untrained."""
+        return len(self._finished) >= _LEAST_MEASURED
+
+    def of_file(self, estimated: Estimate) -> dict[str, float]:
+        """Return what the file of a candidate will cost that `torchshrink.search.estimate` has looked at."""
+        return {
+            "size": estimated["size"] + self._overhead,
+            "latency": self._latency(estimated),
+            "rss": self._memory,
+        }
+
+    def loss_increase(self, rungs: Sequence[Mapping[str, float]]) -> float:
+        """Return what the loss will have increased by after the last rung, from those that are done."""
+        last = len(rungs) - 1
+        gains = [
+            kept["costs"]["loss_increase"] - kept["rungs"][last]["loss_increase"]
+            for kept in self._finished
+            if len(kept["rungs"]) > last
+        ]
+        return rungs[last]["loss_increase"] + _median(gains, 0.0)
+
+
+def outlooks(
+    trials: Iterable[FrozenTrial], forecast: Forecast, limits: Limits, dense: Mapping[str, float]
+) -> dict[int, Outlook]:
+    """Return the outlook of every candidate that was trained, by its number.
+
+    Args:
+        trials: Of the study.
+        forecast: Made from them.
         limits: What the model may cost.
         dense: The dense model's costs, latency in the unit of the limits.
     """
-    trained = {trial.number: trial.user_attrs for trial in trials if trial.user_attrs.get("rungs")}
-    finished = [kept for kept in trained.values() if "costs" in kept]
-
-    def gain(rung: int) -> float:
-        """Return how the loss changes after a rung."""
-        return _median(
-            [
-                kept["costs"]["loss_increase"] - kept["rungs"][rung]["loss_increase"]
-                for kept in finished
-                if len(kept["rungs"]) > rung
-            ],
-            0.0,
-        )
-
-    overhead = _median([kept["costs"]["size"] - kept["estimated"]["size"] for kept in finished], 0.0)
-    slower = _median(
-        [kept["costs"]["latency"] / (kept["estimated"]["latency"] * dense["latency"]) for kept in finished], 1.0
-    )
-    memory = _median([kept["costs"]["rss"] for kept in finished], dense["rss"])
     found = {}
-    for number, kept in trained.items():
-        last = len(kept["rungs"]) - 1
-        costs = kept.get("costs") or {
-            "size": kept["estimated"]["size"] + overhead,
-            "latency": kept["estimated"]["latency"] * dense["latency"] * slower,
-            "rss": memory,
-            "loss_increase": kept["rungs"][last]["loss_increase"] + gain(last),
-        }
-        found[number] = Outlook(costs, limits.violations(costs, dense))
+    for trial in trials:
+        kept = trial.user_attrs
+        if kept.get("rungs"):
+            costs = kept.get("costs") or {
+                **forecast.of_file(kept["estimated"]),
+                "loss_increase": forecast.loss_increase(kept["rungs"]),
+            }
+            found[trial.number] = Outlook(costs, limits.violations(costs, dense))
     return found
+
+
+def _latency(measured: Sequence[tuple[Estimate, float]], unit: float) -> Callable[[Estimate], float]:
+    """Return what tells the latency of a candidate, in the unit of the limits, from what was estimated of it.
+
+    From a few measured ones on that is a line over their MACs, never falling, by least squares.
+    """
+    macs = [estimated["macs"] for estimated, _ in measured]
+    if len(set(macs)) < _LEAST_MEASURED:
+        slower = _median([found / (estimated["latency"] * unit) for estimated, found in measured], 1.0)
+        return lambda estimated: estimated["latency"] * unit * slower
+    line = statistics.linear_regression(macs, [found for _, found in measured])
+    if line.slope < 0:
+        return lambda _: statistics.fmean(found for _, found in measured)
+    return lambda estimated: max(line.intercept + line.slope * estimated["macs"], 0.0)
 
 
 def _median(values: Sequence[float], otherwise: float) -> float:
