@@ -279,3 +279,18 @@ def test_as_time_runs_out_the_hopeful_are_finished_first(make: Make, monkeypatch
     assert numbers[:2] == [0, 1]
     assert numbers[2:4] == [0, 0]  # as long as there is time, two are too few for one of them to go on
     assert states(loop)[0] == "finished"
+
+
+def test_measured_files_tell_which_candidates_to_drop(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MACs let expect 0.2 of the dense latency; four files that take 0.9 are enough to know better."""
+    monkeypatch.setattr("torchshrink.search.loop.MOST_DROPPED", 5)
+
+    def slow(request: Request, times: int) -> Outcome:
+        found = answer(request, times)
+        assert found.result is not None
+        return Outcome(request.number, {**found.result, "latency": 0.9})
+
+    loop = make(rungs=1)
+    loop.run(Engine(slow), Budget(20, None))
+    assert states(loop) == ["finished"] * 4 + ["infeasible"] * 5
+    assert loop.study.trials()[-1].user_attrs["violations"]["latency"] == pytest.approx(0.8)
