@@ -58,3 +58,8 @@ def test_settings_are_within_the_space() -> None:
 def test_a_model_without_channels_to_remove() -> None:
     space = space_with(0.1).model_copy(update={"stages": ()})
     assert starts(space, UNet(widths=(8, 16)), TASK, 9.0) == []
+
+
+def test_a_space_that_keeps_all_channels() -> None:
+    space = space_with(0.0).model_copy(update={"channels": (0.0, 0.0)})
+    assert len(starts(space, UNet(widths=(8, 16)), TASK, 2e-3)) == 1

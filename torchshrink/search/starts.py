@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from torchshrink import prune
-from torchshrink.errors import RecipeError
+from torchshrink.errors import ShrinkError
 from torchshrink.prune.layers import by_output, prunable_layers
 from torchshrink.search.space import Resolved, Settings, Stage, shares
 from torchshrink.stages import sampled_loss
@@ -38,7 +38,7 @@ def starts(space: Resolved, model: nn.Module, task: Task, lr: float) -> list[Set
                 round_to=space.round_to[0],
                 loss=lambda module: sampled_loss(module, task),
             )
-        except RecipeError:  # no model of this one's is as small
+        except ShrinkError:  # it cannot become as small
             break
         found.append(_settings(space, _removed(space, model, slim), lr))
     sizes = [_sizes(space, model, task, settings) for settings in found]
@@ -47,9 +47,9 @@ def starts(space: Resolved, model: nn.Module, task: Task, lr: float) -> list[Set
 
 def _sizes(space: Resolved, model: nn.Module, task: Task, settings: Settings) -> list[torch.Size]:
     """Return the shapes of the model with these settings."""
-    removed = shares(settings, space)
-    slim = prune.channels(model, task.example_input, amounts=removed, round_to=settings["round_to"])
-    return [parameter.shape for parameter in slim.parameters()]
+    if removed := shares(settings, space):
+        model = prune.channels(model, task.example_input, amounts=removed, round_to=settings["round_to"])
+    return [parameter.shape for parameter in model.parameters()]
 
 
 def _removed(space: Resolved, model: nn.Module, slim: nn.Module) -> dict[str, float]:
