@@ -105,7 +105,7 @@ def search(
     estimate = Estimator(dense.model, dense.task, space, dense.costs, measured)
     base = _only_dense(recipe)
     plan = _Plan(base, space, settings, target, dense)
-    begin = _starts(base, space, settings, dense, out)
+    begin = _starts(space, settings, dense, out)
     loop = Loop(study, limits, space, plan, estimate, costs, settings, out / "trials", progress, begin)
     engine = make_engine(out / "trials") if make_engine is not None else Local(make_bridge, workers)
 
@@ -141,6 +141,7 @@ class _Dense:
     model: Any
     task: Task
     costs: dict[str, float]
+    lr: float
     key: str
 
 
@@ -189,7 +190,7 @@ def _dense(recipe: Recipe, out: Path, make_bridge: work.MakeBridge, target: Targ
 
     costs, key, _ = steps.run("cost", [state.stamp], measured)
     factory = None if recipe.model.factory == "unet" else (lambda: make_model(_untrained(recipe), task))
-    return _Dense(state.path, reference, checkpoint.load(state.path, factory), task, costs, key)
+    return _Dense(state.path, reference, checkpoint.load(state.path, factory), task, costs, variant.train.lr, key)
 
 
 def _untrained(recipe: Recipe) -> Recipe:
@@ -206,16 +207,15 @@ def _space(settings: Search, dense: _Dense, out: Path, progress: Progress) -> Re
     return Resolved.model_validate(Steps(out).run("space", inputs, derived)[0])
 
 
-def _starts(base: Recipe, space: Resolved, settings: Search, dense: _Dense, out: Path) -> list[Settings]:
+def _starts(space: Resolved, settings: Search, dense: _Dense, out: Path) -> list[Settings]:
     """Return the settings that the search begins with, the same for every call."""
     if settings.sampler == "random":
         return []
 
     def found() -> tuple[dict[str, Any], list[Path]]:
-        return {"starts": starts(space, dense.model, dense.task, lr)}, []
+        return {"starts": starts(space, dense.model, dense.task, dense.lr)}, []
 
-    lr = next(iter(base.variants.values())).train.lr
-    inputs = [space.model_dump(mode="json"), dense.key, lr]
+    inputs = [space.model_dump(mode="json"), dense.key, dense.lr]
     return list(Steps(out).run("starts", inputs, found)[0]["starts"])
 
 
