@@ -13,6 +13,7 @@ from typing import Any
 
 import optuna
 import pytest
+import yaml
 from program import call
 
 from torchshrink.search.halving import dominates
@@ -95,9 +96,9 @@ def _check_recommended(report: dict[str, Any], found: dict[str, Any], trial: dic
     saved = json.loads((out / "recommended" / "report.json").read_text())
     assert saved["search"] == found == report["search"]
     assert (out / "recommended" / "report.html").is_file()
-    recipes = {int(path.stem): path.read_text() for path in (out / "front").iterdir()}
+    recipes = {int(path.stem): yaml.safe_load(path.read_text()) for path in (out / "front").iterdir()}
     assert set(recipes) == set(found["front"])
-    assert recipes[found["recommended"]] == (out / "recommended.yaml").read_text()
+    assert recipes[found["recommended"]] == yaml.safe_load((out / "recommended.yaml").read_text())
     variants = {row["variant"] for row in report["rows"]}
     assert len(variants) == 2
     int8 = next(row for row in report["rows"] if row["precision"] == "int8" and row["variant"] != "dense")
