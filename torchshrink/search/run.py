@@ -53,8 +53,8 @@ def search(
     """Find a small model within limits; return the report of the recommended one, with the search in it.
 
     The recipe's first variant is the dense model. Candidates remove channels and weights from it, are fine-tuned and
-    quantized, exported for the target and measured there in fresh processes, in parts: only the better half of the
-    candidates goes on after each. Losses are of the validation part; the test part is used once, for the report of
+    quantized, exported for the target and measured there in fresh processes, in parts: only the better ones go on
+    after each. Losses are of the validation part; the test part is used once, for the report of
     the recommended model, which is trained again for longer from ``out/recommended.yaml``. ``out/front`` holds the
     same recipe of every other candidate on the front.
 

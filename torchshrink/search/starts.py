@@ -28,6 +28,7 @@ def starts(space: Resolved, model: nn.Module, task: Task, lr: float) -> list[Set
         lr: What the dense model was trained with: after such cuts, much has to be learned anew.
     """
     found: list[Settings] = []
+    known: list[list[torch.Size]] = []
     for share in _MACS if space.stages else ():
         try:
             slim = prune.channels(
@@ -38,11 +39,14 @@ def starts(space: Resolved, model: nn.Module, task: Task, lr: float) -> list[Set
                 round_to=space.round_to[0],
                 loss=lambda module: sampled_loss(module, task),
             )
+            settings = _settings(space, _removed(space, model, slim), lr)
+            sizes = _sizes(space, model, task, settings)
         except ShrinkError:  # it cannot become as small
             break
-        found.append(_settings(space, _removed(space, model, slim), lr))
-    sizes = [_sizes(space, model, task, settings) for settings in found]
-    return [settings for index, settings in enumerate(found) if sizes[index] not in sizes[:index]]
+        if sizes not in known:
+            known.append(sizes)
+            found.append(settings)
+    return found
 
 
 def _sizes(space: Resolved, model: nn.Module, task: Task, settings: Settings) -> list[torch.Size]:
