@@ -128,7 +128,7 @@ def _show(content: dict[str, Any], folder: Path, as_json: bool) -> None:
         console.show_json(content)
         return
     found = content["search"]
-    headings, rows = trials.table(found)
+    headings, rows = trials.table(found, with_settings=False)  # with them, a terminal has no room for the costs
     shown = {*found["front"], found["nearest"]}
     lines = [row for row, trial in zip(rows, found["trials"], strict=True) if trial["number"] in shown]
     if lines:

@@ -80,13 +80,13 @@ def is_known(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and math.isfinite(value)
 
 
-def table(search: Search) -> tuple[list[str], list[list[Cell]]]:
-    """Return headings and cells, one line per trial, a column for each setting that was searched.
+def table(search: Search, *, with_settings: bool = True) -> tuple[list[str], list[list[Cell]]]:
+    """Return headings and cells, one line per trial, a column for each setting that was searched unless left out.
 
     A ``~`` stands before what is estimated, or measured before the training was over.
     """
     found = search["trials"] or []
-    settings = dict.fromkeys(key for trial in found for key in trial["settings"] or {})
+    settings = dict.fromkeys(key for trial in found for key in trial["settings"] or {}) if with_settings else {}
     unit = "ms" if search["latency_unit"] == "ms" else "x latency"
     columns: dict[str, Callable[[Trial], Cell]] = {
         "trial": lambda trial: Cell(str(trial["number"]) + _mark(trial, search), trial["number"]),

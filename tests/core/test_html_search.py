@@ -201,3 +201,11 @@ def test_a_damaged_search_is_refused(tmp_path: Path, damage: dict[str, Any] | No
     (tmp_path / "report.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match=r"report.json lacks figures that a report needs"):
         report.load(tmp_path)
+
+
+def test_the_table_without_settings_has_every_cost() -> None:
+    headings, lines = trials.table(search(), with_settings=False)
+    assert headings == ["trial", "state", "MB", "x latency", "RAM MB", "loss +", "epochs", "s", "note"]
+    wide, all_lines = trials.table(search())
+    kept = [wide.index(heading) for heading in headings]
+    assert [[cell.text for cell in line] for line in lines] == [[line[at].text for at in kept] for line in all_lines]
