@@ -1,5 +1,6 @@
 """Graphs as JSON. A file comes from anywhere: it must compute with tensors, and nothing else."""
 
+import copy
 import json
 from contextlib import suppress
 from pathlib import Path
@@ -7,10 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.fx import GraphModule, symbolic_trace
 
-from torchshrink import graphs, quantize
+from torchshrink import graph_operators, graphs, quantize
 from torchshrink.errors import ModelError
 
 X: dict[str, Any] = {"op": "placeholder", "name": "x"}
@@ -184,3 +187,152 @@ def test_files_of_the_user_are_out_of_reach(tmp_path: Path) -> None:
 def test_damaged_graphs(content: Any) -> None:
     with pytest.raises(ModelError, match="the graph in this file"):
         graphs.from_json(content, {})
+
+
+# --- What reaches the source that torch.fx writes
+
+
+def code(path: Path) -> str:
+    """A keyword whose text is an argument of its own: ``relu(x, inplace=open(PATH).close(), y=1)``."""
+    return f"inplace=open({str(path)!r}, 'w').close(), y"
+
+
+def test_keywords_are_not_code(tmp_path: Path) -> None:
+    created = tmp_path / "created"
+    content = graph_of(call("a", "aten.relu.default", node("x"), **{code(created): 1}), output="a")
+    with pytest.raises(ModelError, match=r"aten\.relu\.default does not take .inplace=open"):
+        graphs.from_json(content, {})(torch.zeros(1))
+    assert not created.exists()
+
+
+def test_the_exploit_would_work(tmp_path: Path) -> None:
+    """The meta-test of the one above: torch.fx writes keywords as they are."""
+    created = tmp_path / "created"
+    graph = torch.fx.Graph()
+    x = graph.placeholder("x")
+    graph.output(graph.call_function(torch.relu, (x,), {code(created): 1}))
+    with pytest.raises(TypeError):
+        GraphModule(nn.Module(), graph)(torch.zeros(1))
+    assert created.exists()
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        call("a", "aten.relu.default"),
+        call("a", "aten.relu.default", node("x"), 1),
+        call("a", "aten.relu.default", node("x"), out=node("x")),
+        call("a", "aten.relu.default", node("x"), self=node("x")),
+        call("a", "aten.relu.default", "x"),
+        call("a", "aten.relu.default", {"constant": "cpu"}),
+        call("a", "aten.gelu.default", node("x"), approximate="tanh') or open('/x"),
+        call("a", "aten.gelu.default", node("x"), approximate=node("x")),
+        call("a", "aten.to.dtype", node("x"), {"constant": "cpu"}),
+        call("a", "aten.to.dtype", node("x"), 6),
+        call("a", "aten.abs.out", node("x"), out=node("x")),
+        call("a", "aten.add.out", node("x"), node("x"), out=node("x")),
+        call("a", "aten.sum.dim_IntList", node("x"), [0.5]),
+        call("a", "aten.sum.dim_IntList", node("x"), [2**64]),
+        call("a", "operator.mul", [1], 2**40),
+        call("a", "operator.add", node("x"), 1, extra=1),
+        # what reads and writes files, trusts pointers or sizes, or is not the same twice
+        call("a", "aten.save.default", node("x"), "file"),
+        call("a", "aten.from_file.default", "file"),
+        call("a", "aten.set_.source_Tensor", node("x"), node("x")),
+        call("a", "aten.resize_.default", node("x"), [1000]),
+        call("a", "aten.as_strided.default", node("x"), [9], [9]),
+        call("a", "aten.empty.memory_format", [9]),
+        call("a", "aten.rand.default", [9]),
+        call("a", "aten._unsafe_index.Tensor", node("x"), [node("x")]),
+        call("a", "aten.fbgemm_linear_fp16_weight.default", node("x"), node("x"), node("x")),
+        call("a", "aten._print.default", "text"),
+        # more memory than there is
+        call("a", "aten.zeros.default", [2**40]),
+        call("a", "aten.full.default", [2**20, 2**20], 1),
+        call("a", "aten.arange.default", 2**40),
+        call("a", "aten.repeat.default", node("x"), [2**20, 2**20]),
+    ],
+)
+def test_calls_are_checked_against_their_schema(entry: dict[str, Any]) -> None:
+    with pytest.raises(ModelError, match=r"the graph in this file is damaged: nodes\.1\.call"):
+        graphs.from_json(graph_of(entry, output="a"), {})
+
+
+def test_what_may_be_written_may_be_read() -> None:
+    """One list for both directions: nothing is saved that cannot be loaded."""
+
+    def forward(x: Tensor) -> Tensor:
+        return torch.ops.aten.resize_.default(x, [4])
+
+    with pytest.raises(ModelError, match=r"resize_.* cannot be written to a file"):
+        graphs.to_json(symbolic_trace(forward))
+
+
+def test_listed_operators_exist() -> None:
+    missing = [name for name in graph_operators._ATEN if not hasattr(torch.ops.aten, name)]
+    assert missing == []
+
+
+def test_nesting_without_end() -> None:
+    deep: Any = node("x")
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(ModelError, match="the graph in this file is damaged"):
+        graphs.from_json({"nodes": [X], "output": deep}, {})
+
+
+SOME_CODE = "open('created-by-a-graph', 'w').close()"
+VALID = graph_of(
+    {"op": "get_attr", "name": "w"},
+    call("a", "aten.conv2d.padding", node("x"), node("w"), None, [1, 1], "same"),
+    call("b", "aten.clamp.default", node("a"), -1.0, float("inf")),
+    call("c", "aten.to.dtype", node("b"), {"constant": "torch.float64"}, copy=True),
+    call("d", "operator.getitem", node("c"), 0),
+    output="d",
+)
+LEAVES = st.one_of(
+    st.sampled_from([SOME_CODE, f"x={SOME_CODE}, y", f"x\n    {SOME_CODE}", f"'+{SOME_CODE}+'", "x", "w", "self"]),
+    st.sampled_from(["node", "dict", "constant", "cpu", "torch.float32", "aten.relu.default", "aten.add_.Tensor"]),
+    st.none() | st.booleans() | st.integers() | st.floats(),
+    st.text(max_size=8),
+)
+TREES = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(LEAVES.map(str), inner, max_size=3)
+)
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every place in a JSON tree."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for key, item in inner for place in places(item, (*path, key)))]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(places(VALID)), st.booleans(), LEAVES.map(str), TREES), min_size=1, max_size=3)
+)
+def test_any_change_is_refused_or_harmless(changes: list[tuple[tuple[Any, ...], bool, str, Any]]) -> None:
+    """Values and keys anywhere: the text of ours never runs, and what is wrong is a sentence."""
+    content = copy.deepcopy(VALID)
+    for place, is_key, key, value in changes:
+        with suppress(KeyError, IndexError, TypeError):  # an earlier change took the place away
+            target: Any = content
+            for step in place[:-1]:
+                target = target[step]
+            if is_key and isinstance(target, dict):
+                target[key] = value
+            elif place:
+                target[place[-1]] = value
+            else:
+                content = value
+    with suppress(ModelError):
+        module = graphs.from_json(content, {"w": torch.ones(1, 1, 3, 3)})
+        assert "open" not in module.code
+        with suppress(Exception):
+            module(torch.zeros(2, 1, 4, 4))
+    assert not Path("created-by-a-graph").exists()
+
+
+def test_the_graph_that_is_changed_is_valid() -> None:
+    module = graphs.from_json(VALID, {"w": torch.ones(1, 1, 3, 3)})
+    assert module(torch.zeros(2, 1, 4, 4)).dtype == torch.float64
