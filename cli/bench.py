@@ -20,7 +20,7 @@ _CAUSE_BEGINS = ": "
 
 
 def bench(
-    files: Annotated[list[Path], typer.Argument(help="ONNX, TFLite or checkpoint files.")],
+    files: Annotated[list[Path], typer.Argument(help="ONNX, TFLite or checkpoint files (.pt2 with --allow-pickle).")],
     data: Annotated[
         Optional[str],  # noqa: UP045  # typer evaluates it
         typer.Option(help="Take the input from this data's test part instead of random numbers."),
@@ -42,6 +42,7 @@ def bench(
     ] = None,
     profile: Annotated[bool, typer.Option("--profile", help="Show which operations the time goes to.")] = False,
     seed: options.Seed = 0,
+    allow_pickle: options.AllowPickle = False,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
@@ -69,6 +70,7 @@ def bench(
             runs=runs,
             sizes=sides,
             is_profiled=profile,
+            allow_pickle=allow_pickle,
             progress=progress,
         )
         for item in found["profiles"]:

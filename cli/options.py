@@ -23,7 +23,10 @@ Factory = Annotated[
     typer.Option("--model", help="module:factory that builds the model; not needed for the built-in U-Net."),
 ]
 AllowPickle = Annotated[
-    bool, typer.Option("--allow-pickle", help="Unpickle a .pt file, which can run any code its author put in.")
+    bool,
+    typer.Option(
+        "--allow-pickle", help="Open .pt and .pt2 files, which are pickles: they can run any code their author put in."
+    ),
 ]
 KeepFloat = Annotated[
     Optional[str],  # noqa: UP045

@@ -30,7 +30,7 @@ def test_predict_computes_what_the_file_says(name: str, two: np.ndarray, request
         tolerance = 0.5
     else:
         tolerance = 0.0
-    outputs = predict(request.getfixturevalue(name), two)
+    outputs = predict(request.getfixturevalue(name), two, allow_pickle=True)
     assert outputs.dtype == np.float32
     assert outputs.shape == (2, 2, 3, 5)
     assert np.abs(outputs - expected).max() <= tolerance
@@ -62,7 +62,7 @@ def test_wrong_size_is_told_and_not_scrambled(tflite_file: Path) -> None:
 
 def test_quantized_program_finds_its_operators(quantized_pt2_file: Path, sample: np.ndarray) -> None:
     expected = np.where(sample < -4, -8.0, np.where(sample > 4, 8.0, 0.0))  # +-4 / 8 = +-0.5 rounds to even: 0
-    assert np.array_equal(predict(quantized_pt2_file, sample), expected)
+    assert np.array_equal(predict(quantized_pt2_file, sample, allow_pickle=True), expected)
 
 
 def test_checkpoint_runs_in_eager_torch(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_checkpoint_runs_in_eager_torch(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_measurement_adds_up(name: str, sample: np.ndarray, request: pytest.FixtureRequest) -> None:
-    result = measure(request.getfixturevalue(name), sample, runs=7)
+    result = measure(request.getfixturevalue(name), sample, runs=7, allow_pickle=True)
     assert isinstance(result, Measurement)
     assert result.latency.runs == 7
     assert result.latency.threads == 1

@@ -1,15 +1,19 @@
 """Workers that live, and all the ways in which one can die."""
 
+import io
 import os
 import signal
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from program import call
 
-from torchshrink.bench import process
+from torchshrink.bench import predict, process, session
 from torchshrink.bench.process import Worker
 from torchshrink.errors import ModelError
 
@@ -36,7 +40,7 @@ def test_imports_only_its_runtime(name: str, request: pytest.FixtureRequest) -> 
 
 
 def test_torch_file_does_not_import_the_rest(pt2_file: Path) -> None:
-    with Worker(pt2_file) as worker:
+    with Worker(pt2_file, allow_pickle=True) as worker:
         worker.load()
         modules = set(worker.ask("modules")["modules"])
     assert {"onnxruntime", "ai_edge_litert", "torch", "tensorflow", "torchao"} & modules == {"torch"}
@@ -69,7 +73,7 @@ def test_unknown_ending_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("suffix", "runtime"), [(".onnx", "onnxruntime"), (".tflite", "LiteRT"), (".pt2", "PyTorch")])
 def test_damaged_file_is_one_clear_line(suffix: str, runtime: str, damaged: Callable[[str], Path]) -> None:
     path = damaged(suffix)
-    with Worker(path, timeout_s=60) as worker, pytest.raises(ModelError) as caught:
+    with Worker(path, timeout_s=60, allow_pickle=True) as worker, pytest.raises(ModelError) as caught:
         worker.load()
     message = str(caught.value)
     assert message.startswith((f"{runtime} cannot load {path}: ", f"{runtime} could not load {path}: "))
@@ -156,3 +160,36 @@ def test_telemetry_is_off_before_the_runtime_is_imported(onnx_file: Path, tmp_pa
         with Worker(onnx_file) as worker:
             worker.load()
     assert list(home.rglob("*")) == []
+
+
+class Exploit:
+    """What unpickling runs; here it only creates a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return open, (str(self.path), "w")
+
+
+@pytest.fixture
+def evil_file(pt2_file: Path, tmp_path: Path) -> Path:
+    """An exported program whose example inputs create the file ``created``."""
+    buffer, path = io.BytesIO(), tmp_path / "evil.pt2"
+    torch.save(Exploit(tmp_path / "created"), buffer)
+    with zipfile.ZipFile(pt2_file) as source, zipfile.ZipFile(path, "w") as target:
+        for name in source.namelist():
+            target.writestr(name, buffer.getvalue() if "sample_inputs" in name else source.read(name))
+    return path
+
+
+def test_exported_programs_are_pickles(evil_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"evil\.pt2 holds pickles, which can run code .*--allow-pickle"):
+        predict(evil_file, np.zeros((1, 2, 3, 5)))
+    with pytest.raises(ModelError, match="--allow-pickle"):
+        session.run([evil_file], np.zeros((1, 2, 3, 5), np.float32), reference=evil_file)
+    assert call("bench", evil_file, "--data", "synthetic:cells?train=8&test=4").code == 3
+    assert not (tmp_path / "created").exists()
+    with pytest.raises(ModelError):
+        predict(evil_file, np.zeros((1, 2, 3, 5)), allow_pickle=True)
+    assert (tmp_path / "created").exists()  # the exploit would work

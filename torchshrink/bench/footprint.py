@@ -49,18 +49,19 @@ class Steps:
             self._on_progress(self._done, self._total, note)
 
 
-def footprint(file: Path, sample: Path, threads: int) -> Footprint:
+def footprint(file: Path, sample: Path, threads: int, allow_pickle: bool = False) -> Footprint:
     """Start a process, load a file, run it once.
 
     Args:
         file: As in `measurement.measure_all`.
         sample: The ``.npy`` of ``[1, C, *size]`` float32.
         threads: How many threads the runtime may use.
+        allow_pickle: As in `measurement.measure_all`.
 
     Raises:
         ModelError: When the file cannot be loaded or run.
     """
-    with Worker(file, threads=threads) as worker:
+    with Worker(file, threads=threads, allow_pickle=allow_pickle) as worker:
         return _first_result(worker, worker.load(sample))
 
 
@@ -70,6 +71,7 @@ def at_sizes(
     sizes: Sequence[int],
     *,
     threads: int = 1,
+    allow_pickle: bool = False,
     on_progress: OnProgress | None = None,
 ) -> list[dict[str, Any]]:
     """Measure the memory of files at other sizes of their input, where they take them.
@@ -82,6 +84,7 @@ def at_sizes(
         sample: ``[1, C, *size]``, repeated or cut to each size.
         sizes: The side, or the length of a signal, in samples.
         threads: How many threads the runtime may use.
+        allow_pickle: As in `measurement.measure_all`.
         on_progress: Called with steps done, steps in all, and the step's name.
 
     Returns:
@@ -95,7 +98,8 @@ def at_sizes(
             np.save(Path(folder, f"{size}.npy"), resized(sample, size))
         for file in files:
             for size in sizes:
-                rows.append(_at_size(file, Path(folder, f"{size}.npy"), threads) | {"size": size, "threads": threads})
+                process = Worker(file, threads=threads, allow_pickle=allow_pickle)
+                rows.append(_at_size(process, Path(folder, f"{size}.npy")) | {"size": size, "threads": threads})
                 report.step(f"{file.name}: memory at {size}")
     return rows
 
@@ -111,9 +115,10 @@ def resized(sample: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     return sample
 
 
-def _at_size(file: Path, sample: Path, threads: int) -> dict[str, Any]:
+def _at_size(process: Worker, sample: Path) -> dict[str, Any]:
+    file = process.path
     try:
-        with Worker(file, threads=threads) as worker:
+        with process as worker:
             loaded = worker.load(sample, fit=True)
             if "fixed" in loaded:
                 sides = ", ".join(str(side) for side in loaded["fixed"])

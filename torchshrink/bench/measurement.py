@@ -80,10 +80,15 @@ class _Timings:
 
 
 def measure(
-    path: Path | str, inputs: ArrayLike | tuple[ArrayLike, ...], *, threads: int = 1, runs: int = 50
+    path: Path | str,
+    inputs: ArrayLike | tuple[ArrayLike, ...],
+    *,
+    threads: int = 1,
+    runs: int = 50,
+    allow_pickle: bool = False,
 ) -> Measurement:
     """Measure one file; see `measure_all`, which compares several fairly."""
-    return measure_all([path], inputs, threads=threads, runs=runs)[Path(path)]
+    return measure_all([path], inputs, threads=threads, runs=runs, allow_pickle=allow_pickle)[Path(path)]
 
 
 def measure_all(
@@ -94,6 +99,7 @@ def measure_all(
     runs: int = 50,
     rounds: int = 5,
     starts: int = 1,
+    allow_pickle: bool = False,
     on_progress: OnProgress | None = None,
 ) -> dict[Path, Measurement]:
     """Measure model files, their latencies interleaved so that a machine that slows down slows all alike.
@@ -111,6 +117,7 @@ def measure_all(
         starts: How many times all of this is done, in new processes; the runs and rounds are shared out among them, and
             the figures of memory and starting are medians. No process is like the one before: where its memory lies
             changes its speed.
+        allow_pickle: Open ``.pt2`` files, which can run any code that their author put in.
         on_progress: Called with steps done, steps in all, and the step's name.
 
     Returns:
@@ -134,14 +141,17 @@ def measure_all(
         sample = _write(Path(folder, "sample"), inputs)
         for start in range(starts):
             for file in files:
-                footprints[file].append(footprint(file, sample, threads))
+                footprints[file].append(footprint(file, sample, threads, allow_pickle))
                 report.step(f"{file.name}: memory")
             for batch in _batches(files):
-                _time(batch, sample, threads, shares[start::starts], timings, report)
+                workers = {file: Worker(file, threads=threads, allow_pickle=allow_pickle) for file in batch}
+                _time(workers, sample, shares[start::starts], timings, report)
     return {file: _measurement(footprints[file], timings[file], threads) for file in files}
 
 
-def predict(path: Path | str, inputs: ArrayLike, *, threads: int = 1, raw: bool = False) -> NDArray[Any]:
+def predict(
+    path: Path | str, inputs: ArrayLike, *, threads: int = 1, raw: bool = False, allow_pickle: bool = False
+) -> NDArray[Any]:
     """Run a file of one input and one output on samples; see `predict_all`, which this calls.
 
     Args:
@@ -149,15 +159,21 @@ def predict(path: Path | str, inputs: ArrayLike, *, threads: int = 1, raw: bool 
         inputs: ``[N, C, *size]`` float32 in PyTorch's layout.
         threads: How many threads the runtime may use.
         raw: Return the integer codes of a quantized output, for bit-exact comparison.
+        allow_pickle: As in `measure_all`.
 
     Returns:
         ``[N, K, *size]``: float32, or int16 with ``raw``.
     """
-    return predict_all(path, (inputs,), threads=threads, raw=raw)[0]
+    return predict_all(path, (inputs,), threads=threads, raw=raw, allow_pickle=allow_pickle)[0]
 
 
 def predict_all(
-    path: Path | str, inputs: Sequence[ArrayLike], *, threads: int = 1, raw: bool = False
+    path: Path | str,
+    inputs: Sequence[ArrayLike],
+    *,
+    threads: int = 1,
+    raw: bool = False,
+    allow_pickle: bool = False,
 ) -> list[NDArray[Any]]:
     """Run a file on samples in a fresh process, so that a runtime that crashes takes nothing with it.
 
@@ -167,6 +183,7 @@ def predict_all(
             time, or as many as it takes.
         threads: How many threads the runtime may use.
         raw: Return integer codes of quantized outputs.
+        allow_pickle: As in `measure_all`.
 
     Returns:
         ``[N, K, *size]`` for each output of the file: float32, or int16 with ``raw``.
@@ -178,7 +195,7 @@ def predict_all(
     """
     with tempfile.TemporaryDirectory(prefix="torchshrink-") as folder:
         samples, output = _write(Path(folder, "inputs"), tuple(inputs)), Path(folder, "output.npz")
-        with Worker(path, threads=threads) as worker:
+        with Worker(path, threads=threads, allow_pickle=allow_pickle) as worker:
             worker.load()
             worker.ask("predict", inputs=str(samples), output=str(output), raw=raw)
         return read_arrays(str(output))
@@ -204,16 +221,15 @@ def _batch(inputs: ArrayLike) -> NDArray[np.float32]:
 
 
 def _time(
-    files: Sequence[Path],
+    processes: dict[Path, Worker],
     sample: Path,
-    threads: int,
     shares: Sequence[int],
     timings: dict[Path, _Timings],
     report: Steps,
 ) -> None:
     """Add the rounds of ``shares`` runs each, the files taking turns."""
     with ExitStack() as stack:
-        workers = {file: stack.enter_context(Worker(file, threads=threads)) for file in files}
+        workers = {file: stack.enter_context(process) for file, process in processes.items()}
         for file, worker in workers.items():
             worker.load(sample)
             worker.ask("time", runs=0, warmup=_WARMUP_RUNS)

@@ -30,17 +30,25 @@ class Worker:
         path: A ``.onnx``, ``.tflite``, ``.pt2`` or ``.safetensors`` file.
         threads: How many threads the runtime may use.
         timeout_s: The longest that one answer may take, in seconds.
+        allow_pickle: Open a ``.pt2`` file, whose parts torch unpickles: that runs any code its author put in.
 
     Raises:
-        ModelError: When there is no such file, or its ending is none of the above.
+        ModelError: When there is no such file, its ending is none of the above, or it is a pickle that nobody trusts.
     """
 
-    def __init__(self, path: Path | str, *, threads: int = 1, timeout_s: float = 600.0) -> None:
+    def __init__(
+        self, path: Path | str, *, threads: int = 1, timeout_s: float = 600.0, allow_pickle: bool = False
+    ) -> None:
         self.path = Path(path)
         if self.path.suffix not in _runtimes.RUNTIMES:
             raise ModelError(f"{self.path} cannot be measured: expected a file in {', '.join(_runtimes.RUNTIMES)}")
         if not self.path.is_file():
             raise ModelError(f"no such model file: {self.path}")
+        if self.path.suffix == ".pt2" and not allow_pickle:
+            raise ModelError(
+                f"{self.path} holds pickles, which can run code when they are opened: if you trust its author, pass "
+                "--allow-pickle, or measure its .safetensors or .onnx"
+            )
         self.threads = threads
         self.timeout_s = timeout_s
         self._timed_out = False

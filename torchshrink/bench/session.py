@@ -37,6 +37,7 @@ def run(
     runs: int = 50,
     sizes: Sequence[int] = (),
     is_profiled: bool = False,
+    allow_pickle: bool = False,
     progress: Progress | None = None,
 ) -> history.Session:
     """Measure files against one of them.
@@ -49,6 +50,7 @@ def run(
         runs: Timed inferences per file and thread count.
         sizes: Other sizes of the input at which memory is measured, with the first thread count.
         is_profiled: Whether to ask the runtimes which operations the time goes to.
+        allow_pickle: As in `measure_all`.
         progress: Told what happens.
 
     Returns:
@@ -73,17 +75,28 @@ def run(
     for count in threads:
         progress.start(f"measure on {_threads(count)}")
         found = measure_all(
-            files, inputs, threads=count, runs=runs, rounds=_ROUNDS, starts=_STARTS, on_progress=progress.update
+            files,
+            inputs,
+            threads=count,
+            runs=runs,
+            rounds=_ROUNDS,
+            starts=_STARTS,
+            allow_pickle=allow_pickle,
+            on_progress=progress.update,
         )
         session["rows"] += [_row(labels[file], file, value, found[reference]) for file, value in found.items()]
         session["warnings"] += _warnings({labels[file]: found[file] for file in found}, labels[reference], count)
     if sizes:
         progress.start("memory at other sizes")
-        rows = footprint.at_sizes(files, inputs[:1], sizes, threads=threads[0], on_progress=progress.update)
+        rows = footprint.at_sizes(
+            files, inputs[:1], sizes, threads=threads[0], allow_pickle=allow_pickle, on_progress=progress.update
+        )
         session["sizes"] = [{"name": labels[Path(row["path"])], **row} for row in rows]
     if is_profiled:
         progress.start("operations")
-        session["profiles"] = [{"name": labels[file], **_profile(file, inputs, threads[0])} for file in files]
+        session["profiles"] = [
+            {"name": labels[file], **_profile(file, inputs, threads[0], allow_pickle)} for file in files
+        ]
     return session
 
 
@@ -134,11 +147,11 @@ def _warnings(found: dict[str, Measurement], reference: str, threads: int) -> li
     return warnings
 
 
-def _profile(file: Path, inputs: NDArray[np.float32], threads: int) -> Row:
+def _profile(file: Path, inputs: NDArray[np.float32], threads: int, allow_pickle: bool) -> Row:
     with tempfile.TemporaryDirectory(prefix="torchshrink-") as folder:
         sample = Path(folder, "sample.npy")
         np.save(sample, inputs[:1])
-        with Worker(file, threads=threads) as worker:
+        with Worker(file, threads=threads, allow_pickle=allow_pickle) as worker:
             worker.load(sample)
             operations = worker.ask("profile", runs=_PROFILE_RUNS)["operations"]
     note = _NO_PROFILER.format(file.name) if operations is None else None
