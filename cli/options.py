@@ -28,6 +28,14 @@ AllowPickle = Annotated[
         "--allow-pickle", help="Open .pt and .pt2 files, which are pickles: they can run any code their author put in."
     ),
 ]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        help="Import whatever the recipe names (module:callable), which runs its code; without it, only what Python "
+        "files of the current folder define.",
+    ),
+]
 KeepFloat = Annotated[
     Optional[str],  # noqa: UP045
     typer.Option(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 from torchshrink.cli import console, options
 
 from torchshrink.errors import RecipeError, ShrinkError
+
+if TYPE_CHECKING:
+    from torchshrink.recipe import Recipe
 
 RecipeFile = Annotated[Optional[Path], typer.Argument(help="A recipe; without one, the built-in U-Net and data.")]  # noqa: UP045
 
@@ -20,10 +23,15 @@ def run(
     resume: Annotated[bool, typer.Option("--resume/--fresh", help="Keep finished steps, or do all again.")] = True,
     track: options.Track = None,
     init: Annotated[bool, typer.Option("--init", help="Only write a commented recipe to start from.")] = False,
+    trust: options.Trust = False,
+    allow_pickle: options.AllowPickle = False,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
-    """Train, prune, quantize, export, verify and measure: from data to files that production can run."""
+    """Train, prune, quantize, export, verify and measure: from data to files that production can run.
+
+    A recipe is code of its author: what it names as module:callable is imported and called.
+    """
     if init:
         _write_template(recipe or Path("recipe.yaml"), overwrite)
         return
@@ -32,12 +40,9 @@ def run(
         from torchshrink.converters.bridge import Bridge
 
         from torchshrink import pipeline, report
-        from torchshrink import recipe as recipes
 
         check_tracker(track)
-        settings = recipes.load(recipe) if recipe is not None else recipes.Recipe()
-        if data is not None:
-            settings = settings.model_copy(update={"data": data})
+        settings = load_recipe(recipe, data, trust, allow_pickle)
         folder = out or Path("runs", folder_name(recipe, settings.data))
         try:
             pipeline.run(settings, folder, Bridge(), is_fresh=not resume, progress=progress)
@@ -76,11 +81,12 @@ def sweep(
 
         from torchshrink import pipeline, report
         from torchshrink import sweep as ladders
-        from torchshrink.recipe import Model, Recipe
+        from torchshrink.recipe import Model, Recipe, trust_pickle
 
         checkpoint = str(model_file) if model_file else None
-        model = Model(factory=factory or "unet", checkpoint=checkpoint, allow_pickle=allow_pickle)
+        model = Model(factory=factory or "unet", checkpoint=checkpoint)
         recipe = Recipe(data=data, seed=seed, model=model)
+        recipe = trust_pickle(recipe) if allow_pickle else recipe
         recipe = ladders.ladder(recipe, sparsities, widths, epochs, dense_epochs=0 if model_file else 30)
         try:
             found = pipeline.run(recipe, out, Bridge(), is_fresh=not resume, progress=progress)
@@ -92,6 +98,23 @@ def sweep(
             raise
         ladders.plot(found["rows"], out / "ladder.png")
     show_report(found, out, as_json)
+
+
+def load_recipe(path: Path | None, data: str | None, trust: bool, allow_pickle: bool) -> Recipe:
+    """Return the recipe of a command, with what the command line says instead of it.
+
+    Raises:
+        RecipeError: When it is wrong, or names code that nobody said to trust.
+    """
+    from torchshrink import recipe as recipes
+    from torchshrink import trust as trusted
+
+    recipe = recipes.load(path) if path is not None else recipes.Recipe()
+    if not trust:
+        its_own = recipe if data is None else recipe.model_copy(update={"data": "synthetic:cells"})
+        trusted.check(its_own, str(path))
+    recipe = recipe if data is None else recipe.model_copy(update={"data": data})
+    return recipes.trust_pickle(recipe) if allow_pickle else recipe
 
 
 def check_tracker(track: str | None) -> None:

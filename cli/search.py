@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 from torchshrink.cli import console, options
-from torchshrink.cli.run import RecipeFile, folder_name, show_report
+from torchshrink.cli.run import RecipeFile, folder_name, load_recipe, show_report
 
 if TYPE_CHECKING:
-    from torchshrink.recipe import Recipe
     from torchshrink.search.engine import Engine
 
 TARGETS = ("litert", "onnxruntime")
@@ -65,6 +64,8 @@ def search(
         Optional[str],  # noqa: UP045
         typer.Option(help="URL of a database for the record, such as postgresql+psycopg://me@host/db; else a file."),
     ] = None,
+    trust: options.Trust = False,
+    allow_pickle: options.AllowPickle = False,
     resume: Annotated[bool, typer.Option("--resume/--fresh", help="Go on with a search, or begin again.")] = True,
     as_json: options.Json = False,
 ) -> None:
@@ -87,7 +88,7 @@ def search(
         from torchshrink.search import search as run_search
 
         limits = Limits.parse(max_size, max_latency, max_rss, max_loss_increase)
-        settings = _load(recipe, data)
+        settings = load_recipe(recipe, data, trust, allow_pickle)
 
         def make_engine(trials_folder: Path) -> Engine:
             from torchshrink.search.engine import Local
@@ -112,13 +113,6 @@ def search(
             progress=progress,
         )
     _show(content, folder, as_json)
-
-
-def _load(recipe: Path | None, data: str | None) -> Recipe:
-    from torchshrink import recipe as recipes
-
-    settings = recipes.load(recipe) if recipe is not None else recipes.Recipe()
-    return settings if data is None else settings.model_copy(update={"data": data})
 
 
 def _show(content: dict[str, Any], folder: Path, as_json: bool) -> None:

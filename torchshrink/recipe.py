@@ -130,12 +130,19 @@ class Variant(Strict):
 
 
 class Model(Strict):
-    """The architecture, and weights to start from."""
+    """The architecture, and weights to start from; see `trust_pickle` for ``allow_pickle``, which no file may set."""
 
     factory: str = "unet"
     arguments: dict[str, Any] = Field(default_factory=dict)
     checkpoint: str | None = None
-    allow_pickle: bool = False
+    allow_pickle: bool = Field(False, exclude=True)
+
+    @field_validator("allow_pickle")
+    @classmethod
+    def _is_not_set_by_a_file(cls, value: bool) -> bool:
+        if value:
+            raise ValueError("only the command line can allow it: pass --allow-pickle")
+        return value
 
 
 class Loss(Strict):
@@ -229,6 +236,11 @@ def parse(content: dict[str, Any], name: str = "recipe") -> Recipe:
     except ValidationError as error:
         problems = [f"{'.'.join(str(key) for key in item['loc'])}: {_problem(item)}" for item in error.errors()]
         raise RecipeError(f"{name}: " + "; ".join(problems)) from None
+
+
+def trust_pickle(recipe: Recipe) -> Recipe:
+    """Return a recipe whose checkpoint may be a pickle, which runs any code that its author put in."""
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"allow_pickle": True})})
 
 
 def dump(recipe: Recipe) -> dict[str, Any]:

@@ -103,7 +103,7 @@ FULL: dict[str, Any] = {
     "seed": 7,
     "validation": 0.25,
     "augment": False,
-    "model": {"factory": "m:f", "arguments": {"widths": [4, 8]}, "checkpoint": "a.pt", "allow_pickle": True},
+    "model": {"factory": "m:f", "arguments": {"widths": [4, 8]}, "checkpoint": "a.pt"},
     "loss": {"name": "dice", "settings": {"smooth": 0.5}},
     "distillation": 0.25,
     "variants": {
@@ -138,6 +138,16 @@ def test_every_given_value_is_dumped() -> None:
             assert dumped == given
 
     assert_holds(recipe.dump(recipe.parse(FULL)), FULL)
+
+
+def test_no_file_allows_pickles(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("model: {checkpoint: a.pt, allow_pickle: true}")
+    with pytest.raises(RecipeError, match=r"model\.allow_pickle: only the command line can allow it"):
+        recipe.load(tmp_path / "r.yaml")
+    (tmp_path / "r.yaml").write_text("model: {checkpoint: a.pt, allow_pickle: false}")  # as 0.1.0 writes recipes
+    found = recipe.trust_pickle(recipe.load(tmp_path / "r.yaml"))
+    assert found.model.allow_pickle
+    assert recipe.parse(recipe.dump(found)) == recipe.load(tmp_path / "r.yaml")  # what is written allows none
 
 
 def test_save_and_load(tmp_path: Path) -> None:

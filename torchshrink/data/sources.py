@@ -74,7 +74,7 @@ def open_task(
     text = str(source)
     if text.startswith("synthetic:"):
         name, train, test = _make(text, seed)
-    elif isinstance(source, str) and _CALLABLE.fullmatch(text) and not Path(text).exists():
+    elif isinstance(source, str) and is_callable(text):
         return _call(text)
     else:
         path = Path(os.path.expanduser(source))  # unlike Path.expanduser, it leaves an unknown ~user alone
@@ -86,6 +86,12 @@ def open_task(
     return task_from_arrays(
         name, train, test, seed=seed, validation=validation, augment=augment, normalization=normalization
     )
+
+
+def is_callable(source: str) -> bool:
+    """Return whether a source of data is ``module:callable``."""
+    is_one = not source.startswith("synthetic:") and _CALLABLE.fullmatch(source) is not None
+    return is_one and not Path(source).exists()
 
 
 def _make(source: str, seed: int) -> tuple[str, LabelledArrays, LabelledArrays]:
