@@ -29,7 +29,7 @@ from torchshrink.converters import (
 from torchshrink.converters import ranges as range_store
 
 from torchshrink.activations import Activation
-from torchshrink.artefacts import Artefact, Source
+from torchshrink.artefacts import Artefact, Source, ranges_path
 from torchshrink.metrics import outputs
 from torchshrink.signature import as_tuple
 
@@ -136,7 +136,7 @@ class _Job:
             if kind == "int8":
                 graph, found = qdq.split(graph)
                 ranges = range_store.learned(found, "trained" if self.source.is_quantized else "calibrated")
-                range_store.save(ranges, self.folder / f"{self.source.variant}-int8.ranges.json")
+                range_store.save(ranges, ranges_path(self.folder, self.source.variant))
             floats[kind] = self.temporary / f"{self.source.variant}-{kind}.onnx"
             onnx_export.save(graph, floats[kind])
         artefacts = []

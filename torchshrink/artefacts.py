@@ -54,6 +54,11 @@ class Artefact:
         return cls(**values)
 
 
+def ranges_path(folder: Path, variant: str) -> Path:
+    """Return where the ranges of a variant's int8 TFLite file are kept, beside it."""
+    return folder / f"{variant}-int8.ranges.json"
+
+
 @dataclass(frozen=True)
 class Source:
     """A variant's model, ready to be exported.

@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from torchshrink.errors import OutputError
 
@@ -26,14 +27,15 @@ def atomic(path: Path) -> Iterator[Path]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+        temporary = path.parent / f".{path.stem}-{uuid.uuid4().hex[:8]}{path.suffix}"
+        handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)  # less what the umask takes away
+        mode = os.fstat(handle).st_mode
         os.close(handle)
     except OSError as error:
         raise _output_error(path, error) from error
-    temporary = Path(name)
     try:
         yield temporary
-        temporary.chmod(0o644)
+        temporary.chmod(mode)  # some writers replace the file
         temporary.replace(path)
     except OSError as error:
         # An error about another file, read inside the block, is not about this one.
@@ -42,6 +44,25 @@ def atomic(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_inside(folder: Path, name: Any) -> bool:
+    """Return whether a name that a file states leads into a folder: no absolute path, no ``..``, no link out of it."""
+    if not isinstance(name, str) or not name or "\0" in name:
+        return False
+    path = Path(name)
+    is_plain = not path.is_absolute() and ".." not in path.parts
+    return is_plain and (folder / path).resolve().is_relative_to(folder.resolve())
+
+
+def link_out(folder: Path) -> Path | None:
+    """Return a link in a folder, or in one below it, that leads out of it; None when there is none."""
+    root = folder.resolve()
+    for place, folders, names in os.walk(root):
+        for path in (Path(place, name) for name in (*folders, *names)):
+            if path.is_symlink() and not path.resolve().is_relative_to(root):
+                return path
+    return None
 
 
 def sha256(path: Path) -> str:

@@ -15,7 +15,7 @@ from torch import nn
 from torchshrink import bench, checkpoint, graphs, layer_costs, mixed, quantize, report, samples, stages
 from torchshrink import recipe as recipes
 from torchshrink.activations import Activation, Reader
-from torchshrink.artefacts import Artefact, Bridge, Source
+from torchshrink.artefacts import Artefact, Bridge, Source, ranges_path
 from torchshrink.assemble import make_model, make_task
 from torchshrink.errors import ConversionError, ModelError, ShrinkError
 from torchshrink.files import atomic, sha256
@@ -112,6 +112,8 @@ class Job:
 
         def work() -> tuple[dict[str, Any], list[Path]]:
             folder.mkdir(parents=True, exist_ok=True)
+            ranges = ranges_path(folder, name)
+            ranges.unlink(missing_ok=True)  # of an earlier export
             kept = list(state.keep_float)
             if needs_ptq:
                 self.progress.start(f"{name}: calibrate int8")
@@ -124,6 +126,7 @@ class Job:
                 self._source(name, quantized), folder, self.recipe.formats, self.recipe.precisions
             )
             paths = [artefact.path for artefact in artefacts] + ([quantized] if needs_ptq else [])
+            paths += [ranges] if ranges.is_file() else []
             return {"artefacts": [artefact.to_dict(self.out) for artefact in artefacts], "keep_float": kept}, paths
 
         settings: list[Any] = [state.stamp, self.recipe.formats, self.recipe.precisions]

@@ -10,7 +10,7 @@ from torchshrink import recipe as recipes
 from torchshrink import report
 from torchshrink.artefacts import Bridge
 from torchshrink.errors import ConversionError, DataError, ModelError, ParityError, RecipeError, ShrinkError
-from torchshrink.files import atomic
+from torchshrink.files import atomic, link_out
 from torchshrink.job import Job
 from torchshrink.progress import SILENT, Progress
 from torchshrink.recipe import Recipe
@@ -75,8 +75,10 @@ def claim(out: Path, recipe: Recipe, is_fresh: bool) -> None:
     """Make ``out`` the folder of this run.
 
     Raises:
-        DataError: When it holds another run, or files that are not a run's.
+        DataError: When it holds another run, files that are not a run's, or a link to what lies outside of it.
     """
+    if link := link_out(out):
+        raise DataError(f"{link} leads out of the run's folder, where files are replaced: remove the link")
     marker = out / "recipe.json"
     content = recipes.dump(recipe)
     if marker.is_file():

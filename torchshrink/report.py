@@ -16,7 +16,7 @@ from typing import Any
 
 from torchshrink import trials
 from torchshrink.errors import DataError
-from torchshrink.files import atomic
+from torchshrink.files import atomic, is_inside
 from torchshrink.tradeoff import BUDGET, Recommendation, Row, recommend, reference
 
 SCHEMA = 1
@@ -24,6 +24,7 @@ _PACKAGES = ("torchshrink", "torch", "torchao", "onnx", "onnxruntime", "onnx2tf"
              "ai-edge-quantizer", "numpy")  # fmt: skip
 _HEADINGS = ("file", "MB", "smaller", "sparse", "loss", "dice", "ms", "faster", "RAM MB", "parity")
 _LAYER = {"name", "params", "nonzero", "macs"}
+_PLACES = ("path", "name", "variant")  # what files and folders are called by
 _NEEDED = {
     "name", "variant", "format", "precision", "bytes", "sparsity", "loss", "metrics", "latency_ms", "peak_rss_mb",
     "parity", "islands",
@@ -77,6 +78,9 @@ def load(out: Path) -> dict[str, Any]:
         raise DataError(f"{path} is missing or damaged: `torchshrink run --out {out}` makes it") from error
     if report.get("schema") != SCHEMA:
         raise DataError(f"{path} has schema {report.get('schema')}, this version reads {SCHEMA}")
+    stray = [row[key] for row in report.get("rows") or [] if isinstance(row, dict) for key in _PLACES if key in row]
+    if outside := [name for name in stray if not is_inside(out, name)]:
+        raise DataError(f"{path} names {outside[0]!r}, which is not in its folder: somebody changed it")
     if not _is_whole(report):
         raise DataError(f"{path} lacks figures that a report needs: `torchshrink run --out {out}` makes it again")
     return report

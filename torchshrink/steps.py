@@ -1,16 +1,19 @@
-"""Do each step of a run once: a finished one is recognised by what went into it and what came out."""
+"""Do each step of a run once: a finished one is recognised by what went into it and what came out.
+
+A record that was edited, or that names a file outside of the run's folder, is not believed: the step is done again.
+"""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torchshrink
-from torchshrink.files import atomic, sha256
+from torchshrink.files import atomic, is_inside, sha256
 
 FOLDER = ".steps"
 Result = dict[str, Any]
@@ -50,20 +53,35 @@ class Steps:
         stamp = digest([key, outputs])
         content = {"key": key, "outputs": outputs, "result": result, "stamp": stamp}
         with atomic(record) as temporary:
-            temporary.write_text(json.dumps(content, indent=1))
+            temporary.write_text(json.dumps({**content, "digest": digest(content)}, indent=1))
         return result, stamp, False
 
     def _read(self, record: Path) -> dict[str, Any] | None:
         try:
             content: dict[str, Any] = json.loads(record.read_text())
-        except (OSError, ValueError):
+            stated = content.pop("digest")
+        except (OSError, ValueError, RecursionError, LookupError, AttributeError, TypeError):
             return None
-        is_whole = isinstance(content, dict) and {"key", "outputs", "result", "stamp"} <= set(content)
-        return content if is_whole else None
+        is_whole = set(content) == {"key", "outputs", "result", "stamp"} and stated == digest(content)
+        is_own = is_whole and isinstance(content["outputs"], dict) and isinstance(content["result"], dict)
+        return content if is_own and all(is_inside(self.out, name) for name in _paths(content)) else None
 
     def _are_intact(self, outputs: dict[str, str]) -> bool:
         paths = {self.out / name: expected for name, expected in outputs.items()}
         return all(path.is_file() and sha256(path) == expected for path, expected in paths.items())
+
+
+def _paths(record: dict[str, Any]) -> Iterator[Any]:
+    """Yield every path that a record states: whoever wrote it, they are read and removed."""
+    yield from record["outputs"]
+    waiting: list[Any] = [record["result"]]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            yield from [value["path"]] if value.get("path") is not None else []
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
 
 
 def digest(content: Any) -> str:

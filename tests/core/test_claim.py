@@ -124,3 +124,13 @@ def test_a_line_imitates_the_model_that_it_begins_with() -> None:
     }  # fmt: skip
     job.recipe = made.model_copy(update={"distillation": 0.0})
     assert job._teacher("sparse") is None
+
+
+@pytest.mark.parametrize("is_fresh", [False, True])
+def test_a_link_out_of_the_folder(tmp_path: Path, is_fresh: bool) -> None:
+    """Models are written, and files that fail are removed, in folders of the run, which somebody else may have made."""
+    (tmp_path / "precious").mkdir()
+    claim(tmp_path / "run", Recipe(), is_fresh=False)
+    (tmp_path / "run" / "files").symlink_to(tmp_path / "precious")
+    with pytest.raises(DataError, match=r"run/files leads out of the run's folder"):
+        claim(tmp_path / "run", Recipe(), is_fresh=is_fresh)

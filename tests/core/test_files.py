@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from torchshrink.errors import OutputError, ShrinkError
-from torchshrink.files import atomic, sha256
+from torchshrink.files import atomic, is_inside, link_out, sha256
 
 
 @contextmanager
@@ -123,3 +123,32 @@ def test_sha256(tmp_path: Path, size: int) -> None:
     content = os.urandom(size)
     (tmp_path / "a").write_bytes(content)
     assert sha256(tmp_path / "a") == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o027, 0o077])
+def test_the_umask_is_respected(tmp_path: Path, umask: int) -> None:
+    path = tmp_path / "model.onnx"
+    before = os.umask(umask)
+    try:
+        with atomic(path) as temporary:
+            assert temporary.stat().st_mode & 0o777 == 0o666 & ~umask  # nobody reads along before the end either
+            temporary.unlink()
+            temporary.write_text("by a writer that makes its own file")
+            temporary.chmod(0o600)
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_names_inside_of_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    (folder / "files").mkdir(parents=True)
+    (folder / "inner").symlink_to(folder / "files")
+    assert all(is_inside(folder, name) for name in ("a", "files/a.onnx", "inner/a", "./a"))
+    assert link_out(folder) is None
+    for index, target in enumerate((tmp_path, tmp_path / "absent", "/etc/hostname")):
+        link = folder / "files" / f"outer{index}"
+        link.symlink_to(target)
+        assert not is_inside(folder, f"files/{link.name}")
+        assert link_out(folder) == link
+        link.unlink()

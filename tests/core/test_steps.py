@@ -149,3 +149,64 @@ def test_digest_tells_contents_apart() -> None:
     contents = [None, 0, 1, "1", [1], [[1]], {"1": 1}, {"1": "1"}, 1.5, [1, 2], [2, 1], Path("/a"), True]
     assert len({digest(content) for content in contents}) == len(contents)
     assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1})
+
+
+# --- Records that somebody else wrote or changed
+
+
+def edit(work: Work, change: Any, is_signed: bool = False) -> None:
+    content = json.loads(record(work).read_text())
+    change(content)
+    if is_signed:
+        del content["digest"]
+        content["digest"] = digest(content)
+    record(work).write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content["result"].update(loss=0.1),
+        lambda content: content["result"].update(names=[]),
+        lambda content: content["result"].pop("names"),
+        lambda content: content.update(outputs={}),
+        lambda content: content.update(stamp="0"),
+        lambda content: content.update(extra=1),
+        lambda content: content.update(digest=None),
+        lambda content: content.pop("digest"),
+    ],
+)
+def test_edited_records_are_noticed(work: Work, change: Any) -> None:
+    run(work)
+    edit(work, change)
+    assert not run(work)[2]
+    assert run(work)[:1] == ({"loss": 0.25, "names": ["a"]},)
+
+
+def test_signing_again_would_go_unnoticed(work: Work) -> None:
+    """The meta-test: a digest tells of damage, not of who wrote a record."""
+    run(work)
+    edit(work, lambda content: content["result"].update(loss=0.1), is_signed=True)
+    assert run(work)[0]["loss"] == 0.1
+
+
+@pytest.mark.parametrize(
+    "name", ["/etc/hostname", "../victim", "files/../../victim", "link", "folder/victim", "", 5, "a\0b"]
+)
+@pytest.mark.parametrize("where", ["outputs", "result", "deep"])
+def test_paths_stay_in_the_folder(tmp_path: Path, name: Any, where: str) -> None:
+    out, victim = tmp_path / "run", tmp_path / "victim"
+    out.mkdir()
+    victim.write_text("precious")
+    (out / "link").symlink_to(victim)
+    (out / "folder").symlink_to(tmp_path)
+    work = Work(out)
+    run(work)
+    row = {"path": name}
+    changes: dict[str, Any] = {
+        "outputs": lambda content: content["outputs"].update({str(name): steps.sha256(victim)}),
+        "result": lambda content: content["result"].update(row),
+        "deep": lambda content: content["result"].update(failed=[{"item": [row]}]),
+    }
+    edit(work, changes[where], is_signed=True)
+    assert not run(work)[2]
