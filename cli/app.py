@@ -69,7 +69,7 @@ def _check_processes(name: str) -> None:
 def _explain(text: str, debug: bool) -> None:
     if debug:
         traceback.print_exc()
-    errors.print(" ".join(text.split()), style="red", markup=False)
+    errors.print(" ".join(text.split()), style="red")
 
 
 def _add(function: Callable[..., None], example: str) -> None:

@@ -86,9 +86,7 @@ def bench(
     else:
         _show(found)
     if changes.regressions:
-        console.errors.print(
-            f"error: slower than in {against}: {'; '.join(changes.regressions)}", style="red", markup=False
-        )
+        console.errors.print(f"error: slower than in {against}: {'; '.join(changes.regressions)}", style="red")
         raise typer.Exit(4)
 
 

@@ -14,11 +14,27 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
+from rich.text import Text
+
+from torchshrink.harmless import terminal, without_passwords
 
 _SECONDS_BETWEEN_LINES = 10.0
 
-errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
+class Plain(Console):
+    """Shows text as it is: names of files and what files say of themselves give no orders to a terminal."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print; text is neither markup nor escape codes, and shows no passwords."""
+        super().print(*(plain(each) if isinstance(each, str) else each for each in objects), **options, markup=False)
+
+
+def plain(text: str) -> str:
+    """Return text that does nothing but be read."""
+    return terminal(without_passwords(text))
+
+
+errors = Plain(stderr=True, soft_wrap=True, highlight=False)
 
 _is_interrupted = threading.Event()
 
@@ -49,10 +65,10 @@ class Progress:
     def __init__(self) -> None:
         self._is_terminal = errors.is_terminal
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
         )
         self._bars = Bars(*columns, console=errors)
         self._task: TaskID | None = None
@@ -73,10 +89,10 @@ class Progress:
     def start(self, title: str) -> None:
         """Begin a step."""
         _check()
-        self._title, self._note = title, ""
+        self._title, self._note = plain(title), ""
         if self._is_terminal:
             self._finish()
-            self._task = self._bars.add_task(title, total=None, note="")
+            self._task = self._bars.add_task(self._title, total=None, note="")
         else:
             errors.print(f"{title} ...")
             self._last_line = time.monotonic()
@@ -84,7 +100,7 @@ class Progress:
     def update(self, done: int, total: int, note: str = "") -> None:
         """Show how much of the step is done."""
         _check()
-        self._note = note or self._note
+        self._note = plain(note) or self._note
         if self._is_terminal and self._task is not None:
             self._bars.update(self._task, completed=done, total=total, note=self._note)
         elif note and time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
@@ -110,20 +126,20 @@ def show_json(content: Any) -> None:
 
 def show_table(headings: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
     """Write a table to stdout: the first column to the left, figures to the right, never cut off."""
-    table = Table(*[], title=title, title_justify="left")
+    table = Table(title=None if title is None else Text(plain(title), "table.title"), title_justify="left")
     for index, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if index == 0 else "right", no_wrap=True)
+        table.add_column(Text(plain(heading)), justify="left" if index == 0 else "right", no_wrap=True)
     for row in rows:
-        table.add_row(*row)
-    console = Console()
+        table.add_row(*(Text(plain(cell)) for cell in row))
+    console = Plain()
     if not console.is_terminal or console.width < console.measure(table).maximum:
-        console = Console(width=max(console.width, console.measure(table).maximum + 2, 200))
+        console = Plain(width=max(console.width, console.measure(table).maximum + 2, 200))
     console.print(table)
 
 
 def show(text: str) -> None:
     """Write a line to stdout."""
-    Console(soft_wrap=True, highlight=False).print(text)
+    Plain(soft_wrap=True, highlight=False).print(text)
 
 
 def flush() -> None:

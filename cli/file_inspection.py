@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.markup import escape
 from torchshrink.cli import console
 from torchshrink.cli.convert import parse_shape
 from torchshrink.cli.train import check_output
@@ -70,7 +69,7 @@ def _show_anatomy(found: Anatomy) -> None:
     from torchshrink.converters.findings import share
 
     total = found.operations_ms
-    console.show_table(*_operation_table(found), title=escape(f"{found.path.name} in {found.runtime}"))
+    console.show_table(*_operation_table(found), title=f"{found.path.name} in {found.runtime}")
     console.show(
         f"int8: {found.share_of_macs('int8'):.1%} of {found.macs / 1e6:,.4g} million MACs, "
         f"{found.share_of_time('int8'):.1%} of the time; float {found.share_of_time('float'):.1%}, conversions "
@@ -78,18 +77,18 @@ def _show_anatomy(found: Anatomy) -> None:
     )
     detours = () if found.is_float else sorted(found.detours, key=lambda detour: -detour.ms)
     for detour in detours[:_MOST_DETOURS]:
-        console.show(escape(f"detour ({share(detour.ms, total)} of the time): {_route(detour)}"))
+        console.show(f"detour ({share(detour.ms, total)} of the time): {_route(detour)}")
     if len(detours) > _MOST_DETOURS:
         console.show(f"{len(detours) - _MOST_DETOURS} more detours: --json lists all of them")
     for line in (found.verdict, *found.findings):
-        console.show(escape(line))
+        console.show(line)
     console.show(
         f"times: {found.method}; together {total:.3f} ms, {share(total, found.file_ms)} of the whole file's "
         f"{found.file_ms:.3f} ms; {found.runs} runs on {found.threads} thread{'s' * (found.threads > 1)}"
     )
     if found.unmeasured:
         kinds = ", ".join(sorted({operation.kind for operation in found.unmeasured}))
-        console.show(escape(f"not timed: {len(found.unmeasured)} operations that do not run alone ({kinds})"))
+        console.show(f"not timed: {len(found.unmeasured)} operations that do not run alone ({kinds})")
 
 
 def _route(detour: Detour) -> str:
@@ -114,7 +113,7 @@ def _operation_table(found: Anatomy) -> tuple[tuple[str, ...], list[tuple[str, .
     ordered = sorted(groups.items(), key=lambda item: -total_ms(item[1]))
     cells: list[tuple[str, ...]] = [
         (
-            escape(kind),
+            kind,
             precision,
             str(len(group)),
             _macs_share(group, found.macs),

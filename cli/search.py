@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -51,7 +52,10 @@ def search(
     ] = None,
     artefacts: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="URL that all machines reach, such as file:///shared/folder or s3://bucket/prefix."),
+        typer.Option(
+            help="URL that all machines reach, such as file:///shared/folder or s3://bucket/prefix; or set "
+            "TORCHSHRINK_ARTEFACTS, which no list of processes shows."
+        ),
     ] = None,
     cpus_per_trial: Annotated[int, typer.Option(min=1, help="Of each candidate on a Ray cluster.")] = 1,
     gpus_per_trial: Annotated[float, typer.Option(min=0.0, help="Of each candidate on a Ray cluster.")] = 0.0,
@@ -62,7 +66,10 @@ def search(
     data: Annotated[Optional[str], typer.Option(help="Data instead of the recipe's.")] = None,  # noqa: UP045
     storage: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="URL of a database for the record, such as postgresql+psycopg://me@host/db; else a file."),
+        typer.Option(
+            help="URL of a database for the record, such as postgresql+psycopg://me@host/db; or set "
+            "TORCHSHRINK_STORAGE, which no list of processes shows; else a file."
+        ),
     ] = None,
     trust: options.Trust = False,
     allow_pickle: options.AllowPickle = False,
@@ -94,9 +101,10 @@ def search(
             from torchshrink.search.engine import Local
             from torchshrink.search.ray_engine import RayEngine
 
+            url = artefacts or os.environ.get("TORCHSHRINK_ARTEFACTS")
             if engine == "local":
                 return Local(Bridge, workers or 1)
-            return RayEngine(Bridge, trials_folder, artefacts, address, workers, cpus_per_trial, gpus_per_trial)
+            return RayEngine(Bridge, trials_folder, url, address, workers, cpus_per_trial, gpus_per_trial)
 
         folder = out or Path("runs", f"search-{folder_name(recipe, settings.data)}")
         content = run_search(
@@ -107,7 +115,7 @@ def search(
             target=target,  # type: ignore[arg-type]
             trials=trials,
             hours=hours,
-            storage=storage,
+            storage=storage or os.environ.get("TORCHSHRINK_STORAGE"),
             make_engine=make_engine,
             is_fresh=not resume,
             progress=progress,

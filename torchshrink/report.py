@@ -17,6 +17,8 @@ from typing import Any
 from torchshrink import trials
 from torchshrink.errors import DataError
 from torchshrink.files import atomic, is_inside
+from torchshrink.harmless import csv_cell, without_passwords
+from torchshrink.harmless import markdown as md
 from torchshrink.tradeoff import BUDGET, Recommendation, Row, recommend, reference
 
 SCHEMA = 1
@@ -39,7 +41,7 @@ def environment() -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "packages": {name: _version(name) for name in _PACKAGES},
-        "command": shlex.join(["torchshrink", *sys.argv[1:]]),
+        "command": shlex.join(["torchshrink", *map(without_passwords, sys.argv[1:])]),
     }
 
 
@@ -119,7 +121,7 @@ def table_csv(rows: Sequence[Row]) -> str:
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(_flat({}))
-    writer.writerows(_flat(row).values() for row in rows)
+    writer.writerows(map(csv_cell, _flat(row).values()) for row in rows)
     return text.getvalue()
 
 
@@ -147,19 +149,24 @@ def recommendations(rows: Sequence[Row]) -> list[str]:
 def markdown(report: dict[str, Any]) -> str:
     """Return the report as Markdown."""
     headings, cells = table(report["rows"])
-    lines = ["# torchshrink report", "", verdict(report["rows"]), ""]
-    lines += [*(f"- {sentence}" for sentence in recommendations(report["rows"])), ""]
+    lines = ["# torchshrink report", "", md(verdict(report["rows"])), ""]
+    lines += [*(f"- {md(sentence)}" for sentence in recommendations(report["rows"])), ""]
     lines += [f"| {' | '.join(headings)} |", f"|{'---|' * len(headings)}"]
-    lines += [f"| {' | '.join(line)} |" for line in cells]
+    lines += [f"| {' | '.join(map(md, line))} |" for line in cells]
     lines += ["", "![Size against loss](report.png)", ""]
     lines += trials.markdown(report["search"]) if report.get("search") else []
     lines += ["## Islands", ""]
-    lines += [f"- {row['name']}: {islands(row)}" for row in report["rows"] if row["islands"]] or [
+    lines += [f"- {md(row['name'])}: {md(islands(row))}" for row in report["rows"] if row["islands"]] or [
         "Every int8 file computes in integers from input to output."
     ]
-    lines += ["", _matched(report["rows"]), "", "## Failed verification", ""]
-    lines += [f"- {item['name']}: {item['reason']}" for item in report.get("failed", [])] or ["None."]
-    lines += ["", "## How this was measured", "", *(f"- {name}: {text}" for name, text in conditions(report).items())]
+    lines += ["", md(_matched(report["rows"])), "", "## Failed verification", ""]
+    lines += [f"- {md(item['name'])}: {md(item['reason'])}" for item in report.get("failed", [])] or ["None."]
+    lines += [
+        "",
+        "## How this was measured",
+        "",
+        *(f"- {name}: {md(text)}" for name, text in conditions(report).items()),
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
+from torchshrink import harmless
+
 Search = Mapping[str, Any]
 Trial = Mapping[str, Any]
 
@@ -121,7 +123,7 @@ def name(measure: str) -> str:
 def markdown(search: Search) -> list[str]:
     """Return the lines of the report's section in Markdown."""
     headings, lines = table(search)
-    found = ["## Search", "", summary(search), ""]
+    found = ["## Search", "", harmless.markdown(summary(search)), ""]
     if lines:
         found += _rows(headings, [[cell.text for cell in line] for line in lines])
     if shares := importances(search):
@@ -134,7 +136,7 @@ def markdown(search: Search) -> list[str]:
 
 def _rows(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
     rows = [headings, ["---"] * len(headings), *lines]
-    return [f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in row)} |" for row in rows] + [""]
+    return [f"| {' | '.join(harmless.markdown(cell) for cell in row)} |" for row in rows] + [""]
 
 
 def _asked(search: Search) -> str:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import struct
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,55 @@ def test_reports_that_lack_figures(content: dict[str, Any], tmp_path: Path) -> N
         (tmp_path / "report.json").write_text(json.dumps({"schema": 1, **broken}))
         with pytest.raises(DataError, match="lacks figures"):
             report.load(tmp_path)
+
+
+HOSTILE = (
+    "=HYPERLINK(0)|<script>alert(1)</script>\n# heading\n| a | b |\n[link](javascript:0)![picture](http://x)`code`"
+)
+
+
+def test_markdown_of_hostile_names(content: dict[str, Any]) -> None:
+    expected = len(report.markdown(content).splitlines())
+    content["rows"][0]["name"] = content["rows"][4]["islands"][0] = HOSTILE
+    content["failed"][0]["reason"] = content["failed"][0]["name"] = content["task"]["name"] = HOSTILE
+    content["environment"]["processor"] = content["environment"]["command"] = HOSTILE
+    text = report.markdown(content)
+    assert len(text.splitlines()) == expected
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in text.splitlines() if line.startswith("|")}) == 1
+    assert re.search(r"(?<!\\)[<>`]", text) is None
+    assert "](" not in text.replace("![Size against loss](report.png)", "")
+
+
+def test_csv_of_hostile_names(rows: list[dict[str, Any]]) -> None:
+    for first in "=+-@\t\r":
+        rows[0]["variant"] = rows[0]["islands"] = f"{first}1+1|cmd"
+        rows[0]["islands"] = [rows[0]["variant"]]
+        line = next(iter(csv.DictReader(io.StringIO(report.table_csv(rows), newline=""))))
+        assert (line["variant"], line["islands"]) == (f"'{first}1+1|cmd", f"'{first}1+1|cmd")
+
+
+@pytest.mark.parametrize("key", ["path", "name", "variant"])
+@pytest.mark.parametrize("name", ["/etc/hostname", "../other", ""])
+def test_reports_that_name_files_elsewhere(content: dict[str, Any], tmp_path: Path, key: str, name: str) -> None:
+    content["rows"][0][key] = name
+    (tmp_path / "report.json").write_text(json.dumps({"schema": 1, **content}))
+    with pytest.raises(DataError, match=r"which is not in its folder: somebody changed it"):
+        report.load(tmp_path)
+
+
+@pytest.mark.parametrize("secret", ["hunter2", "p4@ss:word"])
+def test_the_command_holds_no_password(monkeypatch: pytest.MonkeyPatch, secret: str) -> None:
+    urls = [
+        f"postgresql+psycopg://me:{secret}@host/db",
+        f"s3://id:{secret}@bucket/x",
+        f"postgresql://h/db?password={secret}",
+    ]
+    for arguments in (["--storage", url] for url in urls):
+        monkeypatch.setattr("sys.argv", ["torchshrink", "search", *arguments, f"--artefacts={arguments[1]}"])
+        command = report.environment()["command"]
+        assert secret not in command
+        assert command.count("***") == 2
+        assert "host" in command or "bucket" in command or "h/db" in command
 
 
 def test_csv_holds_plain_numbers(rows: list[dict[str, Any]]) -> None:

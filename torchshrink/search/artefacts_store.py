@@ -11,6 +11,7 @@ from typing import Any
 
 from torchshrink.errors import MissingExtraError, OutputError
 from torchshrink.files import sha256
+from torchshrink.harmless import without_passwords
 from torchshrink.steps import FOLDER, Result, Steps, Work
 
 # Where a file appears only when it is complete; elsewhere it is written under another name and then renamed.
@@ -42,12 +43,14 @@ class Store:
             scheme = url.partition(":")[0]
             raise MissingExtraError(f"the artefact store {scheme}://... needs another package: {error}") from error
         except Exception as error:  # of any backend
-            raise OutputError(f"the artefact store {_plain(url)} cannot be used: {_reason(error)}") from error
+            raise OutputError(
+                f"the artefact store {without_passwords(url)} cannot be used: {_reason(error)}"
+            ) from error
         protocols = self._files.protocol
         self._protocols = {protocols} if isinstance(protocols, str) else set(protocols)
         # A relative path means another folder on every machine.
         self.url = self._files.unstrip_protocol(self._root) if "file" in self._protocols else url
-        self._plain = self._files.unstrip_protocol(self._root)
+        self.name = without_passwords(self._files.unstrip_protocol(self._root))
 
     def put(self, source: Path, name: str) -> None:
         """Write a file; who reads it at the same time gets the old one or the new one.
@@ -119,7 +122,7 @@ class Store:
         try:
             yield
         except Exception as error:  # of any backend
-            raise OutputError(f"the artefact store {self._plain}: {what}: {_reason(error)}") from error
+            raise OutputError(f"the artefact store {self.name}: {what}: {_reason(error)}") from error
 
 
 class Mirror:
@@ -199,11 +202,5 @@ def _outputs(text: str) -> dict[str, str]:
         return {}
 
 
-def _plain(url: str) -> str:
-    """Return a URL without its login."""
-    scheme, separator, rest = url.partition("://")
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else url
-
-
 def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    return without_passwords(" ".join(str(error).split()))[:300] or type(error).__name__

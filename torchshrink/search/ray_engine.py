@@ -310,7 +310,10 @@ def _complaint(job: _Job) -> tuple[type[ShrinkError], str] | None:
     except ShrinkError as error:
         return type(error), f"does not reach the artefacts: {error}"
     if missing:
-        return OutputError, f"finds nothing in the artefact store {job.url}: all machines must reach the same under it"
+        return (
+            OutputError,
+            f"finds nothing in the artefact store {store.name}: all machines must reach the same under it",
+        )
     if job.data is not None and not Path(job.data).exists():
         return DataError, f"has no {job.data}: the data must have the same path on all machines"
     return None

@@ -13,6 +13,7 @@ from optuna.samplers import PartialFixedSampler, RandomSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from torchshrink.errors import DataError, MissingExtraError, OutputError
+from torchshrink.harmless import without_passwords
 from torchshrink.search.outlook import Outlook
 from torchshrink.search.space import Resolved, Settings, draw
 
@@ -59,10 +60,12 @@ class Study:
             )
         except ImportError as error:
             hint = "pip install 'torchshrink[ray]' for PostgreSQL"
-            raise MissingExtraError(f"the store {_hidden(storage)} needs a driver: {error}; {hint}") from error
+            raise MissingExtraError(
+                f"the store {without_passwords(storage)} needs a driver: {error}; {hint}"
+            ) from error
         except Exception as error:  # of SQLAlchemy and of every driver below it
             reason = " ".join(str(error).split())[:300]
-            raise OutputError(f"the store {_hidden(storage)} cannot be used: {reason}") from error
+            raise OutputError(f"the store {without_passwords(storage)} cannot be used: {reason}") from error
         known = self._study.user_attrs.get("about")
         if known is None:
             self._study.set_user_attr("about", dict(about))
@@ -71,8 +74,8 @@ class Study:
         elif known != dict(about):
             changed = sorted(key for key in {*known, *about} if known.get(key) != about.get(key))
             raise DataError(
-                f"the store {_hidden(storage)} holds another search named {name!r} (other {', '.join(changed)}): "
-                "choose another --out, or pass --fresh to replace it"
+                f"the store {without_passwords(storage)} holds another search named {name!r} "
+                f"(other {', '.join(changed)}): choose another --out, or pass --fresh to replace it"
             )
         self._kind, self._seed = sampler, seed
 
@@ -208,10 +211,3 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         yield
-
-
-def _hidden(storage: str) -> str:
-    """Return a URL without its password."""
-    scheme, separator, rest = storage.partition("://")
-    login, at, place = rest.rpartition("@")
-    return f"{scheme}{separator}{login.partition(':')[0]}{at}{place}" if at else storage

@@ -1,0 +1,64 @@
+"""The terminal: what files are called and what they say of themselves is shown, never obeyed."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from program import call
+from torchshrink.cli import console
+
+HOSTILE = "\x1b]0;title\x07\x1b[31m[bold]red[/bold][/nothing]\u202e\x9b2J"
+SHOWN = r"\x1b]0;title\x07\x1b[31m[bold]red[/bold][/nothing]\u202e\x9b2J"
+
+
+def test_lines_tables_and_titles(capsys: pytest.CaptureFixture[str]) -> None:
+    console.show(HOSTILE)
+    console.show_table((HOSTILE, "b"), [("a", HOSTILE)], title=HOSTILE)
+    assert capsys.readouterr().out.count(SHOWN) == 4
+
+
+@pytest.mark.parametrize("is_terminal", [False, True])
+def test_progress_and_errors(monkeypatch: pytest.MonkeyPatch, is_terminal: bool) -> None:
+    file = io.StringIO()
+    monkeypatch.setattr(
+        console, "errors", console.Plain(file=file, force_terminal=is_terminal, width=400, soft_wrap=True)
+    )
+    with console.Progress() as progress:
+        progress.start(HOSTILE)
+        progress.update(1, 2, HOSTILE)
+        progress.note(HOSTILE)
+    console.errors.print(HOSTILE, style="red")
+    text = file.getvalue()
+    assert text.count(SHOWN) >= 3
+    assert not any(code in text for code in ("\x1b]0;", "\x07", "\u202e", "\x9b"))
+
+
+def test_passwords_are_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    console.show("the store postgresql://me:hunter2@host/db cannot be used")
+    assert capsys.readouterr().out == "the store postgresql://me:***@host/db cannot be used\n"
+
+
+def test_a_file_of_a_hostile_name(tmp_path: Path) -> None:
+    path = tmp_path / f"{HOSTILE.replace('/', '_')}.onnx"
+    path.write_bytes(b"damaged")
+    found = call("inspect", path)
+    assert found.code == 3
+    assert SHOWN.replace("/", "_") in found.stderr
+    assert "\x1b" not in found.stderr
+
+
+def test_a_password_ends_up_nowhere(tmp_path: Path) -> None:
+    """Neither in what is shown nor in any file; by the environment it is not even on the command line."""
+    url = "postgresql+psycopg://me:hunter2@127.0.0.1:1/db"
+    (tmp_path / "r.yaml").write_text(
+        "data: 'synthetic:cells?size=32&train=16&test=4'\nmodel: {arguments: {widths: [4, 8]}}\n"
+        "variants: {dense: {train: {epochs: 1}}}\nmeasure: {threads: 1, runs: 5}\n"
+    )
+    found = call("search", "r.yaml", "--max-size", "1MB", "--storage", url, "--out", "out", cwd=tmp_path)
+    assert found.code in (3, 5)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert files
+    assert not any(b"hunter2" in path.read_bytes() for path in files)
+    assert "hunter2" not in found.stdout + found.stderr
+    assert json.loads((tmp_path / "out" / "recipe.json").read_text())["data"].startswith("synthetic")
