@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torchshrink.converters import half, onnxruntime_int8, qdq
 
+from torchshrink import external_data
 from torchshrink.errors import ModelError, ShrinkError, UnsupportedOpError
 from torchshrink.files import atomic
 from torchshrink.signature import Inputs, first, input_names, output_names
@@ -95,6 +96,8 @@ def load(path: Path) -> onnx.ModelProto:
     Raises:
         ModelError: When the file is missing or not ONNX.
     """
+    if path.is_file():
+        external_data.check(path)
     try:
         model = onnx.load(str(path))
         if not model.graph.node:

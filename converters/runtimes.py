@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from torchshrink import external_data
 from torchshrink.errors import ConversionError, ModelError
 
 # What a model is run on: the array of its only input, or one for each.
@@ -56,6 +57,8 @@ def onnx_session(model: Path | bytes, name: str, optimized: Path | None = None, 
 def _open(source: str | bytes, name: str, options: Any) -> Any:
     import onnxruntime
 
+    if isinstance(source, str):
+        external_data.check(Path(source))
     try:
         with silent_stderr():  # where it writes its errors too, before it raises them
             return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

@@ -42,9 +42,9 @@ def terminal(text: str) -> str:
 
 
 def without_passwords(text: str) -> str:
-    """Return text with the passwords of its URLs as ``***``.
+    """Return text without the passwords of its URLs.
 
     >>> without_passwords("--storage=postgresql://me:p4@ss@host/db?sslpassword=x")
-    '--storage=postgresql://me:***@host/db?sslpassword=***'
+    '--storage=postgresql://me@host/db?sslpassword=***'
     """
-    return _SECRET.sub(r"\1***", _LOGIN.sub(r"\1:***@", text))
+    return _SECRET.sub(r"\1***", _LOGIN.sub(r"\1@", text))

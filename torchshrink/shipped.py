@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torchshrink import external_data
 from torchshrink.errors import ModelError
 
 METADATA_NAME = "torchshrink"  # the key under which `torchshrink.converters` stores it
@@ -98,6 +99,7 @@ def _read_onnx(path: Path) -> tuple[Shape, Shape, str]:
     """Return the shapes of input and output with 0 for free sides, and the metadata."""
     import onnx
 
+    external_data.check(path)
     model = onnx.load(str(path), load_external_data=False)
     entry, output = model.graph.input[0], model.graph.output[0]
     if entry.type.tensor_type.elem_type not in _ONNX_FLOATS:

@@ -243,7 +243,7 @@ def test_markdown_of_hostile_names(content: dict[str, Any]) -> None:
     assert len(text.splitlines()) == expected
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in text.splitlines() if line.startswith("|")}) == 1
     assert re.search(r"(?<!\\)[<>`]", text) is None
-    assert "](" not in text.replace("![Size against loss](report.png)", "")
+    assert re.findall(r"(?<!\\)\](?=\()", text) == ["]"]  # of our own picture
 
 
 def test_csv_of_hostile_names(rows: list[dict[str, Any]]) -> None:
@@ -274,7 +274,6 @@ def test_the_command_holds_no_password(monkeypatch: pytest.MonkeyPatch, secret: 
         monkeypatch.setattr("sys.argv", ["torchshrink", "search", *arguments, f"--artefacts={arguments[1]}"])
         command = report.environment()["command"]
         assert secret not in command
-        assert command.count("***") == 2
         assert "host" in command or "bucket" in command or "h/db" in command
 
 

@@ -171,7 +171,7 @@ def test_a_relative_folder_is_the_same_for_every_process(tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        ("nonsense://me:secret@host/x", r"the artefact store nonsense://host/x cannot be used: Protocol not known"),
+        ("nonsense://me:secret@host/x", r"the artefact store nonsense://me@host/x cannot be used: Protocol not known"),
     ],
 )
 def test_a_store_that_cannot_be_used(url: str, expected: str) -> None:

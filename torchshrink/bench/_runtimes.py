@@ -16,6 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from torchshrink import external_data
+
 Array = NDArray[Any]
 Shape = tuple[int, ...]
 
@@ -66,6 +68,7 @@ class OnnxFile:
     name = "onnxruntime"
 
     def __init__(self, path: str, threads: int, shape: Shape | None = None) -> None:
+        external_data.check(Path(path))
         self._path, self._threads = path, threads
         self._session = self._open()
         entries = self._session.get_inputs()
