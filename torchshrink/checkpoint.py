@@ -21,6 +21,7 @@ from torch.fx import GraphModule
 from torchshrink import graphs
 from torchshrink.errors import ModelError, OutputError
 from torchshrink.files import atomic
+from torchshrink.graph_operators import LARGEST
 from torchshrink.models import UNet
 from torchshrink.resize import resize, sizes
 
@@ -110,7 +111,7 @@ def describe(path: Path) -> dict[str, Any]:
             raise ValueError("not an object")
         if content.get("schema", SCHEMA) != SCHEMA:
             raise ValueError(f"schema {content['schema']}, this version reads schema {SCHEMA}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} has a description that cannot be used ({error}): train or export it again") from error
     return content
 
@@ -155,6 +156,11 @@ def _rebuild(path: Path, architecture: dict[str, Any]) -> nn.Module:
         name = architecture.get("name", "an unknown model")
         raise ModelError(f"{path} holds the weights of {name}: say how to build it with --model MODULE:FACTORY")
     try:
+        with torch.device("meta"):  # takes no memory
+            weights = sum(value.numel() for value in UNet(**architecture["arguments"]).parameters())
+        if weights > LARGEST:
+            raise ValueError(f"it would have {weights} weights")
         return UNet(**architecture["arguments"])
-    except TypeError as error:
-        raise ModelError(f"{path} describes a U-Net that cannot be built: {error}") from error
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise ModelError(f"{path} describes a U-Net that cannot be built: {reason}") from error

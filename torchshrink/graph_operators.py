@@ -209,5 +209,5 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 def _is_small(value: Any, name: str, is_maker: bool) -> bool:
     if isinstance(value, list) and all(isinstance(item, int) for item in value):
-        return math.prod(max(1, abs(item)) for item in value) <= LARGEST
+        return bool(math.prod(max(1, abs(item)) for item in value) <= LARGEST)
     return not (is_maker and name in _COUNTS and isinstance(value, int | float)) or abs(value) <= LARGEST

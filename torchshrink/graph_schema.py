@@ -9,7 +9,7 @@ from __future__ import annotations
 import keyword
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
@@ -91,21 +91,24 @@ def _kind(value: Any) -> str:
     return kinds.get(type(value), "nothing")
 
 
-Value = TypeAliasType(
-    "Value",
-    Annotated[
-        Annotated[Result, Tag("node")]
-        | Annotated[Constant, Tag("constant")]
-        | Annotated[Named, Tag("dict")]
-        | Annotated[list["Value"], Tag("list")]
-        | Annotated[str, Tag("text")]
-        | Annotated[bool, Tag("flag")]
-        | Annotated[int, Field(ge=-(2**63), lt=2**63), Tag("integer")]
-        | Annotated[float, Tag("number")]
-        | Annotated[None, Tag("nothing")],
-        Discriminator(_kind),
-    ],
-)
+if TYPE_CHECKING:
+    Value = Any  # mypy does not follow a type that contains itself through models
+else:
+    Value = TypeAliasType(
+        "Value",
+        Annotated[
+            Annotated[Result, Tag("node")]
+            | Annotated[Constant, Tag("constant")]
+            | Annotated[Named, Tag("dict")]
+            | Annotated[list["Value"], Tag("list")]
+            | Annotated[str, Tag("text")]
+            | Annotated[bool, Tag("flag")]
+            | Annotated[int, Field(ge=-(2**63), lt=2**63), Tag("integer")]
+            | Annotated[float, Tag("number")]
+            | Annotated[None, Tag("nothing")],
+            Discriminator(_kind),
+        ],
+    )
 
 
 class Entry(_Part):

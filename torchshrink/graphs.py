@@ -52,7 +52,8 @@ def from_json(content: Any, tensors: dict[str, Tensor]) -> GraphModule:
         description = Description.model_validate(content)
     except ValidationError as error:
         raise ModelError(f"the graph in this file is damaged: {_problem(error)}") from error
-    graph, known, root = Graph(), {}, nn.Module()
+    graph, root = Graph(), nn.Module()
+    known: dict[str, Node] = {}
     try:
         for entry in description.nodes:
             if isinstance(entry, Call):
