@@ -28,6 +28,7 @@ def rewrite(model: onnx.ModelProto) -> onnx.ModelProto:
     _quantize_biases(model)
     _make_unsigned(model)
     _split_relus(model)
+    _store_weights_apart(model)
     del model.graph.value_info[:]
     return model
 
@@ -198,4 +199,31 @@ def _make_unsigned(model: onnx.ModelProto) -> None:
                 name = f"{node.input[index]}_unsigned"
                 added[name] = (arrays[node.input[index]].astype(np.int16) + 128).astype(np.uint8)
                 node.input[index] = name
+    replace_initializers(model, added)
+
+
+def _store_weights_apart(model: onnx.ModelProto) -> None:
+    """Give every reader of a weight codes and a zero point of its own.
+
+    ONNX Runtime's option ``session.x64quantprecision`` rewrites them under names made from theirs, and refuses a file
+    in which two nodes share one.
+    """
+    arrays, producers = constants(model), _producers(model)
+    added: dict[str, NDArray[Any]] = {}
+    nodes: list[NodeProto] = []
+    for node in model.graph.node:
+        for place, name in enumerate(node.input):
+            source = producers.get(name)
+            if source is None or source.op_type != DEQUANTIZE or source.input[0] not in arrays:
+                continue
+            own = f"{node.output[0]}_input{place}"
+            copied = helper.make_node(DEQUANTIZE, [f"{own}_codes", *source.input[1:]], [own], f"{own}_dequantize")
+            copied.attribute.extend(source.attribute)
+            added[f"{own}_codes"] = arrays[source.input[0]]
+            if len(source.input) > 2:
+                copied.input[2], added[f"{own}_zero"] = f"{own}_zero", arrays[source.input[2]]
+            node.input[place] = own
+            nodes.append(copied)
+        nodes.append(node)
+    _set_nodes(model, _drop_unused(model, nodes))
     replace_initializers(model, added)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from torchshrink.prune.layers import Layer
+from torchshrink.quantize.observer import largest
 from torchshrink.quantize.scheme import ACTIVATION_MAX, ACTIVATION_MIN, WEIGHT_MAX
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d)
@@ -48,12 +49,18 @@ def cutter(weight: Tensor, amounts: Sequence[float]) -> Callable[[float], Tensor
 
 def int8_weight(layer: Layer) -> Tensor:
     """Return the weight rounded to one symmetric grid per output channel."""
-    weight = layer.weight.detach()
-    # [groups, inputs per group, outputs per group, *kernel] for a transposed convolution, else [outputs, inputs, ...].
-    parts = weight.reshape(layer.groups, -1, *weight.shape[1:]) if isinstance(layer, TRANSPOSED) else weight
-    shared = [1, *range(3, parts.dim())] if isinstance(layer, TRANSPOSED) else list(range(1, parts.dim()))
-    scale = (parts.abs().amax(shared, keepdim=True) / WEIGHT_MAX).clamp_min(_WEIGHT_EPS)
-    return (parts / scale).round_().clamp_(-WEIGHT_MAX, WEIGHT_MAX).mul_(scale).reshape(weight.shape)
+    weight, is_transposed = layer.weight.detach(), isinstance(layer, TRANSPOSED)
+    axis = 1 if is_transposed else 0
+    groups = getattr(layer, "groups", 1)
+    is_depthwise = groups == len(weight) and weight.shape[1] == 1
+    parts = weight.chunk(groups) if is_transposed else [weight]
+    return torch.cat([_rounded(part, axis, pairs=not is_depthwise) for part in parts])
+
+
+def _rounded(weight: Tensor, axis: int, pairs: bool) -> Tensor:
+    shape = [-1 if each == axis else 1 for each in range(weight.dim())]
+    scale = (largest(weight, axis, pairs) / WEIGHT_MAX).clamp_min(_WEIGHT_EPS).reshape(shape)
+    return (weight / scale).round_().clamp_(-WEIGHT_MAX, WEIGHT_MAX).mul_(scale)
 
 
 @contextmanager

@@ -107,7 +107,7 @@ def test_a_convolution_by_hand() -> None:
         if str(node.target) == "quantized_decomposed.quantize_per_tensor.default"
     ]
     weight, bias = layer.weight.detach().numpy()[:, :, 0, 0], layer.bias.detach().numpy()
-    scales = np.abs(weight).max(axis=1) / 127
+    scales = np.maximum(np.abs(weight).max(axis=1), np.abs(weight.sum(axis=1))) / 127
     weight_codes = np.rint(weight / scales[:, None]).astype(int)
     bias_codes = np.rint(bias / (before[0] * scales)).astype(int)
     input_codes = np.clip(np.rint(inputs.numpy() / before[0]) + before[1], -128, 127).astype(int)

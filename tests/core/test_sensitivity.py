@@ -214,8 +214,8 @@ def test_a_weight_that_the_layer_itself_does_not_use_is_measured() -> None:
 
 
 def test_weights_on_the_grid_lose_nothing_in_int8() -> None:
-    codes = torch.randint(-127, 128, (4, 6), generator=torch.Generator().manual_seed(0)).float()
-    codes[:, 0] = 127
+    codes = torch.randint(-63, 64, (4, 6), generator=torch.Generator().manual_seed(0)).float()
+    codes[:, 0], codes[:, 1] = 127, -codes[:, 1].abs()  # no two neighbours beyond what 16 bits hold
     on_grid, off_grid = linear((codes * 2**-7).tolist()), linear((codes * 2**-7 + 0.3 * 2**-7).tolist())
     off_grid.weight.data[:, 0] = 127 * 2**-7
     inputs = torch.eye(6)
@@ -254,7 +254,8 @@ def test_int8_weights_of_a_grouped_transposed_convolution() -> None:
         rows = slice(2 * group, 2 * group + 2)  # the inputs of this group
         for output in range(3):
             weight = layer.weight.detach()[rows, output]
-            scale = weight.abs().max() / 127
+            # The largest weight, or the largest sum of two that a kernel without VNNI adds in 16 bits.
+            scale = max(weight.abs().max(), weight.sum(0).abs().max()) / 127
             torch.testing.assert_close(found[rows, output], (weight / scale).round() * scale)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 
 import torch
 from torch import nn
@@ -71,12 +72,24 @@ def convert(prepared: PreparedModule) -> GraphModule:
 
         trained = copy.deepcopy(prepared).eval().graph_module
         trained_norms.fold(trained)
+        _observe_weights(trained)
         graph = convert_pt2e(trained)
 
     # Through the form that files have: what is used here is what a file will hold.
     graph = graphs.from_json(*graphs.to_json(graph))
     round_biases(graph)
     return graph
+
+
+def _observe_weights(graph: GraphModule) -> None:
+    """Let the scales be those of the weights as they are: training moves them once more after it last looked."""
+    from torchshrink.quantize.observer import WeightObserver
+
+    for node in graph.graph.nodes:
+        observed = graph.get_submodule(str(node.target)) if node.op == "call_module" else None
+        observer = getattr(observed, "activation_post_process", observed)
+        if isinstance(observer, WeightObserver) and node.args[0].op == "get_attr":
+            observer(attrgetter(node.args[0].target)(graph))
 
 
 def is_quantized(model: nn.Module) -> bool:

@@ -1,12 +1,13 @@
-"""The observer of activations in quantization-aware training."""
+"""The observers: of activations in quantization-aware training, and of weights."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torchao.quantization.pt2e import MovingAverageMinMaxObserver
+from torchao.quantization.pt2e import MovingAverageMinMaxObserver, PerChannelMinMaxObserver
 
 from torchshrink.memory_format import in_memory
 from torchshrink.whole_batch import extremes
@@ -50,3 +51,51 @@ class StepMinMaxObserver(MovingAverageMinMaxObserver):  # type: ignore[misc]  # 
             self._is_first_step = False
         self.step_min = torch.full_like(self.step_min, float("inf"))
         self.step_max = torch.full_like(self.step_max, float("-inf"))
+
+
+class WeightObserver(PerChannelMinMaxObserver):  # type: ignore[misc]  # torchao ships no types
+    """What the weights of this very step need, not an average of old ones.
+
+    Args:
+        pairs: Leave room for the sum of two neighbours; see `largest`.
+        kwargs: As torchao's observer takes them.
+    """
+
+    min_val: Tensor
+    max_val: Tensor
+
+    def __init__(self, *, pairs: bool = True, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.pairs = pairs
+
+    def forward(self, x_orig: Tensor) -> Tensor:
+        """Take the range of ``x_orig``, a weight, per output channel."""
+        bound = largest(x_orig.detach().to(self.min_val.dtype), self.ch_axis, self.pairs)
+        self.min_val, self.max_val = -bound, bound
+        return x_orig
+
+
+def largest(weight: Tensor, axis: int, pairs: bool) -> Tensor:
+    """Return the magnitude that the largest code stands for, ``[channels]``: that of the largest weight.
+
+    With ``pairs`` also that of the largest sum of two neighbours. ONNX Runtime's kernels for x86 without VNNI multiply
+    unsigned activations by signed weights two at a time and add the two products in 16 bits: 255 * (127 + 127)
+    saturates there, silently. Where no such sum is larger than the largest code, rounding brings it to 128 at most,
+    and 255 * 128 fits. Neighbours are two of the order in which those kernels read a weight: all input channels of
+    one position of the kernel after the other.
+
+    Args:
+        weight: ``[O, I, *kernel]``, or with ``axis`` 1, transposed, ``[I, O, *kernel]``.
+        axis: That of the output channels.
+        pairs: Whether sums count.
+
+    Source: the instruction VPMADDUBSW, and ONNX Runtime's documentation, "When and why do I need to try U8U8?".
+    """
+    values = weight.movedim((axis, 1 - axis), (0, -1))
+    if axis == 0:
+        values = values.flatten(1)
+    bound = values.abs().flatten(1).amax(1)
+    if pairs:
+        values = F.pad(values, (0, values.shape[-1] % 2)).unflatten(-1, (-1, 2))
+        bound = torch.maximum(bound, values.sum(-1).abs().flatten(1).amax(1))
+    return bound

@@ -139,7 +139,8 @@ class TFLiteQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no type
         axis = 1 if node.target in TRANSPOSED else 0
         if node.target in TRANSPOSED and len(node.args) > 6 and node.args[6] != 1:
             return  # output channels of a grouped transposed convolution have no axis of their own
-        self._mark_fused(node, {source: self._input(source), weight: scheme.weight_spec(self.is_qat, axis)})
+        spec = scheme.weight_spec(self.is_qat, axis, pairs=not _is_depthwise(node))
+        self._mark_fused(node, {source: self._input(source), weight: spec})
 
     def _annotate_elementwise(self, node: Any) -> None:
         operands = node.args[:2]
@@ -187,6 +188,13 @@ class TFLiteQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no type
 
     def _annotate_fixed(self, node: Any) -> None:
         _mark(node, {node.args[0]: self._input(node.args[0])}, FIXED_OUTPUT[node.target])
+
+
+def _is_depthwise(node: Node) -> bool:
+    """Return whether every channel is convolved alone: such kernels add in 32 bits on every processor."""
+    weight: Any = node.args[1]
+    outputs, inputs, *_ = weight.meta["val"].shape
+    return node.target in CONVOLUTIONS and len(node.args) > 6 and node.args[6] == outputs and inputs == 1
 
 
 def _mark(node: Node, inputs: dict[Node, QuantizationSpecBase], output: QuantizationSpecBase | None) -> None:

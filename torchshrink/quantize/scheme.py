@@ -9,15 +9,10 @@ Source: https://ai.google.dev/edge/litert/models/quantization_spec
 from __future__ import annotations
 
 import torch
-from torchao.quantization.pt2e import (
-    FakeQuantize,
-    HistogramObserver,
-    MovingAveragePerChannelMinMaxObserver,
-    PerChannelMinMaxObserver,
-)
+from torchao.quantization.pt2e import FakeQuantize, HistogramObserver
 from torchao.quantization.pt2e.quantizer import FixedQParamsQuantizationSpec, QuantizationSpec
 
-from torchshrink.quantize.observer import StepMinMaxObserver
+from torchshrink.quantize.observer import StepMinMaxObserver, WeightObserver
 
 ACTIVATION_MIN, ACTIVATION_MAX = -128, 127
 WEIGHT_MIN, WEIGHT_MAX = -127, 127
@@ -43,16 +38,15 @@ def activation_spec(is_qat: bool) -> QuantizationSpec:
     )
 
 
-def weight_spec(is_qat: bool, axis: int) -> QuantizationSpec:
-    """Return the spec of a weight: int8, symmetric, one scale per slice of ``axis``, the output-channel axis."""
+def weight_spec(is_qat: bool, axis: int, pairs: bool = True) -> QuantizationSpec:
+    """Return the spec of a weight: int8, symmetric, one scale per slice of ``axis``, the output-channel axis.
+
+    With ``pairs`` no two neighbours exceed what processors without VNNI add up: see `observer.largest`.
+    """
+    # ch_axis is repeated because torchao drops the spec's own where a fake quantizer makes the observer.
+    settings = {"eps": _WEIGHT_EPS, "ch_axis": axis, "pairs": pairs}
     observer = (
-        # averaging_constant=1: the scale is that of the weights of this very step, not of an average of old ones.
-        # ch_axis is repeated because torchao drops the spec's own here.
-        FakeQuantize.with_args(
-            observer=MovingAveragePerChannelMinMaxObserver, averaging_constant=1.0, eps=_WEIGHT_EPS, ch_axis=axis
-        )
-        if is_qat
-        else PerChannelMinMaxObserver.with_args(eps=_WEIGHT_EPS)
+        FakeQuantize.with_args(observer=WeightObserver, **settings) if is_qat else WeightObserver.with_args(**settings)
     )
     return QuantizationSpec(
         dtype=torch.int8,
