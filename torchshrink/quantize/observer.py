@@ -96,6 +96,6 @@ def largest(weight: Tensor, axis: int, pairs: bool) -> Tensor:
         values = values.flatten(1)
     bound = values.abs().flatten(1).amax(1)
     if pairs:
-        values = F.pad(values, (0, values.shape[-1] % 2)).unflatten(-1, (-1, 2))
-        bound = torch.maximum(bound, values.sum(-1).abs().flatten(1).amax(1))
+        even = F.pad(values, (0, values.shape[-1] % 2))
+        bound = torch.maximum(bound, (even[..., 0::2] + even[..., 1::2]).abs().flatten(1).amax(1))
     return bound
