@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 import typer
-from torchshrink.cli import bench, convert, doctor, inspection, options, predict, report, run, search, train
-from torchshrink.cli.console import errors, interruptible
 
 from torchshrink import processes
+from torchshrink.cli import bench, convert, doctor, inspection, options, predict, report, run, search, train
+from torchshrink.cli.console import errors, interruptible
 from torchshrink.errors import RecipeError, ShrinkError
 
 _SHARED = ("train", "prune", "qat")  # what several processes do together

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
-from torchshrink.cli import console, options
 
+from torchshrink.cli import console, options
 from torchshrink.errors import DataError, ModelError, OutputError
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
+
 from torchshrink.cli import console, options
 from torchshrink.cli.train import check_output
-
 from torchshrink.errors import ModelError, ParityError
 
 if TYPE_CHECKING:
@@ -181,7 +181,6 @@ def _compare(
     from torchshrink.cli.train import load_task
     from torchshrink.converters import divergence, onnx_export, repro, scales, weights
     from torchshrink.converters import verify as checks
-
     from torchshrink.metrics import stack
     from torchshrink.quantize import is_quantized
 

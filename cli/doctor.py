@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from typing import TYPE_CHECKING
 
 import typer
+
 from torchshrink.cli import console, options
 
 if TYPE_CHECKING:

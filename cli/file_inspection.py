@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+
 from torchshrink.cli import console
 from torchshrink.cli.convert import parse_shape
 from torchshrink.cli.train import check_output

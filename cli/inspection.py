@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
+
 from torchshrink.cli import console, file_inspection, options
 from torchshrink.cli.convert import load_model
 from torchshrink.cli.train import check_output, load_task
-
 from torchshrink.errors import ModelError
 
 if TYPE_CHECKING:

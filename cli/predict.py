@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
+
 from torchshrink.cli import console, options
 
 if TYPE_CHECKING:

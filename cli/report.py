@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
 from torchshrink.cli import console, options
 from torchshrink.cli.run import check_tracker, log
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
-from torchshrink.cli import console, options
 
+from torchshrink.cli import console, options
 from torchshrink.errors import RecipeError, ShrinkError
 
 if TYPE_CHECKING:
@@ -37,9 +37,8 @@ def run(
         return
     with console.Progress() as progress:
         progress.start("load PyTorch")
-        from torchshrink.converters.bridge import Bridge
-
         from torchshrink import pipeline, report
+        from torchshrink.converters.bridge import Bridge
 
         check_tracker(track)
         settings = load_recipe(recipe, data, trust, allow_pickle)
@@ -77,10 +76,9 @@ def sweep(
     sparsities, widths = _percents(sparsity, "--sparsity"), _percents(channels, "--channels")
     with console.Progress() as progress:
         progress.start("load PyTorch")
-        from torchshrink.converters.bridge import Bridge
-
         from torchshrink import pipeline, report
         from torchshrink import sweep as ladders
+        from torchshrink.converters.bridge import Bridge
         from torchshrink.recipe import Model, Recipe, trust_pickle
 
         checkpoint = str(model_file) if model_file else None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
+
 from torchshrink.cli import console, options
 from torchshrink.cli.run import RecipeFile, folder_name, load_recipe, show_report
 
@@ -90,7 +91,6 @@ def search(
     with console.Progress() as progress:
         progress.start("load PyTorch")
         from torchshrink.converters.bridge import Bridge
-
         from torchshrink.search import Limits
         from torchshrink.search import search as run_search
 

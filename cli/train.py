@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
-from torchshrink.cli import console, options
 
+from torchshrink.cli import console, options
 from torchshrink.errors import ModelError, OutputError, RecipeError
 from torchshrink.processes import is_main
 from torchshrink.progress import SILENT, Progress

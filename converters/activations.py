@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
-from torchshrink.converters import onnx_export, traces
 
 from torchshrink.activations import Activation, count_codes, count_floats
+from torchshrink.converters import onnx_export, traces
 
 MOST = 12  # tensors of a file
 SAMPLES = 4

@@ -10,7 +10,6 @@ from typing import Any
 from torchshrink.converters import findings, flatbuffer, onnx_operations, op_times, tflite_operations
 from torchshrink.converters.kernels import Runtime
 from torchshrink.converters.operations import Detour, Operation, Precision, detours
-
 from torchshrink.errors import ModelError, RecipeError
 
 SCHEMA = 1

@@ -13,6 +13,9 @@ import onnx
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.fx import GraphModule
+
+from torchshrink.activations import Activation
+from torchshrink.artefacts import Artefact, Source, ranges_path
 from torchshrink.converters import (
     activations,
     anatomy,
@@ -27,9 +30,6 @@ from torchshrink.converters import (
     weights,
 )
 from torchshrink.converters import ranges as range_store
-
-from torchshrink.activations import Activation
-from torchshrink.artefacts import Artefact, Source, ranges_path
 from torchshrink.metrics import outputs
 from torchshrink.signature import as_tuple
 

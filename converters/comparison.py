@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torchshrink.converters import onnx_export, parts, runtimes, tflite, weights
-from torchshrink.converters.parts import Parts
 
 from torchshrink import bench, checkpoint
+from torchshrink.converters import onnx_export, parts, runtimes, tflite, weights
+from torchshrink.converters.parts import Parts
 from torchshrink.files import atomic
 from torchshrink.quantize import is_quantized
 from torchshrink.quantize.quiet import quiet

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
+
 from torchshrink.converters import flatbuffer, qdq
 from torchshrink.converters.matching import BIAS_INPUT, OUTPUT_AXIS, WEIGHT_INPUT
 from torchshrink.converters.partition import FIXED_GRID, SAME_GRID
 from torchshrink.converters.ranges import Range
-
 from torchshrink.errors import ConversionError
 
 _CONVERSIONS = {"QUANTIZE", "DEQUANTIZE"}

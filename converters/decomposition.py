@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+
 from torchshrink.converters import flatbuffer, matching, runtimes
 from torchshrink.converters.matching import Match
 from torchshrink.converters.ranges import Range

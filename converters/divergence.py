@@ -11,10 +11,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from torch import nn
-from torchshrink.converters import onnx_export, qdq, traces
-from torchshrink.converters.traces import Step
 
 from torchshrink import signature
+from torchshrink.converters import onnx_export, qdq, traces
+from torchshrink.converters.traces import Step
 from torchshrink.signature import Inputs
 
 

@@ -10,8 +10,8 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
-from torchshrink.converters.ranges import Range
 
+from torchshrink.converters.ranges import Range
 from torchshrink.errors import ModelError
 from torchshrink.files import atomic
 

@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 from ai_edge_litert import schema_py_generated as schema
+
 from torchshrink.converters import flatbuffer
 
 

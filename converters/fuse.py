@@ -10,6 +10,7 @@ from pathlib import Path
 
 import onnx
 from onnx import NodeProto, helper
+
 from torchshrink.converters import onnx_export, qdq
 
 _OPSET = 20  # the first with Gelu

@@ -17,8 +17,8 @@ import onnx
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 from onnx import helper
-from torchshrink.converters import flatbuffer, qdq
 
+from torchshrink.converters import flatbuffer, qdq
 from torchshrink.errors import ModelError
 
 KEPT_SHARE = 0.012  # of all values: the smallest tensors that fit stay float32

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from ai_edge_litert import schema_py_generated as schema
+
 from torchshrink.converters import flatbuffer
 from torchshrink.converters.partition import FIXED_GRID, SAME_GRID
 from torchshrink.converters.ranges import Range, Ranges

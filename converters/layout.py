@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
-from torchshrink.converters import flatbuffer, runtimes, verify
 
+from torchshrink.converters import flatbuffer, runtimes, verify
 from torchshrink.errors import ConversionError
 
 _WRONG = 1e-3  # of the range of the expected values; a float file that is right was seen 1e-6 apart

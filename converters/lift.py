@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import AttributeProto, ModelProto, NodeProto, helper, numpy_helper
+
 from torchshrink.converters import lift_rules, onnx_export, qdq
 
 # What makes a graph one of signals. Other operations follow when an input of theirs already has a width.

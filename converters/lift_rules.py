@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
+
 from torchshrink.converters import qdq
 
 _LENGTH, _WIDTH = 2, 3

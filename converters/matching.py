@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+
 from torchshrink.converters import flatbuffer, moves, qdq, runtimes, verify
 from torchshrink.converters.ranges import Range, Ranges
-
 from torchshrink.errors import ConversionError
 
 # The dimension of each operator's weight that holds the output channels, and where the weight and the bias stand.

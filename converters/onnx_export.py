@@ -16,9 +16,9 @@ import torch
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 from torch.export import Dim
-from torchshrink.converters import half, onnxruntime_int8, qdq
 
 from torchshrink import external_data
+from torchshrink.converters import half, onnxruntime_int8, qdq
 from torchshrink.errors import ModelError, ShrinkError, UnsupportedOpError
 from torchshrink.files import atomic
 from torchshrink.signature import Inputs, first, input_names, output_names

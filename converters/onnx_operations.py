@@ -18,10 +18,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
+
 from torchshrink.converters import onnx_export, runtimes
 from torchshrink.converters.operations import Operation, Precision
 from torchshrink.converters.qdq import attribute
-
 from torchshrink.errors import ModelError
 
 _WARMUP_RUNS = 3

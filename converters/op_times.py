@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
+
 from torchshrink.converters import flatbuffer
 from torchshrink.converters.runtimes import silent_stderr
 from torchshrink.converters.tflite_operations import constant_tensors
-
 from torchshrink.errors import ModelError
 
 _ROUNDS = 3  # so that a machine that slows down slows all alike

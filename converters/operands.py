@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from torchshrink.converters import flatbuffer, onnx_export, qdq
 
+from torchshrink.converters import flatbuffer, onnx_export, qdq
 from torchshrink.errors import ConversionError
 
 _NAME = "operand{}"  # of letters and digits only: onnx2tf rewrites other names

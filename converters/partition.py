@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ai_edge_litert import schema_py_generated as schema
+
 from torchshrink.converters import flatbuffer
 from torchshrink.converters.matching import BIAS_INPUT, OUTPUT_AXIS, WEIGHT_INPUT
 from torchshrink.converters.ranges import Range

@@ -14,8 +14,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper
-from torchshrink.converters.ranges import Range
 
+from torchshrink.converters.ranges import Range
 from torchshrink.errors import ConversionError
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"

@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, helper
-from torchshrink.converters import onnx_export, qdq, runtimes, traces
-from torchshrink.converters.divergence import Divergence
 
 from torchshrink import signature
+from torchshrink.converters import onnx_export, qdq, runtimes, traces
+from torchshrink.converters.divergence import Divergence
 from torchshrink.signature import Inputs
 
 MODEL, INPUTS, OUTPUTS = "operation.onnx", "inputs.npz", "outputs.npz"

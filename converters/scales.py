@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
+
 from torchshrink.converters import flatbuffer, moves, partition, qdq, runtimes, sparse
 from torchshrink.converters.onnx_export import load
 from torchshrink.converters.ranges import Range
-
 from torchshrink.signature import Inputs, first
 
 BIAS_TYPES = (schema.TensorType.INT32, schema.TensorType.INT64)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torchshrink.converters import flatbuffer, onnx_export
-
 from torchshrink import checkpoint
+from torchshrink.converters import flatbuffer, onnx_export
 from torchshrink.errors import ModelError
 
 

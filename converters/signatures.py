@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from torchshrink.converters import flatbuffer, onnx_export, runtimes
 
+from torchshrink.converters import flatbuffer, onnx_export, runtimes
 from torchshrink.errors import ConversionError
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
+
 from torchshrink.converters import flatbuffer
 
 # What the vector tables, the DENSIFY operator and its output tensor cost on top of the values, about.

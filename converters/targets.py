@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
 from ai_edge_litert import schema_py_generated as schema
-from torchshrink.converters import flatbuffer
 
+from torchshrink.converters import flatbuffer
 from torchshrink.errors import UnsupportedOpError
 
 Target = Literal["litert", "integer-only", "edgetpu"]

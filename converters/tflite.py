@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+
 from torchshrink.converters import (
     flatbuffer,
     float_ends,
@@ -35,7 +36,6 @@ from torchshrink.converters.matching import Match
 from torchshrink.converters.onnx_export import Precision
 from torchshrink.converters.ranges import Ranges
 from torchshrink.converters.targets import Target
-
 from torchshrink.errors import ConversionError, UnsupportedOpError
 from torchshrink.files import atomic
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+
 from torchshrink.converters import (
     consistency,
     decomposition,
@@ -29,7 +30,6 @@ from torchshrink.converters import (
 )
 from torchshrink.converters.matching import Match
 from torchshrink.converters.ranges import Range, Ranges
-
 from torchshrink.errors import ConversionError
 
 

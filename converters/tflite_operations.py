@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ai_edge_litert import schema_py_generated as schema
+
 from torchshrink.converters import flatbuffer
 from torchshrink.converters.operations import Operation, Precision
 

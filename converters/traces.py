@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from onnx import NodeProto
 from torch import Tensor, nn
-from torchshrink.converters import flatbuffer, qdq, runtimes
 
 from torchshrink import quantize
+from torchshrink.converters import flatbuffer, qdq, runtimes
 from torchshrink.signature import Inputs, as_tuple
 
 # Operations that a converter may fuse into the next one, so that their own output exists nowhere.

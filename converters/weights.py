@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torchshrink.converters import flatbuffer, onnx_export, qdq, sparse
 
+from torchshrink.converters import flatbuffer, onnx_export, qdq, sparse
 from torchshrink.errors import ModelError
 
 

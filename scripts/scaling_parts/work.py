@@ -160,9 +160,8 @@ def measure(folder: Path) -> Figures:
 
 def trial(folder: Path, widths: tuple[int, ...]) -> Figures:
     """Do one candidate of a search with everything but its training: calibrate, export, convert, verify, measure."""
-    from torchshrink.converters.bridge import Bridge
-
     from torchshrink import recipe
+    from torchshrink.converters.bridge import Bridge
     from torchshrink.search.work import Request, do
 
     out = folder / "trial"

@@ -14,11 +14,11 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
-from torchshrink.converters import flatbuffer
 
 from torchshrink import predict as prediction
 from torchshrink import shipped, streams
 from torchshrink._predict_worker import Job
+from torchshrink.converters import flatbuffer
 from torchshrink.errors import DataError, ModelError, OutputError, RecipeError, ShrinkError
 from torchshrink.predict import predict
 

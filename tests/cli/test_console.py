@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from program import call
+
 from torchshrink.cli import console
 
 HOSTILE = "\x1b]0;title\x07\x1b[31m[bold]red[/bold][/nothing]\u202e\x9b2J"

@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError
 
 import pytest
 from program import call
+
 from torchshrink.cli import doctor
 
 OLD = {

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from program import Run, call
-from torchshrink.converters import flatbuffer
 
 from torchshrink import checkpoint
+from torchshrink.converters import flatbuffer
 
 pytestmark = pytest.mark.slow
 DATA = "synthetic:cells?size=32&train=40&test=8"

@@ -13,10 +13,10 @@ import torch
 from onnx import TensorProto, helper
 from program import call
 from torch import nn
-from torchshrink.cli.app import app
 from typer.testing import CliRunner
 
 from torchshrink import checkpoint, prune, sensitivity
+from torchshrink.cli.app import app
 from torchshrink.models import UNet
 from torchshrink.quantize import calibrate, convert, prepare_ptq
 

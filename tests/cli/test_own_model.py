@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from program import call
-from torchshrink.converters import flatbuffer
-from torchshrink.converters.bridge import Bridge
 
 from torchshrink import checkpoint, pipeline, recipe
 from torchshrink.artefacts import Artefact, Source
+from torchshrink.converters import flatbuffer
+from torchshrink.converters.bridge import Bridge
 from torchshrink.errors import ParityError
 
 pytestmark = pytest.mark.slow

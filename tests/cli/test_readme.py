@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import typer
 import yaml
-from torchshrink.cli.app import app
 
 from torchshrink import recipe
+from torchshrink.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()

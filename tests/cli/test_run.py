@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from program import RECIPE, Run, call
+
 from torchshrink.converters import flatbuffer, onnx_export
 
 ROW_KEYS = {

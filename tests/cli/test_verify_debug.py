@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from program import Run, call
+
 from torchshrink.converters import flatbuffer
 
 pytestmark = pytest.mark.slow

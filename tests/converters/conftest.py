@@ -20,13 +20,13 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn import functional as F
-from torchshrink.converters import flatbuffer, onnx_export, qdq, tflite
-from torchshrink.converters.bridge import Bridge
-from torchshrink.converters.tflite import FloatFiles
 
 import torchshrink as ts
 from torchshrink import bench, prune, quantize
 from torchshrink.artefacts import Artefact, Source
+from torchshrink.converters import flatbuffer, onnx_export, qdq, tflite
+from torchshrink.converters.bridge import Bridge
+from torchshrink.converters.tflite import FloatFiles
 
 FORMATS, PRECISIONS = ("onnx", "tflite"), ("fp32", "fp16", "int8")
 PRUNED = 0.8

@@ -12,11 +12,11 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.fx import GraphModule
-from torchshrink.converters import activations
-from torchshrink.converters.bridge import Bridge
 
 from torchshrink import artefacts, quantize
 from torchshrink.activations import Reader
+from torchshrink.converters import activations
+from torchshrink.converters.bridge import Bridge
 
 FIRST, SECOND = (0.5, 0), (0.25, -128)  # scale, zero point: -64 to 63.5, and 0 to 63.75
 

@@ -11,10 +11,10 @@ import onnx
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 from onnx import NodeProto, TensorProto, helper
-from torchshrink.converters import anatomy, flatbuffer, onnx_operations, tflite_operations
-from torchshrink.converters.operations import Operation, detours
 
 from torchshrink.bench import count_macs
+from torchshrink.converters import anatomy, flatbuffer, onnx_operations, tflite_operations
+from torchshrink.converters.operations import Operation, detours
 from torchshrink.errors import ModelError, RecipeError
 
 FLOAT32, INT8 = schema.TensorType.FLOAT32, schema.TensorType.INT8

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torchshrink.converters import flatbuffer, islands, onnx_export
-from torchshrink.converters.bridge import Bridge
 
 from torchshrink import bench
+from torchshrink.converters import flatbuffer, islands, onnx_export
+from torchshrink.converters.bridge import Bridge
 
 NAMES = [
     "onnx-fp32",

@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+
 from torchshrink.converters import comparison, verify
 
 FLOATS = {

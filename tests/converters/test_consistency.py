@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
-from torchshrink.converters import consistency, flatbuffer, tflite
 
+from torchshrink.converters import consistency, flatbuffer, tflite
 from torchshrink.errors import ConversionError
 
 Op = schema.BuiltinOperator

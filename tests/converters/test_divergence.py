@@ -10,6 +10,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
+
 from torchshrink.converters import divergence, flatbuffer, onnx_export, repro
 from torchshrink.converters.divergence import Divergence
 

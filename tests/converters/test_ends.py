@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
+
 from torchshrink.converters import ends, flatbuffer
 from torchshrink.converters.ranges import Range
 

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import pytest
+
 from torchshrink.converters import kernels
 from torchshrink.converters.findings import findings, short, verdict
 from torchshrink.converters.operations import Operation, detours

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
+
 from torchshrink.converters import flatbuffer
 from torchshrink.converters.ranges import Range
-
 from torchshrink.errors import ModelError
 
 FLOAT32, INT8, INT32 = schema.TensorType.FLOAT32, schema.TensorType.INT8, schema.TensorType.INT32

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
-from torchshrink.converters.bridge import Bridge
 
+from torchshrink.converters.bridge import Bridge
 from torchshrink.errors import ModelError
 
 CONSTANTS = {"scale": np.float32(0.1), "zero": np.int8(3)}

@@ -14,10 +14,10 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
-from torchshrink.converters import flatbuffer, foreign, onnx_export, qdq, tflite
-from torchshrink.converters.ranges import Range
 
 from torchshrink import bench
+from torchshrink.converters import flatbuffer, foreign, onnx_export, qdq, tflite
+from torchshrink.converters.ranges import Range
 from torchshrink.errors import ConversionError
 
 Build = Callable[..., onnx.ModelProto]

@@ -7,6 +7,7 @@ import onnx
 import pytest
 import torch
 from torch import Tensor, nn
+
 from torchshrink.converters import fuse, onnx_export, runtimes
 
 

@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import nn
+
+from torchshrink import bench
 from torchshrink.converters import divergence, flatbuffer, onnx_export, verify
 from torchshrink.converters.bridge import Bridge
 from torchshrink.converters.verify import compare
-
-from torchshrink import bench
 from torchshrink.errors import ConversionError
 
 FILES = ["tflite-fp32", "tflite-int8", "onnx-fp32", "onnx-int8"]

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 from torch import nn
-from torchshrink.converters import flatbuffer, half, to_onnx, weights
 
+from torchshrink.converters import flatbuffer, half, to_onnx, weights
 from torchshrink.errors import ModelError
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
+
 from torchshrink.converters import flatbuffer, integer_ops
 from torchshrink.converters.ranges import Range
 

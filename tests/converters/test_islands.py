@@ -11,8 +11,8 @@ import onnx
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 from onnx import NodeProto, helper
-from torchshrink.converters import flatbuffer, islands, onnxruntime_int8
 
+from torchshrink.converters import flatbuffer, islands, onnxruntime_int8
 from torchshrink.errors import ShrinkError
 
 FLOAT32, INT8 = schema.TensorType.FLOAT32, schema.TensorType.INT8

@@ -9,8 +9,8 @@ import onnx
 import pytest
 import torch
 from torch import Tensor, nn
-from torchshrink.converters import flatbuffer, layout, onnx_export, tflite, verify
 
+from torchshrink.converters import flatbuffer, layout, onnx_export, tflite, verify
 from torchshrink.errors import ConversionError
 
 pytestmark = pytest.mark.slow

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from onnx import ModelProto, helper
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchshrink.converters import flatbuffer, lift, onnx_export, qdq, tflite
 
 from torchshrink import bench
+from torchshrink.converters import flatbuffer, lift, onnx_export, qdq, tflite
 
 CHANNELS, LENGTH = 3, 40
 MOVES = {"RESHAPE", "EXPAND_DIMS", "SQUEEZE", "TRANSPOSE"}

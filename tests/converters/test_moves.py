@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from ai_edge_litert import schema_py_generated as schema
+
 from torchshrink.converters import moves
 
 FLOAT32 = schema.TensorType.FLOAT32

@@ -13,8 +13,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torchshrink.converters import onnx_export, to_onnx
 
+from torchshrink.converters import onnx_export, to_onnx
 from torchshrink.errors import ModelError, UnsupportedOpError
 
 Run = Callable[..., NDArray[Any]]

@@ -11,6 +11,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import NodeProto, helper, shape_inference
+
 from torchshrink.converters import onnxruntime_int8
 
 Build = Callable[..., onnx.ModelProto]

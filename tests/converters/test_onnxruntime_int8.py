@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper
 from torch.nn import functional as F
+
 from torchshrink.converters import onnxruntime_int8
 
 Build = Callable[..., onnx.ModelProto]

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
-from torchshrink.converters import flatbuffer, kernels, op_times, tflite_operations
 
+from torchshrink.converters import flatbuffer, kernels, op_times, tflite_operations
 from torchshrink.errors import ModelError
 
 FLOAT32, INT8 = schema.TensorType.FLOAT32, schema.TensorType.INT8

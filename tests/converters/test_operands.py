@@ -11,8 +11,8 @@ import onnx
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 from onnx import TensorProto, helper
-from torchshrink.converters import flatbuffer, operands
 
+from torchshrink.converters import flatbuffer, operands
 from torchshrink.errors import ConversionError
 
 FLOAT32 = schema.TensorType.FLOAT32

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn import functional as F
-from torchshrink.converters import flatbuffer, islands, onnx_export, qdq, scales, tflite, verify
 
 from torchshrink import quantize
+from torchshrink.converters import flatbuffer, islands, onnx_export, qdq, scales, tflite, verify
 
 
 class Between(nn.Module):

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
-from torchshrink.converters import islands, onnx_export, qdq, scales, tflite, verify
 
 from torchshrink import quantize
+from torchshrink.converters import islands, onnx_export, qdq, scales, tflite, verify
 
 
 class Residual(nn.Module):

@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
 from torch.nn import functional as F
+
 from torchshrink.converters import qdq
 from torchshrink.converters.ranges import Range
-
 from torchshrink.errors import ConversionError
 
 Build = Callable[..., onnx.ModelProto]

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from torchshrink.converters import ranges
 from torchshrink.converters.ranges import Range
-
 from torchshrink.errors import ModelError
 
 

@@ -14,6 +14,7 @@ import torch
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
+
 from torchshrink.converters import flatbuffer, scales
 
 FILES = ["tflite-int8", "tflite-int8-sparse", "onnx-int8"]

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
-from torchshrink.converters import flatbuffer, sparse, weights
 
 from torchshrink import prune
+from torchshrink.converters import flatbuffer, sparse, weights
 
 PAIRS = ["tflite-fp32", "tflite-int8"]
 KINDS: dict[Any, int] = {

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
+
 from torchshrink.converters import flatbuffer, ranges, store
 
 FILES = ["tflite-int8", "tflite-int8-sparse", "onnx-int8"]

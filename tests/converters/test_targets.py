@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
-from torchshrink.converters import flatbuffer, float_ends, targets, verify
 
 from torchshrink import bench
+from torchshrink.converters import flatbuffer, float_ends, targets, verify
 from torchshrink.errors import UnsupportedOpError
 
 

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from onnx import helper
 from torch import Tensor, nn
-from torchshrink.converters import flatbuffer, onnx_export, tflite
 
 from torchshrink import bench
+from torchshrink.converters import flatbuffer, onnx_export, tflite
 
 pytestmark = pytest.mark.slow
 SHAPE = (1, 3, 12, 10)

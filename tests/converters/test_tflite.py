@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+
 from torchshrink.converters import flatbuffer, islands, onnx_export, qdq, ranges, scales, tflite, to_tflite, verify
 from torchshrink.converters.tflite import FloatFiles
-
 from torchshrink.errors import ConversionError, ModelError
 from torchshrink.files import sha256
 

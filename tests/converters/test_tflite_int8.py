@@ -13,10 +13,10 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
+
 from torchshrink.converters import flatbuffer, onnx_export, qdq, tflite, tflite_int8
 from torchshrink.converters.matching import Match
 from torchshrink.converters.ranges import Range
-
 from torchshrink.errors import ConversionError
 
 SIZE = (1, 4, 6, 8)

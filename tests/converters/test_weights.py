@@ -10,9 +10,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torchshrink.converters import shapes, weights
 
 from torchshrink import checkpoint
+from torchshrink.converters import shapes, weights
 from torchshrink.errors import ModelError
 
 DTYPES = {"fp32": np.float32, "int8": np.int8}

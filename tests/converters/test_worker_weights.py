@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+
 import torchshrink.converters
 
 WORKER = Path(torchshrink.converters.__file__).parent / "_tensorflow_worker.py"

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from program import call
-from torchshrink.converters import onnx_export, runtimes
 
 from torchshrink import UNet, bench, checkpoint, external_data, shipped
+from torchshrink.converters import onnx_export, runtimes
 from torchshrink.errors import ModelError
 
 OUTSIDE = [

@@ -9,9 +9,9 @@ import pytest
 import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
-from torchshrink.converters import to_onnx
 
 from torchshrink import quantize
+from torchshrink.converters import to_onnx
 from torchshrink.quantize.observer import largest
 
 # The neighbours of a kernel of [outputs, 3 inputs, 2 positions], as [input, position]: all inputs of a position first.

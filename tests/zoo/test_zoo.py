@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from torchshrink.converters import flatbuffer, onnx_export, runtimes
 from zoo_files import FORMATS, Result, make
 from zoo_models import ZOO
+
+from torchshrink.converters import flatbuffer, onnx_export, runtimes
 
 # What cannot be converted, and a word of the reason that the user is given.
 REFUSED = {(name, format_): "5 dimensions" for name in ("volume",) for format_ in FORMATS}

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torchshrink.converters import islands, onnx_export, qdq, scales, tflite, to_onnx, verify
-from torchshrink.converters.scales import Scale
-from torchshrink.converters.verify import Parity
 from zoo_models import Entry
 
 from torchshrink import quantize
+from torchshrink.converters import islands, onnx_export, qdq, scales, tflite, to_onnx, verify
+from torchshrink.converters.scales import Scale
+from torchshrink.converters.verify import Parity
 from torchshrink.errors import ShrinkError
 from torchshrink.signature import tensors
 
