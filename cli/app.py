@@ -10,10 +10,10 @@ from typing import Any
 
 import typer
 
-from torchshrink import processes
 from torchshrink.cli import bench, convert, doctor, inspection, options, predict, report, run, search, train
 from torchshrink.cli.console import errors, interruptible
 from torchshrink.errors import RecipeError, ShrinkError
+from torchshrink.parallel.launch import count
 
 _SHARED = ("train", "prune", "qat")  # what several processes do together
 
@@ -60,10 +60,8 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
 
 def _check_processes(name: str) -> None:
     """Refuse to do the same work in several processes."""
-    if processes.count() > 1 and name not in _SHARED:
-        raise RecipeError(
-            f"{name} works in one process, {processes.count()} were launched: launch {', '.join(_SHARED)}"
-        )
+    if count() > 1 and name not in _SHARED:
+        raise RecipeError(f"{name} works in one process, {count()} were launched: launch {', '.join(_SHARED)}")
 
 
 def _explain(text: str, debug: bool) -> None:

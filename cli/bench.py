@@ -105,7 +105,7 @@ def compare(
     with console.Progress() as progress:
         progress.start("write every format")
         from torchshrink.cli.convert import load_model
-        from torchshrink.converters import comparison
+        from torchshrink.converters.sizes import comparison
 
         model, example, _ = load_model(model_file, shape, factory, allow_pickle)
         rows = comparison.sizes(model, example, out)
@@ -134,9 +134,9 @@ def compare(
 
 def _operators(profile: dict[str, Any]) -> dict[str, Any]:
     """Return the time of each kind of operator of a TFLite file, whose runtime has no profiler, timed one by one."""
-    from torchshrink.converters import anatomy
+    from torchshrink.converters.anatomy.inspect import inspect
 
-    found = anatomy.inspect(profile["path"], threads=profile["threads"])
+    found = inspect(profile["path"], threads=profile["threads"])
     kinds: dict[str, list[float]] = {}
     for operation in found.operations:
         if operation.ms is not None:
@@ -256,6 +256,6 @@ def _shape(file: Path) -> list[int]:
         from torchshrink.converters.shapes import input_shape
 
         return list(input_shape(file))
-    from torchshrink.converters import onnx_export
+    from torchshrink.converters.export.to_onnx import load
 
-    return [int(side.dim_value) for side in onnx_export.load(file).graph.input[0].type.tensor_type.shape.dim]
+    return [int(side.dim_value) for side in load(file).graph.input[0].type.tensor_type.shape.dim]

@@ -84,12 +84,13 @@ def convert(
 
     with console.Progress() as progress, tempfile.TemporaryDirectory() as folder:
         progress.start(f"convert {source.name}")
-        from torchshrink.converters import onnx_export, qdq, to_onnx, to_tflite
+        from torchshrink.converters import qdq, to_onnx, to_tflite
+        from torchshrink.converters.export.to_onnx import load
 
         metadata: dict[str, Any] | None = None
         origin = "imported"
         if source.suffix == ".onnx":
-            is_int8 = ranges is not None or qdq.is_quantized(onnx_export.load(source))
+            is_int8 = ranges is not None or qdq.is_quantized(load(source))
         else:
             from torchshrink import checkpoint, quantize
 
@@ -137,9 +138,9 @@ def verify(
         progress.start(f"verify {file.name}")
         if ranges is not None:
             from torchshrink.converters import ranges as range_store
-            from torchshrink.converters import store
+            from torchshrink.converters.proof import range_check
 
-            rows = store.compare(file, range_store.load(ranges))
+            rows = range_check.compare(file, range_store.load(ranges))
         if against is not None:
             is_debug = bool(context.params.get("debug"))
             parity, paired = _compare(file, against, data, precision, samples, seed, factory, allow_pickle, is_debug)
@@ -157,10 +158,11 @@ def verify(
 
 def _save_ranges(source: Path, path: Path, origin: Any) -> None:
     """Write the learned ranges of a QDQ file, from which its TFLite file was made, beside that."""
-    from torchshrink.converters import foreign, onnx_export, qdq
+    from torchshrink.converters import foreign, qdq
     from torchshrink.converters import ranges as range_store
+    from torchshrink.converters.export.to_onnx import load
 
-    _, found = qdq.split(foreign.normalise(onnx_export.load(source), source.name))
+    _, found = qdq.split(foreign.normalise(load(source), source.name))
     range_store.save(range_store.learned(found, origin), path)
 
 
@@ -179,19 +181,21 @@ def _compare(
     import tempfile
 
     from torchshrink.cli.train import load_task
-    from torchshrink.converters import divergence, onnx_export, repro, scales, weights
-    from torchshrink.converters import verify as checks
+    from torchshrink.converters import contents
+    from torchshrink.converters.export.to_onnx import export
+    from torchshrink.converters.proof import divergence, repro, scales
+    from torchshrink.converters.proof import verify as checks
     from torchshrink.metrics import stack
     from torchshrink.quantize import is_quantized
 
     task, model = load_task(against, data, seed, factory, allow_pickle)
     is_int8 = is_quantized(model)
     if precision == "auto":
-        stored = {str(array.dtype) for array in weights.read(file)}
+        stored = {str(array.dtype) for array in contents.read_weights(file)}
         precision = "int8" if is_int8 else "fp16" if "float16" in stored else "fp32"
     inputs = stack(task.test)[0][:samples]
     parity = checks.verify(file, model, inputs, precision, str(against))
-    graph = onnx_export.export(model, inputs)
+    graph = export(model, inputs)
     rows = scales.compare(file, graph, inputs) if is_int8 else []
     found = None if parity.passed else divergence.first(file, graph, inputs, model)
     where = None if found is None else str(found)
@@ -208,7 +212,8 @@ def load_model(
     """Return a checkpoint's model, an example input and the metadata that travels with it."""
     import torch
 
-    from torchshrink import checkpoint, recipe
+    from torchshrink import checkpoint
+    from torchshrink.pipeline import recipe
 
     model = checkpoint.load(path, recipe.resolve(factory, "model") if factory else None, allow_pickle)
     description = checkpoint.describe(path) if path.suffix == ".safetensors" else {}

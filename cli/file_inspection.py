@@ -13,8 +13,8 @@ from torchshrink.cli.convert import parse_shape
 from torchshrink.cli.train import check_output
 
 if TYPE_CHECKING:
-    from torchshrink.converters.anatomy import Anatomy
-    from torchshrink.converters.operations import Detour, Operation
+    from torchshrink.converters.anatomy.inspect import Anatomy
+    from torchshrink.converters.anatomy.operations import Detour, Operation
 
 _FOR_CHECKPOINTS = ("data", "samples", "budget", "plot", "seed", "factory", "allow_pickle")
 _MOST_DETOURS = 6
@@ -37,10 +37,10 @@ def inspect_file(
         check_output(out, overwrite)
     with console.Progress() as progress:
         progress.start(f"inspect {path.name}")
-        from torchshrink.converters import anatomy
+        from torchshrink.converters.anatomy.inspect import inspect, to_dict
 
-        found = anatomy.inspect(path, runs=runs or _RUNS, shape=parse_shape(shape) if shape else None)
-    content = anatomy.to_dict(found)
+        found = inspect(path, runs=runs or _RUNS, shape=parse_shape(shape) if shape else None)
+    content = to_dict(found)
     write_json(content, out)
     if as_json:
         console.show_json(content)
@@ -67,7 +67,7 @@ def _was_given(context: typer.Context, name: str) -> bool:
 
 
 def _show_anatomy(found: Anatomy) -> None:
-    from torchshrink.converters.findings import share
+    from torchshrink.converters.anatomy.findings import share
 
     total = found.operations_ms
     console.show_table(*_operation_table(found), title=f"{found.path.name} in {found.runtime}")
@@ -94,7 +94,7 @@ def _show_anatomy(found: Anatomy) -> None:
 
 def _route(detour: Detour) -> str:
     """Return the way through a detour, along the first tensor where there are several."""
-    from torchshrink.converters.findings import short
+    from torchshrink.converters.anatomy.findings import short
 
     steps = [*detour.sources[:1], *detour.entries[:1], *detour.operations, *detour.exits[:1], *detour.targets[:1]]
     names = [f"{step.kind} {short(step.name)}" for step in steps]
@@ -106,7 +106,7 @@ def _route(detour: Detour) -> str:
 
 def _operation_table(found: Anatomy) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Return a line for each kind of operation and what it computes in, the most expensive first."""
-    from torchshrink.converters.findings import share, total_ms
+    from torchshrink.converters.anatomy.findings import share, total_ms
 
     groups: dict[tuple[str, str], list[Operation]] = {}
     for operation in found.operations:

@@ -15,7 +15,7 @@ from torchshrink.errors import ModelError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from torchshrink.layer_table import Inspection
+    from torchshrink.sensitivity.layer_table import Inspection
     from torchshrink.task import Task
 
 _PICTURES = (".png", ".svg", ".pdf")
@@ -82,7 +82,7 @@ def inspect(
             task, model = load_task(model_file, data, seed, factory, allow_pickle)
             example = task.example_input
         found = _inspect(model_file, model, example, task, samples, budget, progress)
-    from torchshrink import layer_table
+    from torchshrink.sensitivity import layer_table
 
     content = {"path": str(model_file), **layer_table.to_dict(found)}
     file_inspection.write_json(content, out)
@@ -107,8 +107,8 @@ def _inspect(
 ) -> Inspection:
     from torchshrink import sensitivity
     from torchshrink.bench import count_macs, count_parameters
-    from torchshrink.layer_table import Inspection
     from torchshrink.quantize import is_quantized
+    from torchshrink.sensitivity.layer_table import Inspection
 
     if is_quantized(model):
         raise ModelError(f"{path} is quantized already: inspect the float model that it was made from")

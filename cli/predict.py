@@ -11,7 +11,7 @@ import typer
 from torchshrink.cli import console, options
 
 if TYPE_CHECKING:
-    from torchshrink.predict import Prediction
+    from torchshrink.predict.run import Prediction
 
 
 def predict(
@@ -37,9 +37,9 @@ def predict(
 ) -> None:
     """Run a shipped file over images or signals of any size, tile by tile in little memory, and write masks."""
     with console.Progress() as progress:
-        from torchshrink import predict as prediction
+        from torchshrink.predict.run import predict
 
-        found = prediction.predict(
+        found = predict(
             file,
             data,
             out,

@@ -17,16 +17,16 @@ def report(
     as_json: options.Json = False,
 ) -> None:
     """Make report.html, report.md, report.csv and report.png of a run again, from its report.json."""
-    from torchshrink import report as reports
+    from torchshrink.report import text
 
     check_tracker(track)
-    content = reports.load(folder)
-    paths = reports.render(content, folder)
+    content = text.load(folder)
+    paths = text.render(content, folder)
     log(folder, track)
     if as_json:
         console.show_json(content)
         return
-    console.show(reports.verdict(content["rows"]))
-    for sentence in reports.recommendations(content["rows"]):
+    console.show(text.verdict(content["rows"]))
+    for sentence in text.recommendations(content["rows"]):
         console.show(sentence)
     console.show(f"report: {paths[0]} (also {', '.join(path.name for path in paths[1:])})")

@@ -11,7 +11,7 @@ from torchshrink.cli import console, options
 from torchshrink.errors import RecipeError, ShrinkError
 
 if TYPE_CHECKING:
-    from torchshrink.recipe import Recipe
+    from torchshrink.pipeline.recipe import Recipe
 
 RecipeFile = Annotated[Optional[Path], typer.Argument(help="A recipe; without one, the built-in U-Net and data.")]  # noqa: UP045
 
@@ -37,20 +37,21 @@ def run(
         return
     with console.Progress() as progress:
         progress.start("load PyTorch")
-        from torchshrink import pipeline, report
         from torchshrink.converters.bridge import Bridge
+        from torchshrink.pipeline.run import run
+        from torchshrink.report import text
 
         check_tracker(track)
         settings = load_recipe(recipe, data, trust, allow_pickle)
         folder = out or Path("runs", folder_name(recipe, settings.data))
         try:
-            pipeline.run(settings, folder, Bridge(), is_fresh=not resume, progress=progress)
+            run(settings, folder, Bridge(), is_fresh=not resume, progress=progress)
         except ShrinkError as error:
             if error.is_reported:
-                show_report(report.load(folder), folder, as_json)
+                show_report(text.load(folder), folder, as_json)
                 log(folder, track)
             raise
-    show_report(report.load(folder), folder, as_json)
+    show_report(text.load(folder), folder, as_json)
     log(folder, track)
 
 
@@ -76,25 +77,26 @@ def sweep(
     sparsities, widths = _percents(sparsity, "--sparsity"), _percents(channels, "--channels")
     with console.Progress() as progress:
         progress.start("load PyTorch")
-        from torchshrink import pipeline, report
-        from torchshrink import sweep as ladders
         from torchshrink.converters.bridge import Bridge
-        from torchshrink.recipe import Model, Recipe, trust_pickle
+        from torchshrink.pipeline.ladder import ladder, plot
+        from torchshrink.pipeline.recipe import Model, Recipe, trust_pickle
+        from torchshrink.pipeline.run import run
+        from torchshrink.report import text
 
         checkpoint = str(model_file) if model_file else None
         model = Model(factory=factory or "unet", checkpoint=checkpoint)
         recipe = Recipe(data=data, seed=seed, model=model)
         recipe = trust_pickle(recipe) if allow_pickle else recipe
-        recipe = ladders.ladder(recipe, sparsities, widths, epochs, dense_epochs=0 if model_file else 30)
+        recipe = ladder(recipe, sparsities, widths, epochs, dense_epochs=0 if model_file else 30)
         try:
-            found = pipeline.run(recipe, out, Bridge(), is_fresh=not resume, progress=progress)
+            found = run(recipe, out, Bridge(), is_fresh=not resume, progress=progress)
         except ShrinkError as error:
             if error.is_reported:
-                found = report.load(out)
-                ladders.plot(found["rows"], out / "ladder.png")
+                found = text.load(out)
+                plot(found["rows"], out / "ladder.png")
                 show_report(found, out, as_json)
             raise
-        ladders.plot(found["rows"], out / "ladder.png")
+        plot(found["rows"], out / "ladder.png")
     show_report(found, out, as_json)
 
 
@@ -104,8 +106,8 @@ def load_recipe(path: Path | None, data: str | None, trust: bool, allow_pickle: 
     Raises:
         RecipeError: When it is wrong, or names code that nobody said to trust.
     """
-    from torchshrink import recipe as recipes
     from torchshrink import trust as trusted
+    from torchshrink.pipeline import recipe as recipes
 
     recipe = recipes.load(path) if path is not None else recipes.Recipe()
     if not trust:
@@ -118,7 +120,7 @@ def load_recipe(path: Path | None, data: str | None, trust: bool, allow_pickle: 
 def check_tracker(track: str | None) -> None:
     """Refuse a tracker that is unknown or not installed, before the work begins."""
     if track is not None:
-        from torchshrink import tracking
+        from torchshrink.report import tracking
 
         if track not in tracking.TRACKERS:
             raise typer.BadParameter(f"{track!r} is not one of {', '.join(tracking.TRACKERS)}", param_hint="--track")
@@ -128,7 +130,7 @@ def check_tracker(track: str | None) -> None:
 def log(folder: Path, track: str | None) -> None:
     """Log a finished run where the user asked for."""
     if track is not None:
-        from torchshrink import tracking
+        from torchshrink.report import tracking
 
         console.errors.print(f"look at it with: {tracking.log(folder, track)}")  # type: ignore[arg-type]
 
@@ -145,13 +147,13 @@ def _percents(text: str, option: str) -> list[float]:
 
 def show_report(content: dict[str, Any], folder: Path, as_json: bool = False) -> None:
     """Show what a run made, and where its report is."""
-    from torchshrink import report
+    from torchshrink.report import text
 
     if as_json:
         console.show_json(content)
         return
-    console.show_table(*report.table(content["rows"]))
-    console.show(report.verdict(content["rows"]))
+    console.show_table(*text.table(content["rows"]))
+    console.show(text.verdict(content["rows"]))
     console.show(f"report: {folder / 'report.html'}")
 
 
@@ -164,8 +166,8 @@ def folder_name(recipe: Path | None, data: str) -> str:
 
 
 def _write_template(path: Path, overwrite: bool) -> None:
-    from torchshrink import recipe as recipes
     from torchshrink.files import atomic
+    from torchshrink.pipeline import recipe as recipes
 
     if path.exists() and not overwrite:
         raise RecipeError(f"{path} exists: choose another name, or pass --overwrite")

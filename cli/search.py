@@ -12,7 +12,7 @@ from torchshrink.cli import console, options
 from torchshrink.cli.run import RecipeFile, folder_name, load_recipe, show_report
 
 if TYPE_CHECKING:
-    from torchshrink.search.engine import Engine
+    from torchshrink.search.engines.local import Engine
 
 TARGETS = ("litert", "onnxruntime")
 ENGINES = ("local", "ray")
@@ -98,8 +98,8 @@ def search(
         settings = load_recipe(recipe, data, trust, allow_pickle)
 
         def make_engine(trials_folder: Path) -> Engine:
-            from torchshrink.search.engine import Local
-            from torchshrink.search.ray_engine import RayEngine
+            from torchshrink.search.engines.local import Local
+            from torchshrink.search.engines.ray_cluster import RayEngine
 
             url = artefacts or os.environ.get("TORCHSHRINK_ARTEFACTS")
             if engine == "local":
@@ -124,7 +124,7 @@ def search(
 
 
 def _show(content: dict[str, Any], folder: Path, as_json: bool) -> None:
-    from torchshrink import trials
+    from torchshrink.report import trials
 
     if as_json:
         console.show_json(content)

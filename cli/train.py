@@ -12,7 +12,7 @@ import typer
 
 from torchshrink.cli import console, options
 from torchshrink.errors import ModelError, OutputError, RecipeError
-from torchshrink.processes import is_main
+from torchshrink.parallel.launch import is_main
 from torchshrink.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -39,8 +39,9 @@ def train(
     check_output(out, overwrite)
     with _watched() as progress:
         progress.start("load data")
-        from torchshrink import assemble, stages
-        from torchshrink.recipe import Model, Recipe
+        from torchshrink import stages
+        from torchshrink.pipeline import assemble
+        from torchshrink.pipeline.recipe import Model, Recipe
 
         arguments = {} if factory else {"widths": _numbers(widths)}
         recipe = Recipe(data=data, seed=seed, model=Model(factory=factory or "unet", arguments=arguments))
@@ -112,7 +113,7 @@ def prune(
     with _watched() as progress:
         task, model = _load(progress, model_file, data, seed, factory, allow_pickle)
         from torchshrink import stages
-        from torchshrink.recipe import resolve
+        from torchshrink.pipeline.recipe import resolve
 
         guide = None
         if teacher is not None:
@@ -194,8 +195,9 @@ def check_output(path: Path, overwrite: bool) -> None:
 
 def load_task(path: Path, data: str, seed: int, factory: str | None, allow_pickle: bool) -> tuple[Task, nn.Module]:
     """Return the data, normalised as the model was trained with, and the model."""
-    from torchshrink import checkpoint, recipe
+    from torchshrink import checkpoint
     from torchshrink.data import open_task
+    from torchshrink.pipeline import recipe
     from torchshrink.task import Normalization
 
     model = checkpoint.load(path, recipe.resolve(factory, "model") if factory else None, allow_pickle)
@@ -225,10 +227,10 @@ def _load(
 
 def _kept(keep_float: str | None, model: nn.Module, task: Task, progress: Progress) -> list[str]:
     """Return the names of the modules that stay float."""
-    from torchshrink import mixed
+    from torchshrink.sensitivity.keep_float import layers_to_keep
 
     names = [name.strip() for name in (keep_float or "").split(",") if name.strip()]
-    return mixed.resolve("auto" if names == ["auto"] else names, model, task, progress)
+    return layers_to_keep("auto" if names == ["auto"] else names, model, task, progress)
 
 
 def _bearable(model: nn.Module, task: Task, ignore: Sequence[str], progress: Progress) -> dict[str, float]:

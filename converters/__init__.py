@@ -5,7 +5,7 @@ import os
 # Recent versions of ONNX Runtime write a device identifier when they are imported, unless told not to before.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-from torchshrink.converters.onnx_export import to_onnx
+from torchshrink.converters.export.to_onnx import to_onnx
 from torchshrink.converters.tflite import to_tflite
 
 __all__ = ["to_onnx", "to_tflite"]

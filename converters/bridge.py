@@ -14,28 +14,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from torchshrink.activations import Activation
-from torchshrink.artefacts import Artefact, Source, ranges_path
-from torchshrink.converters import (
-    activations,
-    anatomy,
-    divergence,
-    half,
-    islands,
-    onnx_export,
-    onnxruntime_int8,
-    qdq,
-    tflite,
-    verify,
-    weights,
-)
+from torchshrink.converters import contents, half, islands, qdq, tflite
 from torchshrink.converters import ranges as range_store
+from torchshrink.converters.anatomy.inspect import inspect
+from torchshrink.converters.export import onnxruntime_int8
+from torchshrink.converters.export.to_onnx import export, save
+from torchshrink.converters.proof import activations, divergence, verify
 from torchshrink.metrics import outputs
-from torchshrink.signature import as_tuple
+from torchshrink.model.signature import as_tuple
+from torchshrink.pipeline.artefacts import Artefact, Source, ranges_path
+from torchshrink.report.activations import Activation
 
 
 class Bridge:
-    """Implements `torchshrink.artefacts.Bridge` with onnxruntime, onnx2tf, ai-edge-quantizer and LiteRT."""
+    """Implements `torchshrink.pipeline.artefacts.Bridge` with onnxruntime, onnx2tf, ai-edge-quantizer and LiteRT."""
 
     def export(self, source: Source, folder: Path, formats: Sequence[str], precisions: Sequence[str]) -> list[Artefact]:
         """Write every requested file of a variant into ``folder``; TensorFlow starts once for all of them.
@@ -74,7 +66,7 @@ class Bridge:
     def locate(self, artefact: Artefact, source: Source, sample: Tensor) -> str | None:
         """Name the first operation at which the file and its source part, for one input."""
         model = _reference(artefact, source)
-        graph = onnx_export.export(model, source.example_input)
+        graph = export(model, source.example_input)
         found = divergence.first(artefact.path, graph, sample, model)
         return None if found is None else str(found)
 
@@ -85,11 +77,11 @@ class Bridge:
             ModelError: When the file cannot be taken apart.
             ConversionError: When ONNX Runtime refuses it.
         """
-        return anatomy.inspect(path, runs=runs, threads=threads).share_of_time("float")
+        return inspect(path, runs=runs, threads=threads).share_of_time("float")
 
     def weights(self, path: Path) -> list[NDArray[Any]]:
         """Return the weights that a file stores, dense, in the type that it stores them."""
-        return weights.read(path)
+        return contents.read_weights(path)
 
     def activations(self, path: Path, quantized: nn.Module, inputs: Tensor) -> list[Activation]:
         """Return how some activations of an int8 file and of its graph in float spread, see `activations.read`.
@@ -112,9 +104,9 @@ class _Job:
         """Export from PyTorch what the precisions need: the float graph, the QDQ graph, or both."""
         graphs = {}
         if {"fp32", "fp16"} & set(precisions):
-            graphs["float"] = onnx_export.export(self.source.model, self.source.example_input)
+            graphs["float"] = export(self.source.model, self.source.example_input)
         if "int8" in precisions and self.source.quantized is not None:
-            graphs["int8"] = onnx_export.export(self.source.quantized, self.source.example_input)
+            graphs["int8"] = export(self.source.quantized, self.source.example_input)
         return graphs
 
     def onnx_file(self, precision: str, graphs: dict[str, onnx.ModelProto]) -> Artefact:
@@ -125,7 +117,7 @@ class _Job:
         elif precision == "int8":
             graph = onnxruntime_int8.rewrite(graph)
         path = self._path(precision, "onnx")
-        onnx_export.save(graph, path, self._metadata(precision))
+        save(graph, path, self._metadata(precision))
         return self._artefact("onnx", precision, path)
 
     def tflite_files(self, precisions: Sequence[str], graphs: dict[str, onnx.ModelProto]) -> list[Artefact]:
@@ -138,7 +130,7 @@ class _Job:
                 ranges = range_store.learned(found, "trained" if self.source.is_quantized else "calibrated")
                 range_store.save(ranges, ranges_path(self.folder, self.source.variant))
             floats[kind] = self.temporary / f"{self.source.variant}-{kind}.onnx"
-            onnx_export.save(graph, floats[kind])
+            save(graph, floats[kind])
         artefacts = []
         with tflite.float_files(list(floats.values())) as converted:
             files = dict(zip(floats, converted, strict=True))

@@ -7,7 +7,7 @@ from typing import Any
 
 from ai_edge_litert import schema_py_generated as schema
 
-from torchshrink.converters import flatbuffer
+from torchshrink.converters import tflite_file
 
 
 def add(model: Any) -> None:
@@ -29,7 +29,7 @@ def _converted(model: Any, graph: Any, end: str, codes: int) -> Any:
     """Put a float32 tensor in the place of an end, and return the operator between the two."""
     real = copy.copy(graph.tensors[codes])
     real.type, real.quantization = schema.TensorType.FLOAT32, None
-    graph.tensors[codes].name = f"{flatbuffer.tensor_name(real)}_codes"
+    graph.tensors[codes].name = f"{tflite_file.tensor_name(real)}_codes"
     graph.tensors.append(real)
     added = len(graph.tensors) - 1
     setattr(graph, end, [added if index == codes else int(index) for index in getattr(graph, end)])
@@ -39,6 +39,6 @@ def _converted(model: Any, graph: Any, end: str, codes: int) -> Any:
     step = schema.OperatorT()
     builtin = schema.BuiltinOperator
     kind, pair = (builtin.QUANTIZE, (added, codes)) if end == "inputs" else (builtin.DEQUANTIZE, (codes, added))
-    step.opcodeIndex = flatbuffer.opcode(model, kind, version=2 if kind == builtin.DEQUANTIZE else 1)
+    step.opcodeIndex = tflite_file.opcode(model, kind, version=2 if kind == builtin.DEQUANTIZE else 1)
     step.inputs, step.outputs = [pair[0]], [pair[1]]
     return step

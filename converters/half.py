@@ -18,7 +18,7 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 from onnx import helper
 
-from torchshrink.converters import flatbuffer, qdq
+from torchshrink.converters import qdq, tflite_file
 from torchshrink.errors import ModelError
 
 KEPT_SHARE = 0.012  # of all values: the smallest tensors that fit stay float32
@@ -74,10 +74,10 @@ def round_tflite(source: Path, target: Path) -> None:
     Biases stay float32 and are added by an ADD of their own: XNNPACK takes a convolution only when weights and bias are
     of one type, and a rounded bias moves every output of its channel.
     """
-    model = flatbuffer.read(source)
+    model = tflite_file.read(source)
     for graph in model.subgraphs:
         used = dict.fromkeys(index for operator in graph.operators for index in operator.inputs if index >= 0)
-        constants = {index: flatbuffer.constant(model, graph.tensors[index]) for index in used}
+        constants = {index: tflite_file.constant(model, graph.tensors[index]) for index in used}
         floats = {key: array for key, array in constants.items() if array is not None and array.dtype == np.float32}
         chosen = {index: array for index, array in rounded(floats).items() if array.ndim > 1}
         graph.operators = [part for item in graph.operators for part in _with_bias_apart(model, graph, item, chosen)]
@@ -86,13 +86,13 @@ def round_tflite(source: Path, target: Path) -> None:
         graph.operators = operators + graph.operators
         for buffer in replaced - {tensor.buffer for each in model.subgraphs for tensor in each.tensors}:
             model.buffers[buffer].data = None
-    flatbuffer.write(model, target)
+    tflite_file.write(model, target)
 
 
 def _with_bias_apart(model: Any, graph: Any, operator: Any, chosen: dict[int, NDArray[np.float16]]) -> list[Any]:
     """Return an operator whose weight becomes float16 without its bias, and the ADD that adds it."""
     position = {"CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "FULLY_CONNECTED": 2, "TRANSPOSE_CONV": 3}.get(
-        flatbuffer.op_name(model, operator), 0
+        tflite_file.op_name(model, operator), 0
     )
     inputs = list(operator.inputs)
     if not position or len(inputs) <= position or inputs[position] < 0 or inputs[1] not in chosen:
@@ -102,7 +102,7 @@ def _with_bias_apart(model: Any, graph: Any, operator: Any, chosen: dict[int, ND
     plain.name = f"sum{output}"  # names count: a file may have a hundred of these
     graph.tensors.append(plain)
     addition = schema.OperatorT()
-    addition.opcodeIndex = flatbuffer.opcode(model, schema.BuiltinOperator.ADD)
+    addition.opcodeIndex = tflite_file.opcode(model, schema.BuiltinOperator.ADD)
     addition.builtinOptionsType = schema.BuiltinOptions.AddOptions
     addition.builtinOptions = schema.AddOptionsT()
     addition.builtinOptions.fusedActivationFunction = operator.builtinOptions.fusedActivationFunction
@@ -127,12 +127,12 @@ def _store(model: Any, graph: Any, index: int, values: NDArray[np.float16]) -> A
     expanded = copy.copy(stored)
     expanded.buffer = 0
     graph.tensors.append(expanded)
-    flatbuffer.redirect(graph, index, len(graph.tensors) - 1)
+    tflite_file.redirect(graph, index, len(graph.tensors) - 1)
     stored.type = schema.TensorType.FLOAT16
-    stored.name = f"{flatbuffer.tensor_name(expanded)}_fp16"
-    stored.buffer = flatbuffer.add_buffer(model, values.tobytes())
+    stored.name = f"{tflite_file.tensor_name(expanded)}_fp16"
+    stored.buffer = tflite_file.add_buffer(model, values.tobytes())
     operator = schema.OperatorT()
-    operator.opcodeIndex = flatbuffer.opcode(model, schema.BuiltinOperator.DEQUANTIZE, version=3)
+    operator.opcodeIndex = tflite_file.opcode(model, schema.BuiltinOperator.DEQUANTIZE, version=3)
     operator.builtinOptionsType = schema.BuiltinOptions.DequantizeOptions
     operator.builtinOptions = schema.DequantizeOptionsT()
     operator.inputs, operator.outputs = [index], [len(graph.tensors) - 1]

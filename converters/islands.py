@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torchshrink.converters import flatbuffer, onnx_operations, tflite_operations
-from torchshrink.converters.operations import detours
+from torchshrink.converters import tflite_file
+from torchshrink.converters.anatomy import onnx_operations, tflite_operations
+from torchshrink.converters.anatomy.operations import detours
 
 
 def find(path: Path) -> tuple[str, ...]:
@@ -18,7 +19,7 @@ def find(path: Path) -> tuple[str, ...]:
         ConversionError: When ONNX Runtime refuses the file.
     """
     if path.suffix == ".tflite":
-        operations, _ = tflite_operations.read(flatbuffer.read(path))
+        operations, _ = tflite_operations.read(tflite_file.read(path))
     else:
         operations = onnx_operations.read(path)
     return tuple(operation.label for detour in detours(operations) for operation in detour.operations)

@@ -15,7 +15,7 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
-from torchshrink.converters import flatbuffer
+from torchshrink.converters import tflite_file
 
 # What the vector tables, the DENSIFY operator and its output tensor cost on top of the values, about.
 _OVERHEAD_BYTES = 400
@@ -29,9 +29,9 @@ def encode(source: Path, target: Path) -> int:
 
     The values are unchanged, to the bit.
     """
-    model = flatbuffer.read(source)
+    model = tflite_file.read(source)
     count = sum(_encode_graph(model, graph) for graph in model.subgraphs)
-    flatbuffer.write(model, target)
+    tflite_file.write(model, target)
     return count
 
 
@@ -39,7 +39,7 @@ def _encode_graph(model: Any, graph: Any) -> int:
     weights = {
         index
         for operator in graph.operators
-        if flatbuffer.op_name(model, operator) in _CONSUMERS
+        if tflite_file.op_name(model, operator) in _CONSUMERS
         for index in operator.inputs
         if index >= 0
     }
@@ -47,7 +47,7 @@ def _encode_graph(model: Any, graph: Any) -> int:
     densify = []
     for index in sorted(weights):
         tensor = graph.tensors[index]
-        values = flatbuffer.constant(model, tensor)
+        values = tflite_file.constant(model, tensor)
         if values is None or values.ndim < 2 or users[tensor.buffer] > 1:
             continue
         packed, parameters = _best_layout(values)
@@ -63,12 +63,12 @@ def _make_sparse(model: Any, graph: Any, index: int, packed: NDArray[Any], param
     dense = graph.tensors[index]
     sparse = copy.copy(dense)
     sparse.sparsity = parameters
-    sparse.name = f"{flatbuffer.tensor_name(dense)}_sparse"
+    sparse.name = f"{tflite_file.tensor_name(dense)}_sparse"
     model.buffers[dense.buffer].data = np.frombuffer(packed.tobytes(), np.uint8)
     dense.buffer = 0
     graph.tensors.append(sparse)
     operator = schema.OperatorT()
-    operator.opcodeIndex = flatbuffer.opcode(model, schema.BuiltinOperator.DENSIFY)
+    operator.opcodeIndex = tflite_file.opcode(model, schema.BuiltinOperator.DENSIFY)
     operator.builtinOptionsType = schema.BuiltinOptions.DensifyOptions
     operator.builtinOptions = schema.DensifyOptionsT()
     operator.inputs = [len(graph.tensors) - 1]
@@ -82,7 +82,7 @@ def decode(model: Any, tensor: Any) -> NDArray[Any]:
     order = [int(axis) for axis in parameters.traversalOrder]
     shape = [int(tensor.shape[axis]) for axis in order]
     segments, indices = (np.asarray(part.values) for part in _compressed(parameters))
-    dtype = flatbuffer.dtype(tensor)
+    dtype = tflite_file.dtype(tensor)
     rows = np.zeros((len(segments) - 1, shape[-1]), dtype)
     packed = np.frombuffer(bytes(model.buffers[tensor.buffer].data), dtype)
     rows[np.repeat(np.arange(len(rows)), np.diff(segments.astype(np.int64))), indices] = packed

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from ai_edge_litert import schema_py_generated as schema
 
-from torchshrink.converters import flatbuffer
+from torchshrink.converters import tflite_file
 from torchshrink.errors import UnsupportedOpError
 
 Target = Literal["litert", "integer-only", "edgetpu"]
@@ -43,7 +43,7 @@ def check(model: Any, target: Target, name: str) -> None:
             f"{name} is not integer-only: {_listed(floats)}; quantize the model (--precision int8) and replace "
             "what has no int8 kernel (torchshrink inspect names it)"
         )
-    used = {flatbuffer.op_name(model, operator) for graph in model.subgraphs for operator in graph.operators}
+    used = {tflite_file.op_name(model, operator) for graph in model.subgraphs for operator in graph.operators}
     foreign = sorted(used - _EDGE_TPU)
     if target == "edgetpu" and foreign:
         hint = "; leave out --sparse" if "DENSIFY" in foreign else ": replace them in the model"
@@ -57,8 +57,8 @@ def _floats(model: Any) -> Iterator[str]:
             for index in (*operator.inputs, *operator.outputs):
                 kind = _FLOATS.get(graph.tensors[index].type) if index >= 0 else None
                 if kind is not None:
-                    name = flatbuffer.tensor_name(graph.tensors[index])
-                    yield f"{flatbuffer.op_name(model, operator)} has the {kind} tensor {name!r}"
+                    name = tflite_file.tensor_name(graph.tensors[index])
+                    yield f"{tflite_file.op_name(model, operator)} has the {kind} tensor {name!r}"
                     break
 
 

@@ -14,26 +14,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from torchshrink.converters import (
-    flatbuffer,
-    float_ends,
-    foreign,
-    fuse,
-    half,
-    layout,
-    lift,
-    onnx_export,
-    operands,
-    qdq,
-    runtimes,
-    signatures,
-    sparse,
-    targets,
-    tflite_int8,
-)
+from torchshrink.converters import float_ends, foreign, half, qdq, runtimes, sparse, targets, tflite_file
 from torchshrink.converters import ranges as range_store
-from torchshrink.converters.matching import Match
-from torchshrink.converters.onnx_export import Precision
+from torchshrink.converters.export.to_onnx import Precision, load, save
+from torchshrink.converters.float_tflite import fuse, layout, signals
+from torchshrink.converters.float_tflite.constants import put_back, take_out
+from torchshrink.converters.float_tflite.names import number, restore
+from torchshrink.converters.int8_tflite import quantize
+from torchshrink.converters.int8_tflite.matching import Match
 from torchshrink.converters.ranges import Ranges
 from torchshrink.converters.targets import Target
 from torchshrink.errors import ConversionError, UnsupportedOpError
@@ -41,7 +29,7 @@ from torchshrink.files import atomic
 
 Ends = Literal["int8", "float"]
 
-_WORKER = Path(__file__).with_name("_tensorflow_worker.py")
+_WORKER = Path(__file__).parent / "float_tflite" / "_tensorflow_worker.py"
 
 
 @dataclass(frozen=True)
@@ -89,7 +77,7 @@ def to_tflite(
             not have.
     """
     onnx_path, path = Path(onnx_path), Path(path)
-    model = onnx_export.load(onnx_path)
+    model = load(onnx_path)
     if precision == "int8" and ranges is None and not qdq.is_quantized(model):
         raise ConversionError(f"{onnx_path} has no ranges: quantize the model first (torchshrink qat or ptq)")
     model = foreign.normalise(model, onnx_path.name)
@@ -98,7 +86,7 @@ def to_tflite(
             model, found = qdq.split(model)
             ranges = ranges or found
         onnx_path = Path(folder, onnx_path.name)
-        onnx_export.save(model, onnx_path)
+        save(model, onnx_path)
         with float_files([onnx_path]) as (files,):
             write(files, onnx_path, path, precision, ranges, is_sparse, metadata, target=target, ends=ends)
     return path
@@ -126,7 +114,7 @@ def write(
             if ranges is None:
                 raise ConversionError(f"{float_onnx} has no ranges: quantize the model first (torchshrink qat or ptq)")
             known = range_store.load(ranges) if isinstance(ranges, Path) else ranges
-            match = tflite_int8.quantize(source, float_onnx, known, temporary, samples)
+            match = quantize.quantize(source, float_onnx, known, temporary, samples)
             source = temporary
         elif precision == "fp16":
             half.round_tflite(source, temporary)
@@ -134,13 +122,13 @@ def write(
         if is_sparse:
             sparse_tensors = sparse.encode(source, temporary)
             source = temporary
-        model = flatbuffer.read(source)
+        model = tflite_file.read(source)
         if metadata is not None:
-            flatbuffer.set_metadata(model, metadata)
+            tflite_file.set_metadata(model, metadata)
         if ends == "float":
             float_ends.add(model)
         targets.check(model, target, path.name)
-        flatbuffer.write(model, temporary)
+        tflite_file.write(model, temporary)
     return Written(match, sparse_tensors)
 
 
@@ -164,25 +152,25 @@ def float_files(onnx_paths: Sequence[Path], keras: bool = False) -> Iterator[lis
             folder.mkdir()
             copy = folder / "model.onnx"
             copy.write_bytes(path.read_bytes())
-            lift.lift_file(copy)
-            names.append(signatures.number(copy))  # while constants among the inputs still show by their values
-            taken.append(operands.take_out(copy))
+            signals.lift_file(copy)
+            names.append(number(copy))  # while constants among the inputs still show by their values
+            taken.append(take_out(copy))
             fuse.gelu(copy)
             jobs.append({"onnx": str(copy), "folder": str(folder / "out"), "keras": keras})
         _run(jobs, Path(root), onnx_paths)
         folders = [Path(str(job["folder"])) for job in jobs]
         files = [FloatFiles(folder / "model_float32.tflite", folder) for folder in folders]
         for path, item, values, named in zip(onnx_paths, files, taken, names, strict=True):
-            operands.put_back(item.fp32, values)
-            signatures.restore(item.fp32, named)
+            put_back(item.fp32, values)
+            restore(item.fp32, named)
             _check_operators(item.fp32)
-            layout.settle(item.fp32, onnx_export.load(path), path.name)
+            layout.settle(item.fp32, load(path), path.name)
         yield files
 
 
 def _check_operators(path: Path) -> None:
     """Refuse a file with operators that only TensorFlow itself has."""
-    foreign = sorted({flatbuffer.custom_name(code) for code in flatbuffer.read(path).operatorCodes} - {""})
+    foreign = sorted({tflite_file.custom_name(code) for code in tflite_file.read(path).operatorCodes} - {""})
     if foreign:
         named = ", ".join(name.removeprefix("Flex") for name in foreign)
         raise UnsupportedOpError(f"LiteRT has no operator {named}: replace the operation that needs it in the model")

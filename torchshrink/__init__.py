@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     __version__: str
 
-_ATTRIBUTES = {"UNet": "torchshrink.models", "Task": "torchshrink.task", "open_task": "torchshrink.data"}
+_ATTRIBUTES = {"UNet": "torchshrink.model.unet", "Task": "torchshrink.task", "open_task": "torchshrink.data"}
 _MODULES = (
     "bench", "checkpoint", "converters", "data", "errors", "losses", "metrics", "prune", "quantize", "sensitivity",
     "stages", "training",

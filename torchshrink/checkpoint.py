@@ -18,12 +18,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from torchshrink import graphs
 from torchshrink.errors import ModelError, OutputError
 from torchshrink.files import atomic
 from torchshrink.graph_operators import LARGEST
-from torchshrink.models import UNet
-from torchshrink.resize import resize, sizes
+from torchshrink.model import graphs
+from torchshrink.model.resize import resize, sizes
+from torchshrink.model.unet import UNet
 
 SCHEMA = 1
 _KEY = "torchshrink"

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from torchshrink.bench.macs import count_parameters
+from torchshrink.model.macs import count_parameters
 from torchshrink.sensitivity import layers
 
 

@@ -314,7 +314,7 @@ def _goals(
         return [{"amount": each(amount)}] * rounds
     steps = [(index + 1) / rounds for index in range(rounds)]
     if macs is not None:
-        from torchshrink.bench import count_macs
+        from torchshrink.model.macs import count_macs
 
         whole = count_macs(model, task.example_input)
         share = macs if macs < 1 else macs / whole

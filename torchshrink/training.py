@@ -12,14 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from torchshrink import parallel
 from torchshrink.errors import DataError, ModelError
-from torchshrink.memory_format import channels_last
 from torchshrink.metrics import evaluate
-from torchshrink.processes import is_main
+from torchshrink.model.memory_format import channels_last
+from torchshrink.parallel import group
+from torchshrink.parallel.launch import is_main
+from torchshrink.parallel.whole_batch import extremes, whole_batch
 from torchshrink.progress import SILENT, Progress
 from torchshrink.task import Task
-from torchshrink.whole_batch import extremes, whole_batch
 
 _SURE = 1 / 512  # half a step of an int8 probability
 AfterStep = Callable[[int, int], None]
@@ -96,13 +96,13 @@ def fit(
     from accelerate.data_loader import prepare_data_loader
     from accelerate.utils import set_seed
 
-    device = parallel.join()
+    device = group.join()
     generator = torch.Generator().manual_seed(settings.seed)
     # Every process reads whole batches and augments them alike, then takes its share.
     loader = prepare_data_loader(_batches(task, settings, generator), device, num_processes=1, put_on_device=True)
-    set_seed(settings.seed + parallel.index())  # dropout differs between the shares of a batch
+    set_seed(settings.seed + group.index())  # dropout differs between the shares of a batch
     model.to(device)
-    parallel.align(model)
+    group.align(model)
     optimizer = torch.optim.AdamW(model.parameters(), settings.lr, weight_decay=settings.weight_decay)
     steps = settings.epochs * len(loader)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=max(steps, 2))
@@ -112,9 +112,9 @@ def fit(
     history, best = History(), None
     for epoch in range(1, settings.epochs + 1):
         train_loss = run.epoch(loader, generator)
-        parallel.align(model)  # a layer may keep what it saw of its share
+        group.align(model)  # a layer may keep what it saw of its share
         validation = evaluate(model, task.validation, task.loss, settings.batch_size)
-        loss, dice = parallel.agree([validation.loss, validation.dice], device)
+        loss, dice = group.agree([validation.loss, validation.dice], device)
         history.epochs.append({"train_loss": train_loss, "validation_loss": loss, "dice": dice})
         progress.update(run.step, steps, f"epoch {epoch}/{settings.epochs} validation loss {loss:.4f}")
         if run.step < settled * steps:
@@ -162,14 +162,14 @@ class _Run:
 
     def _step(self, inputs: Tensor, truth: Tensor) -> float:
         loss = self._loss(inputs, truth)
-        mean = float(parallel.total(loss.detach()))
+        mean = float(group.total(loss.detach()))
         if not math.isfinite(mean):
             raise ModelError(
                 f"the training loss became {mean} at step {self.step + 1}: lower lr ({self.settings.lr}), "
                 "or look for extreme values in the data"
             )
         loss.backward()  # type: ignore[no-untyped-call]
-        parallel.add_gradients(self.model.parameters())
+        group.add_gradients(self.model.parameters())
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.schedule.step()
@@ -179,7 +179,7 @@ class _Run:
     def _loss(self, inputs: Tensor, truth: Tensor) -> Tensor:
         """Return what this process's share of a batch adds to the batch's mean loss."""
         whole = len(inputs)
-        inputs, truth = parallel.share(inputs), parallel.share(truth)
+        inputs, truth = group.share(inputs), group.share(truth)
         with whole_batch():
             output, guidance = self._outputs(inputs)
             loss: Tensor = self.task.loss(output.float(), truth)
@@ -246,7 +246,7 @@ def uses_bf16(precision: str, device: str) -> bool:
 
 def _batches(task: Task, settings: Settings, generator: torch.Generator) -> DataLoader[tuple[Tensor, Tensor]]:
     """Return the batches of an epoch, the same in every process."""
-    size, processes = len(task.train), parallel.count()  # type: ignore[arg-type]
+    size, processes = len(task.train), group.count()  # type: ignore[arg-type]
     if size == 0:
         raise DataError(f"task {task.name!r} has no training sample")
     if min(size, settings.batch_size) < processes:

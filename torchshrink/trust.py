@@ -12,7 +12,7 @@ from importlib.machinery import FrozenImporter, PathFinder
 from pathlib import Path
 
 from torchshrink.errors import RecipeError
-from torchshrink.recipe import Recipe
+from torchshrink.pipeline.recipe import Recipe
 
 
 def check(recipe: Recipe, name: str) -> None:

@@ -140,7 +140,7 @@ def to_tflite(folder: Path, precision: str) -> Figures:
 
 def verify(folder: Path, precision: str) -> Figures:
     """Compare a TFLite file with the PyTorch model on a few samples."""
-    from torchshrink.converters.verify import verify
+    from torchshrink.converters.proof.verify import verify
 
     model = _model(folder, precision)
     with Clock() as clock:
@@ -160,9 +160,9 @@ def measure(folder: Path) -> Figures:
 
 def trial(folder: Path, widths: tuple[int, ...]) -> Figures:
     """Do one candidate of a search with everything but its training: calibrate, export, convert, verify, measure."""
-    from torchshrink import recipe
     from torchshrink.converters.bridge import Bridge
-    from torchshrink.search.work import Request, do
+    from torchshrink.pipeline import recipe
+    from torchshrink.search.engines.work import Request, do
 
     out = folder / "trial"
     shutil.rmtree(out, ignore_errors=True)

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from contenders import FOLDER
 
-from torchshrink.bench import _worker
 from torchshrink.errors import ModelError
+from torchshrink.runtime import _worker
 
 STARTS, ROUNDS, RUNS, WARMUP = 3, 8, 5, 3  # processes per file, turns of each, inferences per turn, untimed ones
 LIMIT_S = 300.0
@@ -39,7 +39,7 @@ class Cost:
 
 
 class Process:
-    """A context manager around a process that speaks the protocol of `torchshrink.bench._worker` for one file."""
+    """A context manager around a process that speaks the protocol of `torchshrink.runtime._worker` for one file."""
 
     def __init__(self, file: Path, python: Path | str = sys.executable) -> None:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}

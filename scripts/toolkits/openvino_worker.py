@@ -1,4 +1,4 @@
-"""`torchshrink.bench._worker` for OpenVINO's files (.xml), run by the python of an environment that holds OpenVINO."""
+"""`torchshrink.runtime._worker` for OpenVINO's files (.xml), run by the python of an environment that holds it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 
-from torchshrink.bench import _runtimes, _worker
+from torchshrink.runtime import _model_files, _worker
 
 
 class OpenVinoFile:
@@ -48,5 +48,5 @@ class OpenVinoFile:
 
 
 if __name__ == "__main__":
-    _runtimes.RUNTIMES[".xml"] = (("openvino",), OpenVinoFile)
+    _model_files.RUNTIMES[".xml"] = (("openvino",), OpenVinoFile)
     _worker.main()

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
-from torchshrink.bench.macs import count_macs, count_parameters
+from torchshrink.model.macs import count_macs, count_parameters
 
 CASES = [
     # out pixels * kernel * in channels / groups * out channels

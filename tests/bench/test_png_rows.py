@@ -13,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from torchshrink import png_rows, streams
 from torchshrink.errors import DataError
+from torchshrink.predict import png_rows, streams
 
 CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}
 

@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from torchshrink import predict as prediction
-from torchshrink import shipped, streams
-from torchshrink._predict_worker import Job
-from torchshrink.converters import flatbuffer
+from torchshrink.converters import tflite_file
 from torchshrink.errors import DataError, ModelError, OutputError, RecipeError, ShrinkError
-from torchshrink.predict import predict
+from torchshrink.predict import run, shipped, streams
+from torchshrink.predict._worker import Job
+from torchshrink.predict.run import predict
 
 Sides = tuple[int | str, ...]
 RADIUS = 2  # of the ONNX networks; the TFLite ones see 1 far
@@ -126,7 +125,7 @@ def conv_tflite(
         made.name, made.shape, made.buffer = f"t{len(graph.tensors)}", list(shape), 0
         made.type = kind if is_int8 else types.FLOAT32
         if data is not None:
-            made.buffer = flatbuffer.add_buffer(model, data.tobytes())
+            made.buffer = tflite_file.add_buffer(model, data.tobytes())
         if is_int8:
             made.quantization = schema.QuantizationParametersT()
             made.quantization.scale, made.quantization.zeroPoint = [scale], [zero]
@@ -141,17 +140,17 @@ def conv_tflite(
     weights = tensor(weight.shape, types.INT8, 0.03, 0, weight)
     biases = tensor(bias.shape, types.INT32, 0.0006, 0, bias)
     convolution = schema.OperatorT()
-    convolution.opcodeIndex = flatbuffer.opcode(model, schema.BuiltinOperator.CONV_2D, 3)
+    convolution.opcodeIndex = tflite_file.opcode(model, schema.BuiltinOperator.CONV_2D, 3)
     convolution.inputs, convolution.outputs = [entry, weights, biases], [convolved]
     options = schema.Conv2DOptionsT()
     options.strideH = options.strideW = options.dilationHFactor = options.dilationWFactor = 1
     convolution.builtinOptions, convolution.builtinOptionsType = options, schema.BuiltinOptions.Conv2DOptions
     sigmoid = schema.OperatorT()
-    sigmoid.opcodeIndex = flatbuffer.opcode(model, schema.BuiltinOperator.LOGISTIC, 2)
+    sigmoid.opcodeIndex = tflite_file.opcode(model, schema.BuiltinOperator.LOGISTIC, 2)
     sigmoid.inputs, sigmoid.outputs = [convolved], [output]
     graph.operators, graph.inputs, graph.outputs = [convolution, sigmoid], [entry], [output]
-    flatbuffer.set_metadata(model, metadata(normalization, classes))
-    flatbuffer.write(model, path)
+    tflite_file.set_metadata(model, metadata(normalization, classes))
+    tflite_file.write(model, path)
     return path
 
 
@@ -378,7 +377,7 @@ def test_the_process_imports_only_its_runtime(name: str, tmp_path: Path) -> None
     file = MAKERS[name](tmp_path / name, (16, 16))
     files = [{"source": str(tmp_path / "a.png"), "masks": [str(tmp_path / "m.png")], "probabilities": None}]
     job = Job(str(file), 1, 1, [16, 16], [4, 4], [0.4], [0.3], "uint8 / 255", 1, files)
-    modules = set(prediction.run(job, lambda *_: None, "--modules")["modules"])
+    modules = set(run.run(job, lambda *_: None, "--modules")["modules"])
     expected = {".onnx": "onnxruntime", ".tflite": "ai_edge_litert"}[file.suffix]
     heavy = {"onnxruntime", "ai_edge_litert", "torch", "tensorflow", "onnx", "torchao", "pydantic", "typer", "rich"}
     assert heavy & modules == {expected}
@@ -564,7 +563,7 @@ def test_outputs_are_kept_unless_told_otherwise_and_inputs_always(tmp_path: Path
 def test_a_process_that_dies_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, data = conv_onnx(tmp_path / "m.onnx", (16, 16)), image(tmp_path)
     script = tmp_path / "dies.py"
-    monkeypatch.setattr(prediction, "_SCRIPT", script)
+    monkeypatch.setattr(run, "_SCRIPT", script)
     script.write_text("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
     with pytest.raises(ModelError, match=r"m.onnx stopped: its process was ended by SIGKILL .* out of memory"):
         predict(file, data, tmp_path / "out")

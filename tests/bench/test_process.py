@@ -13,9 +13,10 @@ import pytest
 import torch
 from program import call
 
-from torchshrink.bench import predict, process, session
-from torchshrink.bench.process import Worker
+from torchshrink.bench import predict, session
 from torchshrink.errors import ModelError
+from torchshrink.runtime import process
+from torchshrink.runtime.process import Worker
 
 
 def _is_alive(pid: int) -> bool:
@@ -36,7 +37,7 @@ def test_imports_only_its_runtime(name: str, request: pytest.FixtureRequest) -> 
     runtimes = {"onnxruntime", "ai_edge_litert", "torch", "tensorflow", "onnx", "torchao"}
     assert runtimes & modules == {expected}
     ours = {name for name in modules if name.startswith("torchshrink")}
-    assert ours == {"torchshrink", "torchshrink.bench", "torchshrink.bench._runtimes"}
+    assert ours == {"torchshrink", "torchshrink.runtime", "torchshrink.runtime._model_files"}
 
 
 def test_torch_file_does_not_import_the_rest(pt2_file: Path) -> None:

@@ -5,37 +5,37 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from torchshrink.bench import _runtimes, _worker
+from torchshrink.runtime import _model_files, _worker
 
 
 def test_quantize_rounds_half_to_even_and_clips() -> None:
     values = np.array([0.25, 0.75, 1.25, -0.25, -0.75, 1000, -1000, 0], np.float32)  # / 0.5 = 0.5 1.5 2.5 -0.5 -1.5
-    codes = _runtimes.quantize(values, np.int8, 0.5, 10)
+    codes = _model_files.quantize(values, np.int8, 0.5, 10)
     assert codes.dtype == np.int8
     assert codes.tolist() == [10, 12, 12, 10, 8, 127, -128, 10]
 
 
 def test_quantize_to_uint8() -> None:
-    codes = _runtimes.quantize(np.array([-1, 0, 0.5, 2], np.float32), np.uint8, 1 / 256, 0)
+    codes = _model_files.quantize(np.array([-1, 0, 0.5, 2], np.float32), np.uint8, 1 / 256, 0)
     assert codes.tolist() == [0, 0, 128, 255]
 
 
 def test_quantize_leaves_float_files_alone() -> None:
     values = np.array([0.3, -1e9], np.float32)
-    assert _runtimes.quantize(values, np.float32, 0.0, 0) is values
+    assert _model_files.quantize(values, np.float32, 0.0, 0) is values
 
 
 def test_dequantize() -> None:
-    values = _runtimes.dequantize(np.array([-128, 10, 127], np.int8), 0.5, 10)
+    values = _model_files.dequantize(np.array([-128, 10, 127], np.int8), 0.5, 10)
     assert values.dtype == np.float32
     assert values.tolist() == [-69.0, 0.0, 58.5]
 
 
 def test_layouts_are_each_others_reverse() -> None:
     sample = np.arange(30).reshape(1, 2, 3, 5)
-    moved = _runtimes.to_tflite_layout(sample, (1, 3, 5, 2))
+    moved = _model_files.to_tflite_layout(sample, (1, 3, 5, 2))
     assert moved[0, 2, 4].tolist() == [14, 29]  # the last pixel: both channels
-    assert np.array_equal(_runtimes.to_torch_layout(moved), sample)
+    assert np.array_equal(_model_files.to_torch_layout(moved), sample)
 
 
 @pytest.mark.parametrize(
@@ -43,21 +43,21 @@ def test_layouts_are_each_others_reverse() -> None:
 )
 def test_layout_of_vectors_and_signals(sample: tuple[int, ...], shape: tuple[int, ...]) -> None:
     values = np.arange(np.prod(sample)).reshape(sample)
-    result = _runtimes.to_tflite_layout(values, shape)
+    result = _model_files.to_tflite_layout(values, shape)
     assert result.shape == shape
     assert np.array_equal(result.ravel(), (np.moveaxis(values, 1, -1) if len(sample) > 2 else values).ravel())
 
 
 def test_layout_never_scrambles_a_sample_of_another_size() -> None:
     with pytest.raises(ValueError, match=r"channels-last inputs of \[1, 5, 3, 2\], not \[1, 3, 5, 2\]"):
-        _runtimes.to_tflite_layout(np.zeros((1, 2, 3, 5)), (1, 5, 3, 2))
+        _model_files.to_tflite_layout(np.zeros((1, 2, 3, 5)), (1, 5, 3, 2))
 
 
 def test_codes_hold_both_8_bit_types() -> None:
-    assert _runtimes.codes(np.array([255], np.uint8)).tolist() == [255]
-    assert _runtimes.codes(np.array([-128], np.int8)).dtype == np.int16
+    assert _model_files.codes(np.array([255], np.uint8)).tolist() == [255]
+    assert _model_files.codes(np.array([-128], np.int8)).dtype == np.int16
     with pytest.raises(ValueError, match="its output is float32, not an 8-bit integer"):
-        _runtimes.codes(np.zeros(1, np.float32))
+        _model_files.codes(np.zeros(1, np.float32))
 
 
 def test_peak_rss_sees_an_array_that_is_gone() -> None:
@@ -84,16 +84,16 @@ def test_peak_rss_falls_back_to_getrusage(monkeypatch: pytest.MonkeyPatch) -> No
     ],
 )
 def test_free_dimensions_take_any_size(own: list[object], shape: tuple[int, ...], expected: bool) -> None:
-    assert _runtimes.fits(own, shape) is expected
+    assert _model_files.fits(own, shape) is expected
 
 
 def test_shape_of_a_tflite_input_at_another_size() -> None:
-    assert _runtimes.tflite_shape([1, 3, 5, 2], (1, 2, 7, 9)) == [1, 7, 9, 2]
-    assert _runtimes.tflite_shape([1, 1, 32, 2], (1, 2, 64)) == [1, 1, 64, 2]
-    assert _runtimes.tflite_shape([1, 7], (1, 7)) == [1, 7]
+    assert _model_files.tflite_shape([1, 3, 5, 2], (1, 2, 7, 9)) == [1, 7, 9, 2]
+    assert _model_files.tflite_shape([1, 1, 32, 2], (1, 2, 64)) == [1, 1, 64, 2]
+    assert _model_files.tflite_shape([1, 7], (1, 7)) == [1, 7]
     for own in ([1, 3, 5, 4], [1, 3, 2]):
-        with pytest.raises(_runtimes.FixedSizeError) as caught:
-            _runtimes.tflite_shape(own, (1, 2, 7, 9))
+        with pytest.raises(_model_files.FixedSizeError) as caught:
+            _model_files.tflite_shape(own, (1, 2, 7, 9))
         assert caught.value.args == (own,)
 
 
@@ -112,7 +112,7 @@ def test_operations_of_the_last_runs_by_hand() -> None:
         _kernel(310, "Conv", 3000),
     ]
     fence = {"cat": "Node", "name": "node_Conv_fence_before", "ts": 205, "dur": 7, "args": {"op_name": "Conv"}}
-    found = _runtimes.onnx_operations([*runs, *warm_up, fence, *timed], runs=2)
+    found = _model_files.onnx_operations([*runs, *warm_up, fence, *timed], runs=2)
     # Conv: 1 + 2 + 3 ms and three calls in two runs; Add: 0.01 ms and one call.
     assert found == [
         {"operation": "Conv", "ms": 3.0, "calls": 1.5},

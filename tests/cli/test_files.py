@@ -9,7 +9,7 @@ import pytest
 from program import Run, call
 
 from torchshrink import checkpoint
-from torchshrink.converters import flatbuffer
+from torchshrink.converters import tflite_file
 
 pytestmark = pytest.mark.slow
 DATA = "synthetic:cells?size=32&train=40&test=8"
@@ -73,18 +73,20 @@ def test_a_profile_of_a_tflite_file_is_of_its_operators(finished: Run) -> None:
     result = call("bench", file, "--runs", "5", "--profile", "--json")
     assert result.code == 0, result.stderr
     (profile,) = result.json["profiles"]
-    model = flatbuffer.read(file)
-    kinds = [flatbuffer.op_name(model, operator) for operator in model.subgraphs[0].operators]
+    model = tflite_file.read(file)
+    kinds = [tflite_file.op_name(model, operator) for operator in model.subgraphs[0].operators]
     assert {row["operation"]: row["calls"] for row in profile["operations"]} == {k: kinds.count(k) for k in kinds}
     assert all(row["ms"] > 0 for row in profile["operations"])
     assert "each operator was timed in a file of its own" in profile["note"]
 
 
 def test_verify_fails_a_file_whose_scale_was_changed(finished: Run, tmp_path: Path) -> None:
-    model = flatbuffer.read(finished.out / "files" / "pruned-qat-int8.tflite")
-    tensor = next(tensor for tensor in model.subgraphs[0].tensors if flatbuffer.quantization(model, tensor) is not None)
+    model = tflite_file.read(finished.out / "files" / "pruned-qat-int8.tflite")
+    tensor = next(
+        tensor for tensor in model.subgraphs[0].tensors if tflite_file.quantization(model, tensor) is not None
+    )
     tensor.quantization.scale = [tensor.quantization.scale[0] * 1.5]
-    flatbuffer.write(model, tmp_path / "wrong.tflite")
+    tflite_file.write(model, tmp_path / "wrong.tflite")
     source = finished.out / "models" / "pruned-qat.safetensors"
     result = call("verify", tmp_path / "wrong.tflite", "--against", source, "--data", DATA)
     assert result.code == 4
@@ -98,7 +100,7 @@ def test_a_quantized_onnx_file_becomes_an_int8_tflite_file_of_its_name(finished:
     result = call("convert", quantized, "--to", "tflite", "--json")
     assert result.code == 0, result.stderr
     assert result.json["path"] == str(tmp_path / "m-qdq.tflite")
-    tensors = flatbuffer.read(tmp_path / "m-qdq.tflite").subgraphs[0].tensors
+    tensors = tflite_file.read(tmp_path / "m-qdq.tflite").subgraphs[0].tensors
     assert not any(tensor.type == 0 for tensor in tensors)
     again = call("convert", quantized)
     assert again.code == 3

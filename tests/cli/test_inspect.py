@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from torchshrink import checkpoint, prune, sensitivity
 from torchshrink.cli.app import app
-from torchshrink.models import UNet
+from torchshrink.model.unet import UNet
 from torchshrink.quantize import calibrate, convert, prepare_ptq
 
 DATA = "synthetic:cells?size=16&train=20&test=2"

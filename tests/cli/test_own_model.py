@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 from program import call
 
-from torchshrink import checkpoint, pipeline, recipe
-from torchshrink.artefacts import Artefact, Source
-from torchshrink.converters import flatbuffer
+from torchshrink import checkpoint
+from torchshrink.converters import tflite_file
 from torchshrink.converters.bridge import Bridge
 from torchshrink.errors import ParityError
+from torchshrink.pipeline import recipe
+from torchshrink.pipeline.artefacts import Artefact, Source
+from torchshrink.pipeline.run import run
 
 pytestmark = pytest.mark.slow
 
@@ -102,13 +104,13 @@ class _Saboteur(Bridge):
     def export(self, source: Source, folder: Path, formats: Sequence[str], precisions: Sequence[str]) -> list[Artefact]:
         artefacts = super().export(source, folder, formats, precisions)
         (victim,) = (item.path for item in artefacts if (item.format, item.precision) == ("tflite", "fp32"))
-        model = flatbuffer.read(victim)
+        model = tflite_file.read(victim)
         weights = [
             tensor for tensor in model.subgraphs[0].tensors if tensor.shape is not None and len(tensor.shape) == 4
         ]
-        tensor = next(tensor for tensor in weights if flatbuffer.constant(model, tensor) is not None)
-        model.buffers[tensor.buffer].data = (flatbuffer.constant(model, tensor) * 2).tobytes()
-        flatbuffer.write(model, victim)
+        tensor = next(tensor for tensor in weights if tflite_file.constant(model, tensor) is not None)
+        model.buffers[tensor.buffer].data = (tflite_file.constant(model, tensor) * 2).tobytes()
+        tflite_file.write(model, victim)
         return artefacts
 
 
@@ -121,7 +123,7 @@ def test_a_file_that_computes_something_else_is_deleted_and_named(tmp_path: Path
         "measure": {"runs": 5},
     }
     with pytest.raises(ParityError) as caught:
-        pipeline.run(recipe.parse(content), tmp_path / "out", _Saboteur())
+        run(recipe.parse(content), tmp_path / "out", _Saboteur())
     assert "dense/tflite-fp32" in str(caught.value)
     assert "first diverging operation: " in str(caught.value)
     assert caught.value.exit_code == 4

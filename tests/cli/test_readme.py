@@ -12,8 +12,8 @@ import pytest
 import typer
 import yaml
 
-from torchshrink import recipe
 from torchshrink.cli.app import app
+from torchshrink.pipeline import recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()

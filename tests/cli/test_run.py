@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from program import RECIPE, Run, call
 
-from torchshrink.converters import flatbuffer, onnx_export
+from torchshrink.converters import tflite_file
+from torchshrink.converters.export.to_onnx import get_metadata
 
 ROW_KEYS = {
     "name", "variant", "format", "precision", "path", "bytes", "gzip_bytes", "entropy_bytes", "params", "nonzero",
@@ -69,10 +70,7 @@ def test_normalization_travels_with_every_file(finished: Run) -> None:
         path = finished.out / row["path"]
         if row["format"] == "torch":
             continue
-        if row["format"] == "tflite":
-            stored = flatbuffer.get_metadata(flatbuffer.read(path))
-        else:
-            stored = onnx_export.get_metadata(path)
+        stored = tflite_file.get_metadata(tflite_file.read(path)) if row["format"] == "tflite" else get_metadata(path)
         assert stored["normalization"] == wanted
         assert json.loads(Path(f"{path}.json").read_text())["normalization"] == wanted
 
@@ -155,7 +153,7 @@ def test_interrupted_run_leaves_nothing_half_written_and_goes_on(tmp_path: Path)
 
 
 def test_init_writes_a_recipe_that_loads(tmp_path: Path) -> None:
-    from torchshrink import recipe
+    from torchshrink.pipeline import recipe
 
     assert call("run", "--init", "mine.yaml", cwd=tmp_path).code == 0
     assert recipe.load(tmp_path / "mine.yaml") == recipe.Recipe()

@@ -23,10 +23,11 @@ from torch.nn import functional as F
 
 import torchshrink as ts
 from torchshrink import bench, prune, quantize
-from torchshrink.artefacts import Artefact, Source
-from torchshrink.converters import flatbuffer, onnx_export, qdq, tflite
+from torchshrink.converters import qdq, tflite, tflite_file
 from torchshrink.converters.bridge import Bridge
+from torchshrink.converters.export import to_onnx
 from torchshrink.converters.tflite import FloatFiles
+from torchshrink.pipeline.artefacts import Artefact, Source
 
 FORMATS, PRECISIONS = ("onnx", "tflite"), ("fp32", "fp16", "int8")
 PRUNED = 0.8
@@ -59,7 +60,7 @@ class Exported:
     @functools.cached_property
     def generic(self) -> onnx.ModelProto:
         """The quantized graph as plain QDQ ONNX. Do not change it."""
-        return onnx_export.export(self.quantized, self.inputs[:1])
+        return to_onnx.export(self.quantized, self.inputs[:1])
 
     def path(self, name: str) -> Path:
         """Return a file by format and precision: ``tflite-int8-sparse``."""
@@ -123,7 +124,7 @@ class Conversion:
 def conversion(export: Callable[[int], Exported], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Conversion]:
     model, ranges = qdq.split(export(2).generic)
     path = tmp_path_factory.mktemp("conversion") / "float.onnx"
-    onnx_export.save(model, path)
+    to_onnx.save(model, path)
     with ExitStack() as stack:
         (files,) = stack.enter_context(tflite.float_files([path]))
         yield Conversion(path, ranges, files)
@@ -267,7 +268,7 @@ def tflite_tensor(
     tensor = schema.TensorT()
     tensor.name, tensor.shape, tensor.type, tensor.buffer = name, list(shape), kind, 0
     if data is not None:
-        tensor.buffer = flatbuffer.add_buffer(model, np.ascontiguousarray(data).tobytes())
+        tensor.buffer = tflite_file.add_buffer(model, np.ascontiguousarray(data).tobytes())
     if scale:
         tensor.quantization = schema.QuantizationParametersT()
         tensor.quantization.scale, tensor.quantization.zeroPoint = [scale], [0]
@@ -278,7 +279,7 @@ def tflite_tensor(
 def tflite_operator(model: Any, kind: int, inputs: list[int], outputs: list[int], options: Any = None) -> Any:
     """Add an operator to the only graph of a TFLite model and return it."""
     operator = schema.OperatorT()
-    operator.opcodeIndex = flatbuffer.opcode(model, kind)
+    operator.opcodeIndex = tflite_file.opcode(model, kind)
     operator.inputs, operator.outputs = inputs, outputs
     if options is not None:
         operator.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__.removesuffix("T"))

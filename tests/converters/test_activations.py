@@ -13,10 +13,11 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from torchshrink import artefacts, quantize
-from torchshrink.activations import Reader
-from torchshrink.converters import activations
+from torchshrink import quantize
 from torchshrink.converters.bridge import Bridge
+from torchshrink.converters.proof import activations
+from torchshrink.pipeline import artefacts
+from torchshrink.report.activations import Reader
 
 FIRST, SECOND = (0.5, 0), (0.25, -128)  # scale, zero point: -64 to 63.5, and 0 to 63.75
 

@@ -13,8 +13,10 @@ from ai_edge_litert import schema_py_generated as schema
 from onnx import NodeProto, TensorProto, helper
 
 from torchshrink.bench import count_macs
-from torchshrink.converters import anatomy, flatbuffer, onnx_operations, tflite_operations
-from torchshrink.converters.operations import Operation, detours
+from torchshrink.converters import tflite_file
+from torchshrink.converters.anatomy import onnx_operations, tflite_operations
+from torchshrink.converters.anatomy.inspect import Anatomy, inspect, to_dict
+from torchshrink.converters.anatomy.operations import Operation, detours
 from torchshrink.errors import ModelError, RecipeError
 
 FLOAT32, INT8 = schema.TensorType.FLOAT32, schema.TensorType.INT8
@@ -172,7 +174,7 @@ def test_a_custom_operator_has_its_own_name(tflite_builder: Any) -> None:
 def test_macs_of_the_unet_are_those_of_pytorch(unet: Any) -> None:
     expected = count_macs(unet.model, unet.inputs[:1])
     for name in ("tflite-fp32", "tflite-int8", "tflite-int8-sparse", "tflite-fp16"):
-        operations, _ = tflite_operations.read(flatbuffer.read(unet.path(name)))
+        operations, _ = tflite_operations.read(tflite_file.read(unet.path(name)))
         assert sum(item.macs for item in operations) == expected, name
     assert sum(item.macs for item in onnx_operations.read(unet.path("onnx-int8"))) == expected
 
@@ -180,8 +182,8 @@ def test_macs_of_the_unet_are_those_of_pytorch(unet: Any) -> None:
 def test_what_is_expanded_when_the_file_is_loaded_is_no_operation(unet2d: Any) -> None:
     """DENSIFY of sparse weights and DEQUANTIZE of float16 ones."""
     for name, kind in (("tflite-int8-sparse", "DENSIFY"), ("tflite-fp16", "DEQUANTIZE")):
-        model = flatbuffer.read(unet2d.path(name))
-        kinds = [flatbuffer.op_name(model, operator) for operator in model.subgraphs[0].operators]
+        model = tflite_file.read(unet2d.path(name))
+        kinds = [tflite_file.op_name(model, operator) for operator in model.subgraphs[0].operators]
         operations, positions = tflite_operations.read(model)
         assert kind in kinds
         assert [item.kind for item in operations] == [each for each in kinds if each != kind]
@@ -237,9 +239,9 @@ def test_a_chain_of_float_operations_in_an_onnx_file(onnx_model: Any, tmp_path: 
         *_pair("d", "y"),
     ]
     onnx.save(onnx_model(nodes, {"x": (1, 8)}, {"y": (1, 8)}, QUANTIZATION), str(tmp_path / "model.onnx"))
-    found = anatomy.inspect(tmp_path / "model.onnx", runs=3)
+    found = inspect(tmp_path / "model.onnx", runs=3)
     assert [item.label for item in found.detours[0].operations] == ["Sin c", "Cos d"]
-    content = anatomy.to_dict(found)
+    content = to_dict(found)
     assert content["islands"] == ["Sin c", "Cos d"]
     (detour,) = content["detours"]
     assert detour["from"] == ["QLinearSigmoid b_codes"]
@@ -259,11 +261,11 @@ def _free_size(path: Path) -> Path:
 def test_an_onnx_file_of_any_size_needs_a_shape(tmp_path: Path) -> None:
     path = _free_size(tmp_path / "free.onnx")
     with pytest.raises(ModelError, match=r"free\.onnx takes inputs of any size: pass --shape"):
-        anatomy.inspect(path)
-    assert anatomy.inspect(path, shape=(1, 1, 3, 5), runs=1).macs == 15
+        inspect(path)
+    assert inspect(path, shape=(1, 1, 3, 5), runs=1).macs == 15
     for shape in ((1, 2, 3, 5), (1, 1, 3)):
         with pytest.raises(ModelError, match=r"takes inputs of shape \['any', 1, 'any', 'any'\], not \[1, "):
-            anatomy.inspect(path, shape=shape)
+            inspect(path, shape=shape)
 
 
 # --- whole files ---
@@ -271,7 +273,7 @@ def test_an_onnx_file_of_any_size_needs_a_shape(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["onnx-int8", "tflite-int8", "tflite-int8-sparse"])
 def test_an_int8_unet(unet2d: Any, name: str) -> None:
-    found = anatomy.inspect(unet2d.path(name), runs=3)
+    found = inspect(unet2d.path(name), runs=3)
     assert found.share_of_macs("int8") == 1
     assert found.share_of_time("float") == 0
     assert found.unmeasured == ()
@@ -282,13 +284,13 @@ def test_an_int8_unet(unet2d: Any, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["onnx-fp32", "tflite-fp32", "tflite-fp16"])
 def test_a_float_unet(unet2d: Any, name: str) -> None:
-    found = anatomy.inspect(unet2d.path(name), runs=3)
+    found = inspect(unet2d.path(name), runs=3)
     assert found.is_float
     assert found.share_of_macs("int8") == 0
     assert found.share_of_macs("float") == found.share_of_time("float") == 1
     assert found.verdict.startswith("It is a float file")
     assert found.findings == ()
-    assert anatomy.to_dict(found)["islands"] == anatomy.to_dict(found)["detours"] == []
+    assert to_dict(found)["islands"] == to_dict(found)["detours"] == []
 
 
 def test_shares_add_up() -> None:
@@ -298,7 +300,7 @@ def test_shares_add_up() -> None:
         step("QUANTIZE", "conversion", "b", "c", 1.0),
         dataclasses.replace(step("WHILE", "other", "c", "d"), ms=None),
     )
-    found = anatomy.Anatomy(Path("x"), "LiteRT", 1, 3, operations, (), 5.0, "", "", ())
+    found = Anatomy(Path("x"), "LiteRT", 1, 3, operations, (), 5.0, "", "", ())
     assert (found.share_of_macs("int8"), found.share_of_macs("float")) == (0.75, 0.25)
     shares = [found.share_of_time(precision) for precision in ("int8", "float", "conversion", "other")]
     assert shares == [0.25, 0.5, 0.25, 0]
@@ -309,9 +311,9 @@ def test_shares_add_up() -> None:
 def test_what_is_no_model(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"not a model at all")
     with pytest.raises(ModelError, match=name.replace(".", r"\.")):
-        anatomy.inspect(tmp_path / name)
+        inspect(tmp_path / name)
 
 
 def test_no_runs(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="runs=0"):
-        anatomy.inspect(tmp_path / "model.onnx", runs=0)
+        inspect(tmp_path / "model.onnx", runs=0)

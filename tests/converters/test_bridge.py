@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from torchshrink import bench
-from torchshrink.converters import flatbuffer, islands, onnx_export
+from torchshrink.converters import islands, tflite_file
 from torchshrink.converters.bridge import Bridge
+from torchshrink.converters.export.to_onnx import get_metadata
 
 NAMES = [
     "onnx-fp32",
@@ -93,7 +94,7 @@ def test_share_of_learned_ranges(unet: Any, name: str) -> None:
 def test_metadata_survives(unet: Any, name: str) -> None:
     path, artefact = unet.path(name), unet.artefacts[name]
     is_tflite = path.suffix == ".tflite"
-    stored = flatbuffer.get_metadata(flatbuffer.read(path)) if is_tflite else onnx_export.get_metadata(path)
+    stored = tflite_file.get_metadata(tflite_file.read(path)) if is_tflite else get_metadata(path)
     assert stored == {
         "variant": unet.source.variant,
         "precision": artefact.precision,

@@ -10,7 +10,8 @@ import onnxruntime
 import pytest
 import torch
 
-from torchshrink.converters import comparison, verify
+from torchshrink.converters.proof import verify
+from torchshrink.converters.sizes import comparison
 
 FLOATS = {
     ("model.pt", "fp32"),

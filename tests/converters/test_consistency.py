@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from torchshrink.converters import consistency, flatbuffer, tflite
+from torchshrink.converters import tflite, tflite_file
+from torchshrink.converters.int8_tflite import consistency
 from torchshrink.errors import ConversionError
 
 Op = schema.BuiltinOperator
 
 
 def _first(model: Any, kind: str) -> Any:
-    return next(each for each in model.subgraphs[0].operators if flatbuffer.op_name(model, each) == kind)
+    return next(each for each in model.subgraphs[0].operators if tflite_file.op_name(model, each) == kind)
 
 
 def _scale_weight(model: Any) -> None:
@@ -62,11 +63,11 @@ def _no_scale(model: Any) -> None:
 @pytest.fixture
 def model(conversion: Any, tmp_path: Path) -> Any:
     tflite.write(conversion.files, conversion.onnx, tmp_path / "model.tflite", "int8", conversion.ranges)
-    return flatbuffer.read(tmp_path / "model.tflite")
+    return tflite_file.read(tmp_path / "model.tflite")
 
 
 def test_a_sound_file(model: Any, conversion: Any) -> None:
-    consistency.check(model, flatbuffer.read(conversion.files.fp32), "model.tflite")
+    consistency.check(model, tflite_file.read(conversion.files.fp32), "model.tflite")
 
 
 @pytest.mark.parametrize(
@@ -85,4 +86,4 @@ def test_a_sound_file(model: Any, conversion: Any) -> None:
 def test_damage_is_seen(conversion: Any, model: Any, damage: Callable[[Any], None], message: str) -> None:
     damage(model)
     with pytest.raises(ConversionError, match=rf"model\.tflite would not compute what its source computes: {message}"):
-        consistency.check(model, flatbuffer.read(conversion.files.fp32), "model.tflite")
+        consistency.check(model, tflite_file.read(conversion.files.fp32), "model.tflite")

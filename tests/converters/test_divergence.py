@@ -11,8 +11,10 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from torchshrink.converters import divergence, flatbuffer, onnx_export, repro
-from torchshrink.converters.divergence import Divergence
+from torchshrink.converters import tflite_file
+from torchshrink.converters.export.to_onnx import export
+from torchshrink.converters.proof import divergence, repro
+from torchshrink.converters.proof.divergence import Divergence
 
 CONVOLUTIONS = {"CONV_2D", "TRANSPOSE_CONV"}
 LAYERS = [0, 3, 5, 7]  # the first, one in the middle, one after a transposed convolution, the last
@@ -21,14 +23,14 @@ QUARTER = 0.25
 
 def _negate_in_tflite(path: Path, layer: int, target: Path) -> str:
     """Turn the signs of a layer's weights around and return the name of its result."""
-    model = flatbuffer.read(path)
+    model = tflite_file.read(path)
     graph = model.subgraphs[0]
-    operator = [each for each in graph.operators if flatbuffer.op_name(model, each) in CONVOLUTIONS][layer]
+    operator = [each for each in graph.operators if tflite_file.op_name(model, each) in CONVOLUTIONS][layer]
     weight = graph.tensors[operator.inputs[1]]
-    values = -np.array(flatbuffer.constant(model, weight))
+    values = -np.array(tflite_file.constant(model, weight))
     model.buffers[weight.buffer].data = np.frombuffer(values.tobytes(), np.uint8)
-    flatbuffer.write(model, target)
-    return flatbuffer.tensor_name(graph.tensors[operator.outputs[0]])
+    tflite_file.write(model, target)
+    return tflite_file.tensor_name(graph.tensors[operator.outputs[0]])
 
 
 def _negate_in_onnx(path: Path, layer: int, target: Path) -> None:
@@ -57,7 +59,7 @@ def _results(model: onnx.ModelProto) -> list[str]:
 
 
 def _source(unet: Any, precision: str) -> onnx.ModelProto:
-    model: onnx.ModelProto = unet.generic if precision == "int8" else onnx_export.export(unet.model, unet.inputs[:1])
+    model: onnx.ModelProto = unet.generic if precision == "int8" else export(unet.model, unet.inputs[:1])
     return model
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
-from torchshrink.converters import ends, flatbuffer
+from torchshrink.converters import tflite_file
+from torchshrink.converters.int8_tflite import ends
 from torchshrink.converters.ranges import Range
 
 FLOAT32, INT8 = schema.TensorType.FLOAT32, schema.TensorType.INT8
@@ -36,9 +37,9 @@ def _model(builder: Any, is_read_in_float: bool) -> Any:
 def test_an_input_with_a_range_is_int8(tflite_builder: Any, tmp_path: Path, interpreter: Callable[[Path], Any]) -> None:
     model = _model(tflite_builder, is_read_in_float=True)
     ends.quantize(model, {"a": GRID})
-    kinds = [flatbuffer.op_name(model, each) for each in model.subgraphs[0].operators]
+    kinds = [tflite_file.op_name(model, each) for each in model.subgraphs[0].operators]
     assert kinds == ["DEQUANTIZE", "RELU", "DEQUANTIZE", "SIN", "COS", "COS"]
-    flatbuffer.write(model, tmp_path / "model.tflite")
+    tflite_file.write(model, tmp_path / "model.tflite")
     opened = interpreter(tmp_path / "model.tflite")
     first, second = opened.get_input_details()
     assert [item["dtype"] for item in (first, second)] == [np.int8, np.float32]
@@ -52,7 +53,7 @@ def test_an_input_with_a_range_is_int8(tflite_builder: Any, tmp_path: Path, inte
 def test_nothing_is_dequantized_for_no_one(tflite_builder: Any) -> None:
     model = _model(tflite_builder, is_read_in_float=False)
     ends.quantize(model, {"a": GRID})
-    assert flatbuffer.op_name(model, model.subgraphs[0].operators[0]) == "RELU"
+    assert tflite_file.op_name(model, model.subgraphs[0].operators[0]) == "RELU"
 
 
 def test_the_guard_leaves_no_trace(tflite_builder: Any) -> None:
@@ -68,8 +69,8 @@ def test_the_guard_leaves_no_trace(tflite_builder: Any) -> None:
     model.subgraphs[0].outputs = [middle, late]
     ends.unguard(model)
     graph = model.subgraphs[0]
-    assert [flatbuffer.op_name(model, each) for each in graph.operators] == ["SIN", "COS"]
-    assert [flatbuffer.tensor_name(graph.tensors[index]) for index in graph.outputs] == ["middle", "late"]
+    assert [tflite_file.op_name(model, each) for each in graph.operators] == ["SIN", "COS"]
+    assert [tflite_file.tensor_name(graph.tensors[index]) for index in graph.outputs] == ["middle", "late"]
     assert len(graph.tensors) == 4
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from torchshrink.converters import kernels
-from torchshrink.converters.findings import findings, short, verdict
-from torchshrink.converters.operations import Operation, detours
+from torchshrink.converters.anatomy import kernels
+from torchshrink.converters.anatomy.findings import findings, short, verdict
+from torchshrink.converters.anatomy.operations import Operation, detours
 
 
 def step(kind: str, precision: Any, inputs: str, outputs: str, ms: float = 1.0) -> Operation:

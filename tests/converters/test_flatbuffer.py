@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from torchshrink.converters import flatbuffer
+from torchshrink.converters import tflite_file
 from torchshrink.converters.ranges import Range
 from torchshrink.errors import ModelError
 
@@ -18,7 +18,7 @@ FLOAT32, INT8, INT32 = schema.TensorType.FLOAT32, schema.TensorType.INT8, schema
 
 
 def test_a_file_gives_back_what_was_written(unet2d: Any, tmp_path: Path, interpreter: Callable[[Path], Any]) -> None:
-    flatbuffer.write(flatbuffer.read(unet2d.path("tflite-fp32")), tmp_path / "copy.tflite")
+    tflite_file.write(tflite_file.read(unet2d.path("tflite-fp32")), tmp_path / "copy.tflite")
     outputs = []
     for path in (unet2d.path("tflite-fp32"), tmp_path / "copy.tflite"):
         opened = interpreter(path)
@@ -43,13 +43,13 @@ def test_metadata_is_replaced(tflite_builder: Any, tmp_path: Path) -> None:
     """The earlier content leaves the file with its entry; what other tools stored stays."""
     model = tflite_builder.finish([], [])
     other = schema.MetadataT()
-    other.name, other.buffer = "min_runtime_version", flatbuffer.add_buffer(model, b"1.5.0")
+    other.name, other.buffer = "min_runtime_version", tflite_file.add_buffer(model, b"1.5.0")
     model.metadata = [other]
-    flatbuffer.set_metadata(model, {"long": "x" * 10_000})
-    flatbuffer.set_metadata(model, {"normalization": {"mean": [0.5]}})
-    flatbuffer.write(model, tmp_path / "model.tflite")
-    found = flatbuffer.read(tmp_path / "model.tflite")
-    assert flatbuffer.get_metadata(found) == {"normalization": {"mean": [0.5]}}
+    tflite_file.set_metadata(model, {"long": "x" * 10_000})
+    tflite_file.set_metadata(model, {"normalization": {"mean": [0.5]}})
+    tflite_file.write(model, tmp_path / "model.tflite")
+    found = tflite_file.read(tmp_path / "model.tflite")
+    assert tflite_file.get_metadata(found) == {"normalization": {"mean": [0.5]}}
     assert [bytes(entry.name) for entry in found.metadata] == [b"min_runtime_version", b"torchshrink"]
     assert bytes(found.buffers[found.metadata[0].buffer].data) == b"1.5.0"
     assert (tmp_path / "model.tflite").stat().st_size < 1000
@@ -57,9 +57,9 @@ def test_metadata_is_replaced(tflite_builder: Any, tmp_path: Path) -> None:
 
 def test_no_metadata(tflite_builder: Any) -> None:
     model = tflite_builder.finish([], [])
-    assert flatbuffer.get_metadata(model) == {}
+    assert tflite_file.get_metadata(model) == {}
     model.metadata = None
-    assert flatbuffer.get_metadata(model) == {}
+    assert tflite_file.get_metadata(model) == {}
 
 
 def test_constants(tflite_builder: Any) -> None:
@@ -68,8 +68,8 @@ def test_constants(tflite_builder: Any) -> None:
     tflite_builder.tensor("computed", (2, 3), FLOAT32)
     model = tflite_builder.finish([], [])
     constant, computed = model.subgraphs[0].tensors
-    assert np.array_equal(flatbuffer.constant(model, constant), values)
-    assert flatbuffer.constant(model, computed) is None
+    assert np.array_equal(tflite_file.constant(model, constant), values)
+    assert tflite_file.constant(model, computed) is None
 
 
 def test_quantization(tflite_builder: Any, tmp_path: Path) -> None:
@@ -87,20 +87,20 @@ def test_quantization(tflite_builder: Any, tmp_path: Path) -> None:
     model.buffers.append(schema.BufferT())
     activation.buffer = len(model.buffers) - 1
     activation.quantization.zeroPoint = [-7]
-    flatbuffer.write(model, tmp_path / "model.tflite")
-    model = flatbuffer.read(tmp_path / "model.tflite")
-    found = [flatbuffer.quantization(model, tensor) for tensor in model.subgraphs[0].tensors]
+    tflite_file.write(model, tmp_path / "model.tflite")
+    model = tflite_file.read(tmp_path / "model.tflite")
+    found = [tflite_file.quantization(model, tensor) for tensor in model.subgraphs[0].tensors]
     assert found == [Range((0.5,), (-7,)), Range((0.5,), (0,), axis=0), Range((0.5,), (0,)), None]
 
 
 def test_operator_codes_are_shared(tflite_builder: Any) -> None:
     model = tflite_builder.finish([], [])
-    first = flatbuffer.opcode(model, schema.BuiltinOperator.CONV_2D)
-    second = flatbuffer.opcode(model, schema.BuiltinOperator.GELU)  # beyond 127: only the newer field holds it
-    assert flatbuffer.opcode(model, schema.BuiltinOperator.CONV_2D) == first
+    first = tflite_file.opcode(model, schema.BuiltinOperator.CONV_2D)
+    second = tflite_file.opcode(model, schema.BuiltinOperator.GELU)  # beyond 127: only the newer field holds it
+    assert tflite_file.opcode(model, schema.BuiltinOperator.CONV_2D) == first
     assert first != second
     operator = tflite_builder.operator(schema.BuiltinOperator.GELU, [], [])
-    assert flatbuffer.op_name(model, operator) == "GELU"
+    assert tflite_file.op_name(model, operator) == "GELU"
 
 
 @pytest.mark.parametrize("content", [None, b"", bytes(100), b"12345TFL3"], ids=["missing", "empty", "zeros", "shifted"])
@@ -108,16 +108,16 @@ def test_what_is_no_tflite_is_named(tmp_path: Path, content: bytes | None) -> No
     if content is not None:
         (tmp_path / "model.tflite").write_bytes(content)
     with pytest.raises(ModelError, match=r"model\.tflite"):
-        flatbuffer.read(tmp_path / "model.tflite")
+        tflite_file.read(tmp_path / "model.tflite")
 
 
 def test_equal_vectors_are_stored_once(tflite_builder: Any) -> None:
     """Files are smaller by what they repeat; each tensor still reads its own values."""
     model = tflite_builder.finish([], [])
-    size = len(flatbuffer.pack(model))
+    size = len(tflite_file.pack(model))
     for value in (3, 3, 4):
-        flatbuffer.add_buffer(model, bytes([value]) * 4096)
-    packed = flatbuffer.pack(model)
+        tflite_file.add_buffer(model, bytes([value]) * 4096)
+    packed = tflite_file.pack(model)
     assert 2 * 4096 < len(packed) - size < 2 * 4096 + 200
-    read = flatbuffer.parse(packed, "packed")
+    read = tflite_file.parse(packed, "packed")
     assert [bytes(buffer.data)[:1] for buffer in read.buffers[-3:]] == [b"\3", b"\3", b"\4"]

@@ -16,7 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 
 from torchshrink import bench
-from torchshrink.converters import flatbuffer, foreign, onnx_export, qdq, tflite
+from torchshrink.converters import foreign, qdq, tflite, tflite_file
+from torchshrink.converters.export.to_onnx import save
 from torchshrink.converters.ranges import Range
 from torchshrink.errors import ConversionError
 
@@ -91,7 +92,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Imported]:
         path = folder / f"{index}.onnx"
         quantize_static(str(folder / "float.onnx"), str(path), _Samples(), quant_format=QuantFormat.QDQ, **settings)
         floats, ranges = qdq.split(foreign.normalise(onnx.load(str(path)), path.name))
-        onnx_export.save(floats, folder / f"{index}-float.onnx")
+        save(floats, folder / f"{index}-float.onnx")
         parts.append((path, ranges, folder / f"{index}-float.onnx"))
     found = {}
     with tflite.float_files([part[2] for part in parts]) as files:
@@ -125,7 +126,7 @@ def _stored(path: Path) -> tuple[set[Any], list[NDArray[Any]]]:
 
 def test_the_scales_of_the_file_arrive(case: Imported) -> None:
     """As float32, bit for bit; in the place of one scale for a whole weight stands the same one for each channel."""
-    model = flatbuffer.read(case.tflite)
+    model = tflite_file.read(case.tflite)
     grids, weights = _stored(case.path)
     found = {
         (np.float32(tensor.quantization.scale[0]), int(tensor.quantization.zeroPoint[0]))
@@ -156,8 +157,8 @@ def test_the_file_computes_what_onnx_runtime_computes(case: Imported, run_onnx: 
 
 
 def test_nothing_is_left_in_float(case: Imported) -> None:
-    model = flatbuffer.read(case.tflite)
-    assert not [op for op in model.subgraphs[0].operators if flatbuffer.op_name(model, op) == "DEQUANTIZE"]
+    model = tflite_file.read(case.tflite)
+    assert not [op for op in model.subgraphs[0].operators if tflite_file.op_name(model, op) == "DEQUANTIZE"]
 
 
 def test_ranges_are_imported(case: Imported) -> None:

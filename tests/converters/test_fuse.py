@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchshrink.converters import fuse, onnx_export, runtimes
+from torchshrink.converters import runtimes
+from torchshrink.converters.export.to_onnx import export, save
+from torchshrink.converters.float_tflite import fuse
 
 
 class Wrong(nn.Module):
@@ -27,7 +29,7 @@ def test_one_operation_that_computes_the_same(tmp_path: Path, kind: str) -> None
     path = tmp_path / "model.onnx"
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.GELU(kind), nn.Conv2d(4, 2, 1))
     inputs = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    onnx_export.save(onnx_export.export(model, inputs), path)
+    save(export(model, inputs), path)
     assert "Gelu" not in kinds(path)
     fuse.gelu(path)
     assert kinds(path) == ["Conv", "Gelu", "Conv"]
@@ -37,7 +39,7 @@ def test_one_operation_that_computes_the_same(tmp_path: Path, kind: str) -> None
 
 def test_what_only_looks_like_it_stays(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    onnx_export.save(onnx_export.export(Wrong(), torch.randn(1, 4)), path)
+    save(export(Wrong(), torch.randn(1, 4)), path)
     before = path.read_bytes()
     fuse.gelu(path)
     assert path.read_bytes() == before

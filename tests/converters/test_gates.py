@@ -17,9 +17,11 @@ from onnx import numpy_helper
 from torch import nn
 
 from torchshrink import bench
-from torchshrink.converters import divergence, flatbuffer, onnx_export, verify
+from torchshrink.converters import tflite_file
 from torchshrink.converters.bridge import Bridge
-from torchshrink.converters.verify import compare
+from torchshrink.converters.export.to_onnx import export
+from torchshrink.converters.proof import divergence, verify
+from torchshrink.converters.proof.verify import compare
 from torchshrink.errors import ConversionError
 
 FILES = ["tflite-fp32", "tflite-int8", "onnx-fp32", "onnx-int8"]
@@ -66,25 +68,25 @@ def test_the_first_divergence_is_the_damaged_layer(
 
 def test_one_flipped_bit_of_a_sign_is_found(unet2d: Any, tmp_path: Path) -> None:
     """The smallest damage that matters: the sign of one weight, the head's largest."""
-    model = flatbuffer.read(unet2d.path("tflite-fp32"))
+    model = tflite_file.read(unet2d.path("tflite-fp32"))
     weight = _tflite_weights(model)[-1]
-    values = np.array(flatbuffer.constant(model, weight))
+    values = np.array(tflite_file.constant(model, weight))
     largest = np.unravel_index(np.abs(values).argmax(), values.shape)
     values[largest] = -values[largest]
     _store(model, weight, values)
-    flatbuffer.write(model, tmp_path / "flipped.tflite")
+    tflite_file.write(model, tmp_path / "flipped.tflite")
     parity = verify.verify(tmp_path / "flipped.tflite", unet2d.model, unet2d.inputs, "fp32", "model")
     assert not parity.passed
 
 
 def test_a_changed_bias_is_located(unet2d: Any, tmp_path: Path) -> None:
-    model = flatbuffer.read(unet2d.path("tflite-fp32"))
+    model = tflite_file.read(unet2d.path("tflite-fp32"))
     graph = model.subgraphs[0]
-    operator = [op for op in graph.operators if flatbuffer.op_name(model, op) == "CONV_2D"][2]
+    operator = [op for op in graph.operators if tflite_file.op_name(model, op) == "CONV_2D"][2]
     bias = graph.tensors[operator.inputs[2]]
-    _store(model, bias, np.array(flatbuffer.constant(model, bias)) + 1)
-    flatbuffer.write(model, tmp_path / "shifted.tflite")
-    source = onnx_export.export(unet2d.model, unet2d.inputs[:1])
+    _store(model, bias, np.array(tflite_file.constant(model, bias)) + 1)
+    tflite_file.write(model, tmp_path / "shifted.tflite")
+    source = export(unet2d.model, unet2d.inputs[:1])
     named = divergence.first(tmp_path / "shifted.tflite", source, unet2d.inputs[:1])
     assert named is not None
     assert _layer_of(named, unet2d, "tflite-fp32") == 2
@@ -253,7 +255,7 @@ def test_a_float_model_has_no_output_scale(unet2d: Any) -> None:
 def _tflite_weights(model: Any) -> list[Any]:
     graph = model.subgraphs[0]
     kinds = {"CONV_2D", "TRANSPOSE_CONV"}
-    return [graph.tensors[op.inputs[1]] for op in graph.operators if flatbuffer.op_name(model, op) in kinds]
+    return [graph.tensors[op.inputs[1]] for op in graph.operators if tflite_file.op_name(model, op) in kinds]
 
 
 def _store(model: Any, tensor: Any, values: NDArray[Any]) -> None:
@@ -261,10 +263,10 @@ def _store(model: Any, tensor: Any, values: NDArray[Any]) -> None:
 
 
 def _damage_tflite(path: Path, layer: int, target: Path) -> None:
-    model = flatbuffer.read(path)
+    model = tflite_file.read(path)
     weight = _tflite_weights(model)[layer]
-    _store(model, weight, -np.array(flatbuffer.constant(model, weight)))
-    flatbuffer.write(model, target)
+    _store(model, weight, -np.array(tflite_file.constant(model, weight)))
+    tflite_file.write(model, target)
 
 
 def _damage_onnx(path: Path, layer: int, target: Path) -> None:
@@ -281,15 +283,15 @@ def _damage_onnx(path: Path, layer: int, target: Path) -> None:
 
 def _reverse_tflite(path: Path, layer: int, target: Path) -> None:
     """Reverse a layer's output channels: its weights, its biases and their scales."""
-    model = flatbuffer.read(path)
+    model = tflite_file.read(path)
     graph = model.subgraphs[0]
     kinds = {"CONV_2D", "TRANSPOSE_CONV"}
-    operator = [op for op in graph.operators if flatbuffer.op_name(model, op) in kinds][layer]
+    operator = [op for op in graph.operators if tflite_file.op_name(model, op) in kinds][layer]
     for tensor in (graph.tensors[index] for index in operator.inputs[1:3]):
-        _store(model, tensor, np.array(flatbuffer.constant(model, tensor))[::-1])
+        _store(model, tensor, np.array(tflite_file.constant(model, tensor))[::-1])
         if tensor.quantization is not None and tensor.quantization.scale is not None:
             tensor.quantization.scale = np.array(tensor.quantization.scale)[::-1]
-    flatbuffer.write(model, target)
+    tflite_file.write(model, target)
 
 
 def _reverse_onnx(path: Path, layer: int, target: Path) -> None:
@@ -311,7 +313,7 @@ def _layer_of(named: object, unet: Any, name: str) -> int:
     """
     tensor = str(named).split(" (")[0].split()[-1]
     if name.startswith("tflite"):
-        graph = unet.generic if "int8" in name else onnx_export.export(unet.model, unet.inputs[:1])
+        graph = unet.generic if "int8" in name else export(unet.model, unet.inputs[:1])
         order = [(node.output[0], node.op_type in ("Conv", "ConvTranspose")) for node in graph.graph.node]
     else:
         model = unet.quantized

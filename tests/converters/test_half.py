@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 from torch import nn
 
-from torchshrink.converters import flatbuffer, half, to_onnx, weights
+from torchshrink.converters import contents, half, tflite_file, to_onnx
 from torchshrink.errors import ModelError
 
 
@@ -29,7 +29,10 @@ def test_half_the_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["onnx-fp16", "tflite-fp16"])
 def test_weights_of_the_files(unet: Any, name: str) -> None:
     """Nearly all values are float16, and each is the float32 file's, rounded."""
-    stored, full = weights.read(unet.path(name)), weights.read(unet.path(name.replace("fp16", "fp32")))
+    stored, full = (
+        contents.read_weights(unet.path(name)),
+        contents.read_weights(unet.path(name.replace("fp16", "fp32"))),
+    )
     rounded = [array for array in stored if array.dtype == np.float16]
     assert sum(array.size for array in rounded) >= 0.98 * sum(array.size for array in stored)
     expected = Counter(array.astype(np.float16).tobytes() for array in full)
@@ -55,17 +58,17 @@ def test_tflite_computes_in_float32(unet: Any, interpreter: Callable[[Path], Any
     opened = interpreter(unet.path("tflite-fp16"))
     assert opened.get_input_details()[0]["dtype"] is np.float32
     assert opened.get_output_details()[0]["dtype"] is np.float32
-    model = flatbuffer.read(unet.path("tflite-fp16"))
+    model = tflite_file.read(unet.path("tflite-fp16"))
     graph = model.subgraphs[0]
-    stored = {index for index, tensor in enumerate(graph.tensors) if flatbuffer.dtype(tensor) is np.float16}
+    stored = {index for index, tensor in enumerate(graph.tensors) if tflite_file.dtype(tensor) is np.float16}
     readers = [op for op in graph.operators if stored & set(op.inputs)]
-    assert {flatbuffer.op_name(model, op) for op in readers} == {"DEQUANTIZE"}
+    assert {tflite_file.op_name(model, op) for op in readers} == {"DEQUANTIZE"}
 
 
 def test_the_float32_form_is_gone_from_the_tflite_file(unet: Any) -> None:
     """A buffer that nothing uses would make the file larger than the one it came from."""
     sizes = {name: unet.path(name).stat().st_size for name in ("tflite-fp32", "tflite-fp16")}
-    values = sum(array.size for array in weights.read(unet.path("tflite-fp32")))
+    values = sum(array.size for array in contents.read_weights(unet.path("tflite-fp32")))
     assert sizes["tflite-fp32"] - sizes["tflite-fp16"] >= 1.5 * values - 4000  # 2 bytes each, less the new operators
 
 
@@ -91,12 +94,12 @@ def test_a_weight_beyond_float16_is_refused(tmp_path: Path, value: float) -> Non
 
 
 def test_a_weight_beyond_float16_is_refused_by_tflite(unet2d: Any, tmp_path: Path) -> None:
-    model = flatbuffer.read(unet2d.path("tflite-fp32"))
+    model = tflite_file.read(unet2d.path("tflite-fp32"))
     largest = max(model.subgraphs[0].tensors, key=lambda tensor: _size(model, tensor))
-    values = np.array(flatbuffer.constant(model, largest))
+    values = np.array(tflite_file.constant(model, largest))
     values.flat[0] = 1e5
     model.buffers[largest.buffer].data = np.frombuffer(values.tobytes(), np.uint8)
-    flatbuffer.write(model, tmp_path / "large.tflite")
+    tflite_file.write(model, tmp_path / "large.tflite")
     with pytest.raises(ModelError, match=r"holds values beyond 65504"):
         half.round_tflite(tmp_path / "large.tflite", tmp_path / "half.tflite")
     assert not (tmp_path / "half.tflite").exists()
@@ -111,5 +114,5 @@ def test_the_largest_float16_is_kept(tmp_path: Path) -> None:
 
 
 def _size(model: Any, tensor: Any) -> int:
-    values = flatbuffer.constant(model, tensor)
+    values = tflite_file.constant(model, tensor)
     return 0 if values is None or values.dtype != np.float32 else values.size

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from torchshrink.converters import flatbuffer, integer_ops
+from torchshrink.converters import tflite_file
+from torchshrink.converters.int8_tflite import mend
 from torchshrink.converters.ranges import Range
 
 FLOAT32, INT8, INT32 = schema.TensorType.FLOAT32, schema.TensorType.INT8, schema.TensorType.INT32
@@ -44,7 +45,7 @@ def _model(builder: Any, kind: int, scales: tuple[float, ...], shape: tuple[int,
 
 
 def _kinds(model: Any) -> list[str]:
-    return [flatbuffer.op_name(model, operator) for operator in model.subgraphs[0].operators]
+    return [tflite_file.op_name(model, operator) for operator in model.subgraphs[0].operators]
 
 
 @pytest.mark.parametrize("kind", ["RESHAPE", "TRANSPOSE", "LEAKY_RELU"])
@@ -52,10 +53,10 @@ def test_absorbed(tflite_builder: Any, tmp_path: Path, interpreter: Callable[[Pa
     """The file computes before and after what it computed."""
     shape = (3, 3) if kind == "LEAKY_RELU" else (2, 3)
     model = _model(tflite_builder, getattr(Op, kind), (0.1, 0.1), shape)
-    flatbuffer.write(model, tmp_path / "before.tflite")
-    assert integer_ops.absorb(model) == 1
+    tflite_file.write(model, tmp_path / "before.tflite")
+    assert mend.absorb(model) == 1
     assert _kinds(model) == [kind, "RELU"]
-    flatbuffer.write(model, tmp_path / "after.tflite")
+    tflite_file.write(model, tmp_path / "after.tflite")
     entry = np.random.default_rng(0).integers(-128, 128, shape).astype(np.int8)
     found = []
     for name in ("before", "after"):
@@ -73,13 +74,13 @@ def test_a_grid_that_the_kernel_does_not_compute_on(
     """It computes on its own, and what quantized the float result rescales."""
     shape = (3, 2) if kind == "RESHAPE" else (3, 3)
     model = _model(tflite_builder, getattr(Op, kind), (0.1, 0.02), shape)
-    flatbuffer.write(model, tmp_path / "before.tflite")
-    assert integer_ops.absorb(model) == 1
-    assert integer_ops.restore_grids(model, {"after": Range((0.02,), (0,))}) == 0
+    tflite_file.write(model, tmp_path / "before.tflite")
+    assert mend.absorb(model) == 1
+    assert mend.restore_grids(model, {"after": Range((0.02,), (0,))}) == 0
     assert _kinds(model) == [kind, "QUANTIZE", "RELU"]
     computed = model.subgraphs[0].tensors[model.subgraphs[0].operators[0].outputs[0]]
     assert (computed.type, computed.quantization.scale) == (INT8, [pytest.approx(own)])
-    flatbuffer.write(model, tmp_path / "after.tflite")
+    tflite_file.write(model, tmp_path / "after.tflite")
     entry = np.random.default_rng(0).integers(-30, 31, shape).astype(np.int8)
     found = []
     for name in ("before", "after"):
@@ -92,12 +93,12 @@ def test_a_grid_that_the_kernel_does_not_compute_on(
 
 def test_a_rescaling_operation_has_its_own_output_scale(tflite_builder: Any) -> None:
     model = _model(tflite_builder, Op.LEAKY_RELU, (0.1, 0.2), (3, 3))
-    assert integer_ops.absorb(model) == 1
+    assert mend.absorb(model) == 1
 
 
 def test_several_readers_of_the_same_codes(tflite_builder: Any) -> None:
     model = _model(tflite_builder, Op.RESHAPE, (0.1, 0.1, 0.1))
-    assert integer_ops.absorb(model) == 1
+    assert mend.absorb(model) == 1
     assert _kinds(model) == ["RESHAPE", "RELU", "RELU"]
     moved, *readers = model.subgraphs[0].operators
     assert [list(reader.inputs) for reader in readers] == [list(moved.outputs)] * 2
@@ -116,7 +117,7 @@ def test_several_readers_of_the_same_codes(tflite_builder: Any) -> None:
 def test_left_alone(tflite_builder: Any, kind: int, scales: tuple[float, ...]) -> None:
     model = _model(tflite_builder, kind, scales)
     before = _kinds(model)
-    assert integer_ops.absorb(model) == 0
+    assert mend.absorb(model) == 0
     assert _kinds(model) == before
 
 
@@ -124,7 +125,7 @@ def test_a_float_output_is_left_alone(tflite_builder: Any) -> None:
     """The float result is what the caller of the model gets."""
     model = _model(tflite_builder, Op.RESHAPE, (0.1, 0.1))
     model.subgraphs[0].outputs = [model.subgraphs[0].operators[1].outputs[0]]
-    assert integer_ops.absorb(model) == 0
+    assert mend.absorb(model) == 0
 
 
 def test_a_dequantized_tensor_that_others_read_stays(tflite_builder: Any) -> None:
@@ -132,7 +133,7 @@ def test_a_dequantized_tensor_that_others_read_stays(tflite_builder: Any) -> Non
     before = model.subgraphs[0].operators[0].outputs[0]
     other = tflite_builder.tensor("other", (2, 3), FLOAT32)
     tflite_builder.operator(Op.SIN, [before], [other])
-    assert integer_ops.absorb(model) == 1
+    assert mend.absorb(model) == 1
     assert _kinds(model) == ["DEQUANTIZE", "RESHAPE", "RELU", "SIN"]
 
 
@@ -150,21 +151,21 @@ def _rescaled(builder: Any, before: float, after: float) -> Any:
 
 def test_an_idle_rescaling_is_removed(tflite_builder: Any) -> None:
     model = _rescaled(tflite_builder, 0.1, 0.1)
-    assert integer_ops.drop_idle(model) == 1
+    assert mend.drop_idle(model) == 1
     assert _kinds(model) == ["RELU"]
     assert list(model.subgraphs[0].operators[0].inputs) == list(model.subgraphs[0].inputs)
 
 
 def test_a_rescaling_that_changes_codes_stays(tflite_builder: Any) -> None:
     model = _rescaled(tflite_builder, 0.1, 0.2)
-    assert integer_ops.drop_idle(model) == 0
+    assert mend.drop_idle(model) == 0
     assert _kinds(model) == ["QUANTIZE", "RELU"]
 
 
 def test_an_idle_rescaling_that_computes_an_output_stays(tflite_builder: Any) -> None:
     model = _rescaled(tflite_builder, 0.1, 0.1)
     model.subgraphs[0].outputs = list(model.subgraphs[0].operators[0].outputs)
-    assert integer_ops.drop_idle(model) == 0
+    assert mend.drop_idle(model) == 0
 
 
 # --- grids that a reader imposed ---
@@ -185,9 +186,9 @@ def test_a_sigmoid_is_computed_on_its_own_grid(
     tflite_builder: Any, tmp_path: Path, interpreter: Callable[[Path], Any]
 ) -> None:
     model = _sigmoid(tflite_builder)
-    assert integer_ops.restore_grids(model, {"sigmoid": SIGMOID}) == 1
+    assert mend.restore_grids(model, {"sigmoid": SIGMOID}) == 1
     assert _kinds(model) == ["LOGISTIC", "QUANTIZE", "RELU"]
-    flatbuffer.write(model, tmp_path / "model.tflite")
+    tflite_file.write(model, tmp_path / "model.tflite")
     opened = interpreter(tmp_path / "model.tflite")
     entry = np.arange(-128, 128).astype(np.int8)
     opened.set_tensor(opened.get_input_details()[0]["index"], entry)
@@ -201,7 +202,7 @@ def test_a_sigmoid_is_computed_on_its_own_grid(
 @pytest.mark.parametrize("learned", [{}, {"sigmoid": Range((WRONG,), (0,))}], ids=["unknown", "same"])
 def test_other_grids_are_left_alone(tflite_builder: Any, learned: dict[str, Range]) -> None:
     model = _sigmoid(tflite_builder)
-    assert integer_ops.restore_grids(model, learned) == 0
+    assert mend.restore_grids(model, learned) == 0
     assert _kinds(model) == ["LOGISTIC", "RELU"]
 
 
@@ -212,25 +213,25 @@ def test_a_move_keeps_the_grid_of_its_input(tflite_builder: Any) -> None:
     tflite_builder.operator(Op.RESHAPE, [entry], [moved])
     tflite_builder.operator(Op.RELU, [moved], [output])
     model = tflite_builder.finish([entry], [output])
-    assert integer_ops.restore_grids(model, {"moved": SIGMOID}) == 0
+    assert mend.restore_grids(model, {"moved": SIGMOID}) == 0
 
 
 # --- real files ---
 
 
 def test_the_int8_unet_has_no_rescaling_left(unet2d: Any) -> None:
-    kinds = _kinds(flatbuffer.read(unet2d.path("tflite-int8")))
+    kinds = _kinds(tflite_file.read(unet2d.path("tflite-int8")))
     assert not {"QUANTIZE", "DEQUANTIZE"} & set(kinds)
 
 
 def test_no_operator_does_nothing(unet: Any) -> None:
     """A QUANTIZE between two tensors of equal parameters costs a pass over memory and changes no bit."""
-    model = flatbuffer.read(unet.path("tflite-int8"))
+    model = tflite_file.read(unet.path("tflite-int8"))
     graph = model.subgraphs[0]
     idle = []
     for operator in graph.operators:
-        if flatbuffer.op_name(model, operator) == "QUANTIZE":
+        if tflite_file.op_name(model, operator) == "QUANTIZE":
             ends = [graph.tensors[index] for index in (operator.inputs[0], operator.outputs[0])]
-            ranges = [flatbuffer.quantization(model, tensor) for tensor in ends]
-            idle += [flatbuffer.tensor_name(ends[1])] if ranges[0] == ranges[1] else []
+            ranges = [tflite_file.quantization(model, tensor) for tensor in ends]
+            idle += [tflite_file.tensor_name(ends[1])] if ranges[0] == ranges[1] else []
     assert idle == []

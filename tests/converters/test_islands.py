@@ -12,7 +12,8 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from onnx import NodeProto, helper
 
-from torchshrink.converters import flatbuffer, islands, onnxruntime_int8
+from torchshrink.converters import islands, tflite_file
+from torchshrink.converters.export import onnxruntime_int8
 from torchshrink.errors import ShrinkError
 
 FLOAT32, INT8 = schema.TensorType.FLOAT32, schema.TensorType.INT8
@@ -107,7 +108,7 @@ def _tflite(builder: Any, path: Path, is_island: bool) -> Path:
         builder.operator(Op.QUANTIZE, [sine], [middle])
     builder.operator(Op.RELU, [middle], [second])
     builder.operator(Op.DEQUANTIZE, [second], [output])
-    flatbuffer.write(builder.finish([entry], [output]), path)
+    tflite_file.write(builder.finish([entry], [output]), path)
     return path
 
 

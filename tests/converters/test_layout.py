@@ -10,7 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchshrink.converters import flatbuffer, layout, onnx_export, tflite, verify
+from torchshrink.converters import tflite, tflite_file
+from torchshrink.converters.export.to_onnx import export, save
+from torchshrink.converters.float_tflite import layout
+from torchshrink.converters.proof import verify
 from torchshrink.errors import ConversionError
 
 pytestmark = pytest.mark.slow
@@ -49,7 +52,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[nn.Mo
     paths = []
     for name, (model, shape) in MODELS.items():
         paths.append(folder / f"{name}.onnx")
-        onnx_export.save(onnx_export.export(model.eval(), torch.zeros(1, *shape)), paths[-1])
+        save(export(model.eval(), torch.zeros(1, *shape)), paths[-1])
     found = {}
     with tflite.float_files(paths) as files:
         for (name, (model, _)), path, item in zip(MODELS.items(), paths, files, strict=True):
@@ -65,13 +68,13 @@ def test_outputs_are_channels_last(converted: dict[str, tuple[nn.Module, Path, P
     inputs = torch.randn(3, *MODELS[name][1], generator=torch.Generator().manual_seed(0))
     assert verify.verify(path, model, inputs, "fp32", "model").passed
     expected = model(inputs[:1]).movedim(1, -1).shape
-    graph = flatbuffer.read(path).subgraphs[0]
+    graph = tflite_file.read(path).subgraphs[0]
     assert list(graph.tensors[graph.outputs[0]].shape) == list(expected)
 
 
 def test_a_transposition_at_the_end_is_left_out(converted: dict[str, tuple[nn.Module, Path, Path]]) -> None:
-    model = flatbuffer.read(converted["sum"][2])
-    kinds = [flatbuffer.op_name(model, operator) for operator in model.subgraphs[0].operators]
+    model = tflite_file.read(converted["sum"][2])
+    kinds = [tflite_file.op_name(model, operator) for operator in model.subgraphs[0].operators]
     assert kinds == ["CONV_2D", "RELU", "CONV_2D", "ADD"]
 
 
@@ -96,7 +99,7 @@ def test_what_onnx2tf_converts_wrong_is_refused(tmp_path: Path) -> None:
         nn.Conv2d(1, 4, 3), nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True), nn.Conv2d(4, 1, 1)
     )
     path = tmp_path / "model.onnx"
-    onnx_export.save(onnx_export.export(model, torch.zeros(1, 1, 8, 8)), path)
+    save(export(model, torch.zeros(1, 1, 8, 8)), path)
     with pytest.raises(ConversionError, match="computes something else"):
         tflite.to_tflite(path, tmp_path / "model.tflite")
     assert not (tmp_path / "model.tflite").exists()

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torchshrink import bench
-from torchshrink.converters import flatbuffer, lift, onnx_export, qdq, tflite
+from torchshrink.converters import qdq, tflite, tflite_file
+from torchshrink.converters.export.to_onnx import export, save
+from torchshrink.converters.float_tflite import signals
 
 CHANNELS, LENGTH = 3, 40
 MOVES = {"RESHAPE", "EXPAND_DIMS", "SQUEEZE", "TRANSPOSE"}
@@ -141,8 +143,8 @@ def _shapes(model: ModelProto) -> dict[str, list[int]]:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_bit_is_the_same(name: str, run_onnx: Callable[..., NDArray[Any]]) -> None:
-    source = onnx_export.export(_model(name), _inputs())
-    lifted = lift.lift(source)
+    source = export(_model(name), _inputs())
+    lifted = signals.lift(source)
     onnx.checker.check_model(lifted, full_check=True)
     assert _kinds(lifted)["Unsqueeze"] > _kinds(source)["Unsqueeze"]
     assert [item.SerializeToString() for item in lifted.graph.input] == [
@@ -153,7 +155,7 @@ def test_every_bit_is_the_same(name: str, run_onnx: Callable[..., NDArray[Any]])
 
 def test_the_unet_gets_a_width_once_and_keeps_its_names(export: Callable[[int], Any]) -> None:
     source, _ = qdq.split(export(1).generic)
-    lifted = lift.lift(source)
+    lifted = signals.lift(source)
     assert _kinds(lifted) - _kinds(source) == Counter(Unsqueeze=1, Squeeze=1)
     inner = {name for node in source.graph.node for name in node.output} - {"output"}
     assert inner < {name for node in lifted.graph.node for name in node.output}
@@ -177,7 +179,7 @@ def test_resize(onnx_model: Any, run_onnx: Callable[..., NDArray[Any]], mode: st
         {given: values[given]},
     )
     entry = np.random.default_rng(0).standard_normal((1, 2, 9)).astype(np.float32)
-    lifted = lift.lift(source)
+    lifted = signals.lift(source)
     assert _kinds(lifted) - _kinds(source) == Counter(Unsqueeze=1, Squeeze=1)
     found, expected = run_onnx(lifted, entry), run_onnx(source, entry)
     np.testing.assert_array_max_ulp(found, expected, 0 if mode == "nearest" else 1)
@@ -204,7 +206,7 @@ def test_reductions_over_the_length(
         {"over": np.array([-1])},
     )
     entry = np.random.default_rng(0).standard_normal((1, 2, 9)).astype(np.float32)
-    lifted = lift.lift(source)
+    lifted = signals.lift(source)
     assert "Unsqueeze" in _kinds(lifted)
     found = run_onnx(lifted, entry)
     assert list(found.shape) == shape
@@ -233,7 +235,7 @@ def _scaled(onnx_model: Any) -> ModelProto:
 
 
 def test_a_constant_declared_as_input_stays_one(scaled: ModelProto, run_onnx: Callable[..., NDArray[Any]]) -> None:
-    lifted = lift.lift(scaled)
+    lifted = signals.lift(scaled)
     assert [item.name for item in lifted.graph.input] == ["x", "scale_lifted"]
     assert qdq.constants(lifted)["scale_lifted"].tolist() == [[[[2]], [[3]]]]
     entry = np.random.default_rng(1).standard_normal((1, 2, 9)).astype(np.float32)
@@ -253,18 +255,18 @@ def test_a_constant_declared_as_input_stays_one(scaled: ModelProto, run_onnx: Ca
     ids=["images", "no operation on signals", "one alone"],
 )
 def test_nothing_to_gain_leaves_the_file_alone(model: nn.Module, shape: tuple[int, ...], tmp_path: Path) -> None:
-    source = onnx_export.export(model.eval(), torch.zeros(shape))
-    assert lift.lift(source) is source
-    onnx_export.save(source, tmp_path / "model.onnx")
+    source = export(model.eval(), torch.zeros(shape))
+    assert signals.lift(source) is source
+    save(source, tmp_path / "model.onnx")
     before = (tmp_path / "model.onnx").read_bytes()
-    lift.lift_file(tmp_path / "model.onnx")
+    signals.lift_file(tmp_path / "model.onnx")
     assert (tmp_path / "model.onnx").read_bytes() == before
 
 
 def test_what_has_no_form_for_images_gets_what_it_had() -> None:
     """One width up to the attention, and one from it on."""
-    source = onnx_export.export(_model("attention in the middle"), _inputs())
-    lifted = lift.lift(source)
+    source = export(_model("attention in the middle"), _inputs())
+    lifted = signals.lift(source)
     assert _kinds(lifted) - _kinds(source) == Counter(Unsqueeze=2, Squeeze=2)
     before, after = ({node.output[0]: node for node in model.graph.node} for model in (source, lifted))
     kept = {"Transpose", "MatMul"}
@@ -281,11 +283,11 @@ def test_what_has_no_form_for_images_gets_what_it_had() -> None:
 @pytest.fixture(scope="module")
 def converted(onnx_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
     folder = tmp_path_factory.mktemp("lifted")
-    sources = {name: onnx_export.export(_model(name), _inputs()) for name in MODELS}
+    sources = {name: export(_model(name), _inputs()) for name in MODELS}
     sources["scaled"] = _scaled(onnx_model)
     paths = [folder / f"{index}.onnx" for index in range(len(sources))]
     for path, source in zip(paths, sources.values(), strict=True):
-        onnx_export.save(source, path)
+        save(source, path)
     with tflite.float_files(paths) as files:
         yield {name: item.fp32 for name, item in zip(sources, files, strict=True)}
 
@@ -311,8 +313,8 @@ def test_a_constant_declared_as_input_arrives(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "attention in the middle"])
 def test_tflite_reshapes_at_the_two_ends_only(converted: dict[str, Path], name: str) -> None:
-    model = flatbuffer.read(converted[name])
-    kinds = [flatbuffer.op_name(model, operator) for operator in model.subgraphs[0].operators]
+    model = tflite_file.read(converted[name])
+    kinds = [tflite_file.op_name(model, operator) for operator in model.subgraphs[0].operators]
     is_classifier = name == "mean and classifier"
     assert [kind for kind in kinds if kind in MOVES] == ["RESHAPE"] * (1 if is_classifier else 2)
     assert kinds[0] == "RESHAPE"
@@ -321,9 +323,9 @@ def test_tflite_reshapes_at_the_two_ends_only(converted: dict[str, Path], name: 
 
 @pytest.mark.parametrize("name", ["tflite-fp32", "tflite-int8"])
 def test_the_unet_for_signals_reshapes_at_the_two_ends_only(export: Callable[[int], Any], name: str) -> None:
-    model = flatbuffer.read(export(1).path(name))
+    model = tflite_file.read(export(1).path(name))
     graph = model.subgraphs[0]
-    kinds = Counter(flatbuffer.op_name(model, operator) for operator in graph.operators)
+    kinds = Counter(tflite_file.op_name(model, operator) for operator in graph.operators)
     assert {kind: kinds[kind] for kind in MOVES & set(kinds)} == {"RESHAPE": 2}
     assert [list(graph.tensors[index].shape) for index in (graph.inputs[0], graph.outputs[0])] == [
         [1, 64, 1],

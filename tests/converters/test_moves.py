@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from torchshrink.converters import moves
+from torchshrink.converters import tflite_ops
 
 FLOAT32 = schema.TensorType.FLOAT32
 Op = schema.BuiltinOperator
@@ -22,7 +22,7 @@ def test_both_ways_along_a_chain(tflite_builder: Any, known: int) -> None:
     first, second, third = _tensors(tflite_builder, 3)
     tflite_builder.operator(Op.RESHAPE, [first], [second])
     tflite_builder.operator(Op.TRANSPOSE, [second], [third])
-    found = moves.origins(tflite_builder.finish([first], [third]), [known])
+    found = tflite_ops.origins(tflite_builder.finish([first], [third]), [known])
     assert found == {index: known for index in (0, 1, 2) if index != known}
 
 
@@ -30,7 +30,7 @@ def test_an_average_has_values_of_its_own(tflite_builder: Any) -> None:
     first, second = _tensors(tflite_builder, 2)
     tflite_builder.operator(Op.AVERAGE_POOL_2D, [first], [second])
     model = tflite_builder.finish([first], [second])
-    assert moves.origins(model, [first]) == moves.origins(model, [second]) == {}
+    assert tflite_ops.origins(model, [first]) == tflite_ops.origins(model, [second]) == {}
 
 
 def test_a_tensor_that_others_read_is_not_that_of_its_part(tflite_builder: Any) -> None:
@@ -39,8 +39,8 @@ def test_a_tensor_that_others_read_is_not_that_of_its_part(tflite_builder: Any) 
     tflite_builder.operator(Op.SLICE, [whole], [part])
     tflite_builder.operator(Op.SLICE, [whole], [other])
     model = tflite_builder.finish([whole], [part, other])
-    assert moves.origins(model, [part]) == {}
-    assert moves.origins(model, [whole]) == {part: whole, other: whole}
+    assert tflite_ops.origins(model, [part]) == {}
+    assert tflite_ops.origins(model, [whole]) == {part: whole, other: whole}
 
 
 def test_parts_of_a_concatenation(tflite_builder: Any) -> None:
@@ -48,5 +48,5 @@ def test_parts_of_a_concatenation(tflite_builder: Any) -> None:
     first, second, whole = _tensors(tflite_builder, 3)
     tflite_builder.operator(Op.CONCATENATION, [first, second], [whole])
     model = tflite_builder.finish([first, second], [whole])
-    assert moves.origins(model, [whole]) == {first: whole, second: whole}
-    assert moves.origins(model, [first]) == {}
+    assert tflite_ops.origins(model, [whole]) == {first: whole, second: whole}
+    assert tflite_ops.origins(model, [first]) == {}

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from torchshrink.converters import onnx_export, to_onnx
+from torchshrink.converters import to_onnx
+from torchshrink.converters.export.to_onnx import get_metadata, load
 from torchshrink.errors import ModelError, UnsupportedOpError
 
 Run = Callable[..., NDArray[Any]]
@@ -136,12 +137,12 @@ def test_the_terminal_stays_empty(tmp_path: Path, capfd: pytest.CaptureFixture[s
 def test_metadata_round_trip(tmp_path: Path) -> None:
     content = {"normalization": {"mean": [0.1], "std": [3]}, "name": "ü"}
     path = to_onnx(nn.Conv1d(2, 3, 1), torch.zeros(1, 2, 5), tmp_path / "model.onnx", metadata=content)
-    assert onnx_export.get_metadata(path) == content
+    assert get_metadata(path) == content
 
 
 def test_a_file_without_metadata_has_none(tmp_path: Path) -> None:
     path = to_onnx(nn.Conv1d(2, 3, 1), torch.zeros(1, 2, 5), tmp_path / "model.onnx")
-    assert onnx_export.get_metadata(path) == {}
+    assert get_metadata(path) == {}
 
 
 @pytest.mark.parametrize("content", [None, b"", bytes(1000), b"not a model"], ids=["missing", "empty", "zeros", "text"])
@@ -150,14 +151,14 @@ def test_what_is_no_model_is_named(tmp_path: Path, content: bytes | None) -> Non
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(ModelError, match=r"damaged\.onnx cannot be read as ONNX"):
-        onnx_export.load(path)
+        load(path)
 
 
 def test_a_truncated_model_is_named(unet2d: Any, tmp_path: Path) -> None:
     path = tmp_path / "cut.onnx"
     path.write_bytes(unet2d.path("onnx-fp32").read_bytes()[:5000])
     with pytest.raises(ModelError, match=r"cut\.onnx cannot be read as ONNX"):
-        onnx_export.load(path)
+        load(path)
 
 
 def test_dynamic_weights_do_not_stop_the_export(tmp_path: Path, run_onnx: Run) -> None:

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import NodeProto, helper, shape_inference
 
-from torchshrink.converters import onnxruntime_int8
+from torchshrink.converters.export import onnxruntime_int8
 
 Build = Callable[..., onnx.ModelProto]
 Run = Callable[..., NDArray[Any]]

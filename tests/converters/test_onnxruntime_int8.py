@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper
 from torch.nn import functional as F
 
-from torchshrink.converters import onnxruntime_int8
+from torchshrink.converters.export import onnxruntime_int8
 
 Build = Callable[..., onnx.ModelProto]
 Run = Callable[..., NDArray[Any]]

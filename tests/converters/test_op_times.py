@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from torchshrink.converters import flatbuffer, kernels, op_times, tflite_operations
+from torchshrink.converters import tflite_file
+from torchshrink.converters.anatomy import kernels, op_times, tflite_operations
 from torchshrink.errors import ModelError
 
 FLOAT32, INT8 = schema.TensorType.FLOAT32, schema.TensorType.INT8
@@ -18,7 +19,7 @@ Op = schema.BuiltinOperator
 
 @pytest.mark.parametrize("name", ["tflite-int8-sparse", "tflite-fp16", "tflite-fp32"])
 def test_an_operator_alone_computes_the_same(unet2d: Any, interpreter: Any, tmp_path: Path, name: str) -> None:
-    model = flatbuffer.read(unet2d.path(name))
+    model = tflite_file.read(unet2d.path(name))
     whole = interpreter(unet2d.path(name))
     entry = whole.get_input_details()[0]
     rng = np.random.default_rng(0)
@@ -27,7 +28,7 @@ def test_an_operator_alone_computes_the_same(unet2d: Any, interpreter: Any, tmp_
     _, positions = tflite_operations.read(model)
     for position in positions:
         operator, path = model.subgraphs[0].operators[position], tmp_path / f"{position}.tflite"
-        flatbuffer.write(op_times.alone(model, position), path)
+        tflite_file.write(op_times.alone(model, position), path)
         single = interpreter(path)
         sources = [index for index in operator.inputs if index >= 0]
         computed = [index for index in sources if index not in tflite_operations.constant_tensors(model)]
@@ -44,8 +45,8 @@ def _chain(builder: Any, path: Path, *kinds: int, shape: tuple[int, ...] = (1, 8
     tensors = [builder.tensor(f"t{index}", shape, FLOAT32) for index in range(len(kinds) + 1)]
     for kind, entry, output in zip(kinds, tensors[:-1], tensors[1:], strict=True):
         builder.operator(kind, [entry], [output])
-    flatbuffer.write(builder.finish(tensors[:1], tensors[-1:]), path)
-    return flatbuffer.read(path)
+    tflite_file.write(builder.finish(tensors[:1], tensors[-1:]), path)
+    return tflite_file.read(path)
 
 
 def test_equal_operators_are_timed_once(tflite_builder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +80,7 @@ def test_operators_that_differ_are_timed_apart(tflite_builder: Any, tmp_path: Pa
     path = tmp_path / "model.tflite"
     inputs = [entry, small] if difference == "shape" else [entry]
     model = tflite_builder.finish(inputs, [second])
-    flatbuffer.write(model, path)
+    tflite_file.write(model, path)
     graph, constants = model.subgraphs[0], tflite_operations.constant_tensors(model)
     keys = {op_times._key(graph, operator, constants) for operator in graph.operators}
     assert len(keys) == 2
@@ -123,9 +124,9 @@ def test_a_file_that_litert_does_not_run(tflite_builder: Any, tmp_path: Path, ca
     path = tmp_path / "model.tflite"
     model = _chain(tflite_builder, path, Op.CUSTOM)
     model.operatorCodes[0].customCode = b"FlexErf"
-    flatbuffer.write(model, path)
+    tflite_file.write(model, path)
     with pytest.raises(ModelError, match=r"LiteRT does not run .*model\.tflite: .*FlexErf"):
-        op_times.measure(path, flatbuffer.read(path), range(1), runs=1, threads=1)
+        op_times.measure(path, tflite_file.read(path), range(1), runs=1, threads=1)
     assert capfd.readouterr() == ("", "")
 
 
@@ -138,10 +139,10 @@ def test_the_table_of_int8_kernels_is_true(tflite_builder: Any, interpreter: Any
     output = tflite_builder.tensor("output", (1, 8), INT8, scale=scale)
     options = {"GELU": schema.GeluOptionsT, "LEAKY_RELU": schema.LeakyReluOptionsT}.get(kind)
     operator = tflite_builder.operator(getattr(Op, kind), [entry], [output], options() if options else None)
-    flatbuffer.write(tflite_builder.finish([entry], [output]), tmp_path / "model.tflite")
+    tflite_file.write(tflite_builder.finish([entry], [output]), tmp_path / "model.tflite")
     best = 2 if kind in ("ABS", "EXP", "GELU", "LEAKY_RELU", "LOG", "RELU", "TANH") else 1
     tflite_builder.model.operatorCodes[operator.opcodeIndex].version = best
-    flatbuffer.write(tflite_builder.model, tmp_path / "model.tflite")
+    tflite_file.write(tflite_builder.model, tmp_path / "model.tflite")
     try:
         interpreter(tmp_path / "model.tflite")
         takes_int8 = True

@@ -12,7 +12,8 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from onnx import TensorProto, helper
 
-from torchshrink.converters import flatbuffer, operands
+from torchshrink.converters import tflite_file
+from torchshrink.converters.float_tflite.constants import put_back, take_out
 from torchshrink.errors import ConversionError
 
 FLOAT32 = schema.TensorType.FLOAT32
@@ -31,7 +32,7 @@ def with_default(onnx_model: Callable[..., onnx.ModelProto], tmp_path: Path) -> 
 
 
 def test_taken_out(with_default: Path) -> None:
-    (value,) = operands.take_out(with_default)
+    (value,) = take_out(with_default)
     assert np.array_equal(value, NUMBER)
     graph = onnx.load(str(with_default)).graph
     assert [item.name for item in graph.input] == ["operand0", "x"]
@@ -42,7 +43,7 @@ def test_taken_out(with_default: Path) -> None:
 def test_a_file_without_defaults_stays_as_it_is(unet2d: Any, tmp_path: Path) -> None:
     content = unet2d.path("onnx-fp32").read_bytes()
     (tmp_path / "model.onnx").write_bytes(content)
-    assert operands.take_out(tmp_path / "model.onnx") == []
+    assert take_out(tmp_path / "model.onnx") == []
     assert (tmp_path / "model.onnx").read_bytes() == content
 
 
@@ -59,13 +60,13 @@ def _converted(builder: Any, path: Path, name: str = "operand0", shape: tuple[in
         item.name, item.tensorIndex = key, index
         signature.inputs.append(item)
     model.signatureDefs = [signature]
-    flatbuffer.write(model, path)
+    tflite_file.write(model, path)
     return path
 
 
 def test_put_back(tflite_builder: Any, tmp_path: Path, interpreter: Callable[[Path], Any]) -> None:
     path = _converted(tflite_builder, tmp_path / "model.tflite")
-    operands.put_back(path, [NUMBER])
+    put_back(path, [NUMBER])
     opened = interpreter(path)
     (detail,) = opened.get_input_details()
     opened.set_tensor(detail["index"], np.ones((1, 2, 4, 3), np.float32))
@@ -85,4 +86,4 @@ def test_what_cannot_be_put_back_is_an_error(
 ) -> None:
     path = _converted(tflite_builder, tmp_path / "model.tflite", **settings)
     with pytest.raises(ConversionError, match=message):
-        operands.put_back(path, [NUMBER])
+        put_back(path, [NUMBER])

@@ -15,7 +15,9 @@ from torch.fx import GraphModule
 from torch.nn import functional as F
 
 from torchshrink import quantize
-from torchshrink.converters import flatbuffer, islands, onnx_export, qdq, scales, tflite, verify
+from torchshrink.converters import islands, qdq, tflite, tflite_file
+from torchshrink.converters.export.to_onnx import export, save, to_onnx
+from torchshrink.converters.proof import scales, verify
 
 
 class Between(nn.Module):
@@ -97,10 +99,10 @@ def all_converted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str
         module = quantize.prepare_ptq(Between(operation.function, operation.channels).eval(), inputs)
         quantize.calibrate(module, [inputs])
         graph = quantize.convert(module)
-        generic = onnx_export.export(graph, inputs)
+        generic = export(graph, inputs)
         floats, ranges = qdq.split(generic)
-        onnx_export.save(floats, folder / f"{index}.onnx")
-        path = onnx_export.to_onnx(graph, inputs, folder / f"{index}-int8.onnx", "int8")
+        save(floats, folder / f"{index}.onnx")
+        path = to_onnx(graph, inputs, folder / f"{index}-int8.onnx", "int8")
         prepared[name] = (folder / f"{index}.onnx", ranges, (operation, graph, inputs, generic), path)
     with tflite.float_files([parts[0] for parts in prepared.values()]) as files:
         found = {}
@@ -117,8 +119,8 @@ def converted(request: pytest.FixtureRequest, all_converted: dict[str, Converted
 
 
 def test_tflite_computes_it_in_int8(converted: Converted) -> None:
-    model = flatbuffer.read(converted.tflite)
-    kinds = [flatbuffer.op_name(model, operator) for operator in model.subgraphs[0].operators]
+    model = tflite_file.read(converted.tflite)
+    kinds = [tflite_file.op_name(model, operator) for operator in model.subgraphs[0].operators]
     last = [] if converted.operation.channels is None else ["CONV_2D"]
     assert kinds == ["CONV_2D", *converted.operation.tflite, *last]
     assert islands.find(converted.tflite) == ()

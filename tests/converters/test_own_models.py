@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from torchshrink import quantize
-from torchshrink.converters import islands, onnx_export, qdq, scales, tflite, verify
+from torchshrink.converters import islands, qdq, tflite
+from torchshrink.converters.export.to_onnx import export, save, to_onnx
+from torchshrink.converters.proof import scales, verify
 
 
 class Residual(nn.Module):
@@ -101,7 +103,7 @@ class Own:
         return path
 
     def to_onnx(self, path: Path) -> Path:
-        return onnx_export.to_onnx(self.graph, self.inputs, path, "int8")
+        return to_onnx(self.graph, self.inputs, path, "int8")
 
 
 @pytest.fixture(scope="module")
@@ -115,9 +117,9 @@ def owns(tmp_path_factory: pytest.TempPathFactory) -> Any:
         module = quantize.prepare_ptq(kind().eval(), inputs[:1])
         quantize.calibrate(module, [inputs])
         graph = quantize.convert(module)
-        generic = onnx_export.export(graph, inputs)
+        generic = export(graph, inputs)
         floats, ranges = qdq.split(generic)
-        onnx_export.save(floats, folder / f"{kind.__name__}.onnx")
+        save(floats, folder / f"{kind.__name__}.onnx")
         prepared[kind] = (graph, inputs, generic, folder / f"{kind.__name__}.onnx", ranges)
     with tflite.float_files([parts[3] for parts in prepared.values()]) as files:
         yield {kind: Own(*parts, item) for (kind, parts), item in zip(prepared.items(), files, strict=True)}

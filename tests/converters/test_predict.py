@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from torchshrink import bench
-from torchshrink.predict import predict
+from torchshrink.predict.run import predict
 
 pytestmark = pytest.mark.slow
 

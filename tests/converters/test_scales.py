@@ -15,7 +15,8 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from torchshrink.converters import flatbuffer, scales
+from torchshrink.converters import tflite_file
+from torchshrink.converters.proof import scales
 
 FILES = ["tflite-int8", "tflite-int8-sparse", "onnx-int8"]
 WEIGHTS = 8  # of the U-Net's 7 convolutions and 1 transposed one
@@ -140,10 +141,10 @@ def test_weights_of_the_onnx_file(unet: Any, weights_of: Callable[..., Any]) -> 
 
 @pytest.mark.parametrize("layer", [0, 4, 7])
 def test_a_changed_weight_scale_is_seen(unet2d: Any, layer: int, tmp_path: Path) -> None:
-    model = flatbuffer.read(unet2d.path("tflite-int8"))
+    model = tflite_file.read(unet2d.path("tflite-int8"))
     weight, _, _ = _weighted(model)[layer]
     weight.quantization.scale = np.asarray(weight.quantization.scale, np.float32) * np.float32(1.001)
-    flatbuffer.write(model, tmp_path / "changed.tflite")
+    tflite_file.write(model, tmp_path / "changed.tflite")
     rows = scales.compare(tmp_path / "changed.tflite", unet2d.generic, unet2d.inputs)
     assert [row.tensor for row in rows if not row.is_equal] == [_name(weight)]
 
@@ -151,20 +152,20 @@ def test_a_changed_weight_scale_is_seen(unet2d: Any, layer: int, tmp_path: Path)
 @pytest.mark.parametrize("layer", [1, 4, 7])
 def test_a_changed_activation_scale_is_seen(unet2d: Any, layer: int, tmp_path: Path) -> None:
     """The next representable float32: what a conversion through float64 or text could make of it."""
-    model = flatbuffer.read(unet2d.path("tflite-int8"))
+    model = tflite_file.read(unet2d.path("tflite-int8"))
     _, _, entry = _weighted(model)[layer]
     scale = np.float32(entry.quantization.scale[0])
     entry.quantization.scale = [np.nextafter(scale, np.float32(1))]
-    flatbuffer.write(model, tmp_path / "changed.tflite")
+    tflite_file.write(model, tmp_path / "changed.tflite")
     rows = scales.compare(tmp_path / "changed.tflite", unet2d.generic, unet2d.inputs)
     assert [row.tensor for row in rows if not row.is_equal] == [_name(entry)]
 
 
 def test_a_changed_zero_point_is_seen(unet2d: Any, tmp_path: Path) -> None:
-    model = flatbuffer.read(unet2d.path("tflite-int8"))
+    model = tflite_file.read(unet2d.path("tflite-int8"))
     entry = model.subgraphs[0].tensors[model.subgraphs[0].inputs[0]]
     entry.quantization.zeroPoint = [int(entry.quantization.zeroPoint[0]) + 1]
-    flatbuffer.write(model, tmp_path / "changed.tflite")
+    tflite_file.write(model, tmp_path / "changed.tflite")
     rows = scales.compare(tmp_path / "changed.tflite", unet2d.generic, unet2d.inputs)
     assert _name(entry) in [row.tensor for row in rows if not row.is_equal]
 

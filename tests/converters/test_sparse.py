@@ -12,7 +12,7 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from torchshrink import prune
-from torchshrink.converters import flatbuffer, sparse, weights
+from torchshrink.converters import contents, sparse, tflite_file
 
 PAIRS = ["tflite-fp32", "tflite-int8"]
 KINDS: dict[Any, int] = {
@@ -27,7 +27,7 @@ Save = Callable[[NDArray[Any]], Path]
 
 @pytest.mark.parametrize("name", ["tflite-fp32", "tflite-fp32-sparse", "tflite-int8", "tflite-int8-sparse"])
 def test_pruned_weights_are_exact_zeros_in_the_file(unet: Any, name: str) -> None:
-    stored = weights.read(unet.path(name))
+    stored = contents.read_weights(unet.path(name))
     zeros = sum(int((array == 0).sum()) for array in stored) / sum(array.size for array in stored)
     assert prune.sparsity(unet.model) == pytest.approx(0.8, abs=0.001)
     assert zeros >= prune.sparsity(unet.model)
@@ -82,7 +82,7 @@ def test_decoding_gives_back_what_was_encoded(
     source, target = save_weight(values), tmp_path / "sparse.tflite"
     if sparse.encode(source, target):
         assert target.stat().st_size < source.stat().st_size
-    model = flatbuffer.read(target)
+    model = tflite_file.read(target)
     (found,) = _constants(target).values()
     assert found.dtype == values.dtype
     assert np.array_equal(found, values)
@@ -112,7 +112,7 @@ def test_what_would_not_be_smaller_stays_dense(
 ) -> None:
     source, target = save_weight(values), tmp_path / "dense.tflite"
     assert sparse.encode(source, target) == 0, why
-    model = flatbuffer.read(target)
+    model = tflite_file.read(target)
     assert all(tensor.sparsity is None for tensor in model.subgraphs[0].tensors)
     assert len(model.subgraphs[0].operators) == 1
 
@@ -124,7 +124,7 @@ def test_positions_take_the_narrowest_type(save_weight: Save, tmp_path: Path, le
     values[:, -1] = 1  # one value a row, in a place that only the other order of traversal stores as a small number
     values[:, ::8] = 2
     assert sparse.encode(save_weight(values), tmp_path / "sparse.tflite") == 1
-    tensor = flatbuffer.read(tmp_path / "sparse.tflite").subgraphs[0].tensors[-1]
+    tensor = tflite_file.read(tmp_path / "sparse.tflite").subgraphs[0].tensors[-1]
     innermost = tensor.sparsity.dimMetadata[-1]
     if list(tensor.sparsity.traversalOrder) == [0, 1]:
         assert innermost.arrayIndicesType == getattr(schema.SparseIndexVector, kind)
@@ -141,7 +141,7 @@ def test_litert_expands_every_order_of_traversal(
     values = _random(tuple(shape), 0.9, np.float32)
     _save_convolution(tflite_builder, values, tmp_path / "dense.tflite")
     assert sparse.encode(tmp_path / "dense.tflite", tmp_path / "sparse.tflite") == 1
-    graph = flatbuffer.read(tmp_path / "sparse.tflite").subgraphs[0]
+    graph = tflite_file.read(tmp_path / "sparse.tflite").subgraphs[0]
     assert graph.tensors[-1].sparsity.traversalOrder[-1] == innermost
     opened = interpreter(tmp_path / "sparse.tflite")
     opened.set_tensor(opened.get_input_details()[0]["index"], np.zeros((1, *shape[1:]), np.float32))
@@ -151,11 +151,11 @@ def test_litert_expands_every_order_of_traversal(
 
 def test_a_layer_of_zeros_runs(unet2d: Any, tmp_path: Path, interpreter: Callable[[Path], Any]) -> None:
     """Pruning can empty a layer; its packed values are then an empty buffer."""
-    model = flatbuffer.read(unet2d.path("tflite-fp32"))
+    model = tflite_file.read(unet2d.path("tflite-fp32"))
     graph = model.subgraphs[0]
     weight = max((graph.tensors[op.inputs[1]] for op in graph.operators if len(op.inputs) == 3), key=_size)
     model.buffers[weight.buffer].data = np.zeros(4 * _size(weight), np.uint8)
-    flatbuffer.write(model, tmp_path / "dense.tflite")
+    tflite_file.write(model, tmp_path / "dense.tflite")
     sparse.encode(tmp_path / "dense.tflite", tmp_path / "sparse.tflite")
     outputs = []
     for name in ("dense", "sparse"):
@@ -192,7 +192,7 @@ def _finish_dense(builder: Any, weights: list[int], path: Path) -> Path:
     options = schema.FullyConnectedOptionsT()
     for weight in weights:
         builder.operator(schema.BuiltinOperator.FULLY_CONNECTED, [entry, weight], [output], options)
-    flatbuffer.write(builder.finish([entry], [output]), path)
+    tflite_file.write(builder.finish([entry], [output]), path)
     return path
 
 
@@ -208,7 +208,7 @@ def _save_convolution(builder: Any, values: NDArray[np.float32], path: Path) -> 
     options.padding, options.strideH, options.strideW = schema.Padding.VALID, 1, 1
     options.dilationHFactor = options.dilationWFactor = 1
     builder.operator(schema.BuiltinOperator.CONV_2D, [entry, weight, bias], [output], options)
-    flatbuffer.write(builder.finish([entry], [output]), path)
+    tflite_file.write(builder.finish([entry], [output]), path)
 
 
 def _random(shape: tuple[int, ...], sparsity: float, dtype: type) -> NDArray[Any]:
@@ -219,13 +219,13 @@ def _random(shape: tuple[int, ...], sparsity: float, dtype: type) -> NDArray[Any
 
 def _constants(path: Path) -> dict[str, NDArray[Any]]:
     """Return the constants of a file by name, sparse ones dense and under the name of the dense tensor."""
-    model = flatbuffer.read(path)
+    model = tflite_file.read(path)
     found = {}
     for tensor in model.subgraphs[0].tensors:
         is_sparse = tensor.sparsity is not None
-        values = sparse.decode(model, tensor) if is_sparse else flatbuffer.constant(model, tensor)
+        values = sparse.decode(model, tensor) if is_sparse else tflite_file.constant(model, tensor)
         if values is not None:
-            found[flatbuffer.tensor_name(tensor).removesuffix("_sparse")] = values
+            found[tflite_file.tensor_name(tensor).removesuffix("_sparse")] = values
     return found
 
 

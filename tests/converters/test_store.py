@@ -10,7 +10,8 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from torchshrink.converters import flatbuffer, ranges, store
+from torchshrink.converters import ranges, tflite_file
+from torchshrink.converters.proof import range_check
 
 FILES = ["tflite-int8", "tflite-int8-sparse", "onnx-int8"]
 
@@ -22,7 +23,7 @@ def _store(unet: Any) -> dict[str, ranges.Range]:
 @pytest.mark.parametrize("name", FILES)
 def test_every_scale_is_that_of_the_store(unet: Any, name: str) -> None:
     known = _store(unet)
-    rows = store.compare(unet.path(name), known)
+    rows = range_check.compare(unet.path(name), known)
     assert len(rows) >= len(known)
     assert [row for row in rows if not row.is_equal] == []
 
@@ -36,14 +37,14 @@ def test_origins(unet2d: Any) -> None:
 @pytest.mark.parametrize("kind", ["weight", "activation"])
 def test_a_changed_scale_of_a_tflite_file(unet2d: Any, tmp_path: Path, kind: str) -> None:
     """The next float32."""
-    model = flatbuffer.read(unet2d.path("tflite-int8"))
+    model = tflite_file.read(unet2d.path("tflite-int8"))
     graph = model.subgraphs[0]
-    operator = next(each for each in graph.operators if flatbuffer.op_name(model, each) == "CONV_2D")
+    operator = next(each for each in graph.operators if tflite_file.op_name(model, each) == "CONV_2D")
     tensor = graph.tensors[operator.inputs[1 if kind == "weight" else 0]]
     tensor.quantization.scale = np.nextafter(np.asarray(tensor.quantization.scale, np.float32), np.float32(1))
-    flatbuffer.write(model, tmp_path / "changed.tflite")
-    rows = store.compare(tmp_path / "changed.tflite", _store(unet2d))
-    assert [row.tensor for row in rows if not row.is_equal] == [flatbuffer.tensor_name(tensor)]
+    tflite_file.write(model, tmp_path / "changed.tflite")
+    rows = range_check.compare(tmp_path / "changed.tflite", _store(unet2d))
+    assert [row.tensor for row in rows if not row.is_equal] == [tflite_file.tensor_name(tensor)]
 
 
 @pytest.mark.parametrize("kind", ["QuantizeLinear", "DequantizeLinear"])
@@ -54,10 +55,10 @@ def test_a_changed_scale_of_an_onnx_file(unet2d: Any, kind: str, tmp_path: Path)
     item = next(item for item in model.graph.initializer if item.name == name)
     item.CopyFrom(numpy_helper.from_array(np.array(numpy_helper.to_array(item) * np.float32(1.001)), name))
     onnx.save(model, str(tmp_path / "changed.onnx"))
-    assert [row for row in store.compare(tmp_path / "changed.onnx", _store(unet2d)) if not row.is_equal] != []
+    assert [row for row in range_check.compare(tmp_path / "changed.onnx", _store(unet2d)) if not row.is_equal] != []
 
 
 def test_the_store_of_another_model(unet2d: Any) -> None:
     known = {name: ranges.Range((1.0,), (0,)) for name in _store(unet2d)}
-    rows = store.compare(unet2d.path("tflite-int8"), known)
+    rows = range_check.compare(unet2d.path("tflite-int8"), known)
     assert not any(row.is_equal for row in rows)

@@ -15,7 +15,8 @@ from onnx import helper
 from torch import Tensor, nn
 
 from torchshrink import bench
-from torchshrink.converters import flatbuffer, onnx_export, tflite
+from torchshrink.converters import tflite, tflite_file
+from torchshrink.converters.export.to_onnx import export, save
 
 pytestmark = pytest.mark.slow
 SHAPE = (1, 3, 12, 10)
@@ -66,11 +67,11 @@ def _products(onnx_model: Any) -> onnx.ModelProto:
 @pytest.fixture(scope="module")
 def converted(onnx_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
     folder = tmp_path_factory.mktemp("sums")
-    sources = {name: onnx_export.export(_model(name), torch.zeros(SHAPE)) for name in SUMS}
+    sources = {name: export(_model(name), torch.zeros(SHAPE)) for name in SUMS}
     sources["products"] = _products(onnx_model)
     paths = [folder / f"{index}.onnx" for index in range(len(sources))]
     for path, source in zip(paths, sources.values(), strict=True):
-        onnx_export.save(source, path)
+        save(source, path)
     with tflite.float_files(paths) as files:
         yield {name: item.fp32 for name, item in zip(sources, files, strict=True)}
 
@@ -81,10 +82,10 @@ def test_a_sum_stays_channels_last(converted: dict[str, Path], name: str) -> Non
     with torch.inference_mode():
         expected = _model(name)(inputs).numpy()
     assert np.abs(bench.predict(converted[name], inputs.numpy()) - expected).max() <= 1e-5 * np.ptp(expected)
-    model = flatbuffer.read(converted[name])
+    model = tflite_file.read(converted[name])
     graph = model.subgraphs[0]
     assert list(graph.tensors[graph.outputs[0]].shape) == [1, 12, 10, 3]
-    assert not any(flatbuffer.op_name(model, operator) == "TRANSPOSE" for operator in graph.operators)
+    assert not any(tflite_file.op_name(model, operator) == "TRANSPOSE" for operator in graph.operators)
 
 
 def test_constants_declared_as_inputs_keep_their_places(

@@ -12,7 +12,9 @@ import numpy as np
 import onnx
 import pytest
 
-from torchshrink.converters import flatbuffer, islands, onnx_export, qdq, ranges, scales, tflite, to_tflite, verify
+from torchshrink.converters import islands, qdq, ranges, tflite, tflite_file, to_tflite
+from torchshrink.converters.export.to_onnx import save
+from torchshrink.converters.proof import scales, verify
 from torchshrink.converters.tflite import FloatFiles
 from torchshrink.errors import ConversionError, ModelError
 from torchshrink.files import sha256
@@ -40,7 +42,7 @@ def test_from_float_onnx(unet2d: Any, tmp_path: Path) -> None:
     path = to_tflite(str(source), str(tmp_path / "model.tflite"), metadata={"by": "hand"})
     assert path == tmp_path / "model.tflite"
     assert verify.verify(path, unet2d.model, unet2d.inputs, "fp32", "model").passed
-    assert flatbuffer.get_metadata(flatbuffer.read(path)) == {"by": "hand"}
+    assert tflite_file.get_metadata(tflite_file.read(path)) == {"by": "hand"}
     assert sha256(source) == before
     assert list(tmp_path.iterdir()) == [path]
 
@@ -61,14 +63,14 @@ def test_from_qdq_onnx(unet2d: Any, tmp_path: Path, capfd: pytest.CaptureFixture
 def test_from_float_onnx_and_a_file_of_ranges(unet2d: Any, tmp_path: Path) -> None:
     """The same bytes as from the QDQ graph, but for the names that TensorFlow gives its tensors."""
     floats, known = qdq.split(unet2d.generic)
-    onnx_export.save(floats, tmp_path / "float.onnx")
+    save(floats, tmp_path / "float.onnx")
     ranges.save(known, tmp_path / "ranges.json")
     path = to_tflite(
         tmp_path / "float.onnx", tmp_path / "model.tflite", "int8", ranges=tmp_path / "ranges.json", is_sparse=True
     )
     assert verify.verify(path, unet2d.quantized, unet2d.inputs, "int8", "graph").passed
     assert all(row.is_equal for row in scales.compare(path, unet2d.generic, unet2d.inputs))
-    assert any(tensor.sparsity is not None for tensor in flatbuffer.read(path).subgraphs[0].tensors)
+    assert any(tensor.sparsity is not None for tensor in tflite_file.read(path).subgraphs[0].tensors)
 
 
 def test_nothing_of_it_is_loaded_here(unet2d: Any) -> None:

@@ -14,8 +14,10 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
-from torchshrink.converters import flatbuffer, onnx_export, qdq, tflite, tflite_int8
-from torchshrink.converters.matching import Match
+from torchshrink.converters import qdq, tflite, tflite_file
+from torchshrink.converters.export.to_onnx import save
+from torchshrink.converters.int8_tflite import quantize
+from torchshrink.converters.int8_tflite.matching import Match
 from torchshrink.converters.ranges import Range
 from torchshrink.errors import ConversionError
 
@@ -144,7 +146,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory, onnx_model: Callable[..., on
         graph = make()
         model = onnx_model(graph.nodes, {"x": SIZE}, ENDS.get(name, {"y": SIZE}), graph.constants)
         floats, ranges = qdq.split(model)
-        onnx_export.save(floats, folder / f"{name}.onnx")
+        save(floats, folder / f"{name}.onnx")
         parts[name] = (graph, model, folder / f"{name}.onnx", ranges)
     with tflite.float_files([part[2] for part in parts.values()]) as files:
         yield {name: Case(*part, item) for (name, part), item in zip(parts.items(), files, strict=True)}
@@ -158,9 +160,9 @@ def case(cases: Any, request: pytest.FixtureRequest) -> Case:
 
 def _kinds(path: Path) -> list[str]:
     """Return the operators, those that compute in float in small letters."""
-    model = flatbuffer.read(path)
+    model = tflite_file.read(path)
     tensors = model.subgraphs[0].tensors
-    names = [(flatbuffer.op_name(model, op), tensors[op.outputs[0]].type) for op in model.subgraphs[0].operators]
+    names = [(tflite_file.op_name(model, op), tensors[op.outputs[0]].type) for op in model.subgraphs[0].operators]
     return [name.lower() if kind == FLOAT32 else name for name, kind in names]
 
 
@@ -227,18 +229,18 @@ def test_a_normalisation_in_parts_is_float_as_a_whole(cases: Any, tmp_path: Path
 @pytest.mark.parametrize("case", GRAPHS, indirect=True)
 def test_every_learned_grid_is_in_the_file(case: Case, tmp_path: Path) -> None:
     case.write(tmp_path / "model.tflite")
-    model = flatbuffer.read(tmp_path / "model.tflite")
-    grids = [flatbuffer.quantization(model, tensor) for tensor in model.subgraphs[0].tensors if tensor.type == INT8]
+    model = tflite_file.read(tmp_path / "model.tflite")
+    grids = [tflite_file.quantization(model, tensor) for tensor in model.subgraphs[0].tensors if tensor.type == INT8]
     missing = [name for name, grid in case.graph.grids.items() if grid not in grids]
     assert missing == []
 
 
 def test_float_operations_keep_float_constants(cases: Any, tmp_path: Path) -> None:
     cases["normalised"].write(tmp_path / "model.tflite")
-    model = flatbuffer.read(tmp_path / "model.tflite")
+    model = tflite_file.read(tmp_path / "model.tflite")
     tensors = model.subgraphs[0].tensors
     for operator in model.subgraphs[0].operators:
-        if flatbuffer.op_name(model, operator) in ("ADD", "MUL", "SUB"):
+        if tflite_file.op_name(model, operator) in ("ADD", "MUL", "SUB"):
             assert {tensors[index].type for index in operator.inputs} == {FLOAT32}
 
 
@@ -251,24 +253,24 @@ def test_an_output_is_int8_where_it_has_a_range(cases: Any, tmp_path: Path, inte
         ("s", "float32"),
         ("h", "int8"),
     ]
-    model = flatbuffer.read(tmp_path / "model.tflite")
+    model = tflite_file.read(tmp_path / "model.tflite")
     (signature,) = model.signatureDefs
     assert {entry.tensorIndex for entry in signature.outputs} == set(model.subgraphs[0].outputs)
-    assert not [t for t in model.subgraphs[0].tensors if "no_reader" in flatbuffer.tensor_name(t)]
+    assert not [t for t in model.subgraphs[0].tensors if "no_reader" in tflite_file.tensor_name(t)]
 
 
 def test_equal_tensors_get_the_range_of_their_place_in_the_graph(cases: Any, tmp_path: Path) -> None:
     """Both are zeros; the convolution that reads the first must not be told the scale of the second."""
     case = cases["twins"]
     case.write(tmp_path / "model.tflite")
-    model = flatbuffer.read(tmp_path / "model.tflite")
+    model = tflite_file.read(tmp_path / "model.tflite")
     tensors = model.subgraphs[0].tensors
     found = {}
     for operator in model.subgraphs[0].operators:
-        if flatbuffer.op_name(model, operator) == "CONV_2D":
-            weight = flatbuffer.quantization(model, tensors[operator.inputs[1]])
+        if tflite_file.op_name(model, operator) == "CONV_2D":
+            weight = tflite_file.quantization(model, tensors[operator.inputs[1]])
             assert weight is not None
-            found[weight.scale] = flatbuffer.quantization(model, tensors[operator.inputs[0]])
+            found[weight.scale] = tflite_file.quantization(model, tensors[operator.inputs[0]])
     for name, grid in (("m", "p"), ("n", "q")):
         scale = tuple(float(each) for each in case.graph.constants[f"{name}_weight_scale"])
         assert found[scale] == case.graph.grids[grid]
@@ -311,15 +313,15 @@ def test_a_file_without_any_integer_operation_is_refused(cases: Any, tmp_path: P
 def test_a_float_file_that_is_wrong_is_refused(cases: Any, tmp_path: Path) -> None:
     """A converter that mistook channels for height writes a file that loads, and whose tensors are no one's."""
     case = cases["island"]
-    model = flatbuffer.read(case.files.fp32)
+    model = tflite_file.read(case.files.fp32)
     weight = next(
         tensor
         for tensor in model.subgraphs[0].tensors
-        if list(tensor.shape) == [4, 1, 1, 4] and flatbuffer.constant(model, tensor) is not None
+        if list(tensor.shape) == [4, 1, 1, 4] and tflite_file.constant(model, tensor) is not None
     )
     values = np.frombuffer(bytes(model.buffers[weight.buffer].data), np.float32)
     model.buffers[weight.buffer].data = np.frombuffer(values[::-1].tobytes(), np.uint8)
-    flatbuffer.write(model, tmp_path / "wrong.tflite")
+    tflite_file.write(model, tmp_path / "wrong.tflite")
     with pytest.raises(ConversionError, match=r"wrong\.tflite does not compute what its ONNX file computes"):
-        tflite_int8.quantize(tmp_path / "wrong.tflite", case.floats, case.ranges, tmp_path / "model.tflite")
+        quantize.quantize(tmp_path / "wrong.tflite", case.floats, case.ranges, tmp_path / "model.tflite")
     assert not (tmp_path / "model.tflite").exists()

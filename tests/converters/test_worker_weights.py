@@ -12,7 +12,7 @@ import pytest
 
 import torchshrink.converters
 
-WORKER = Path(torchshrink.converters.__file__).parent / "_tensorflow_worker.py"
+WORKER = Path(torchshrink.converters.__file__).parent / "float_tflite" / "_tensorflow_worker.py"
 
 
 class Functional:

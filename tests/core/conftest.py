@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 
 from torchshrink import prune, quantize
 from torchshrink.losses import FocalTversky
-from torchshrink.models import UNet
+from torchshrink.model.unet import UNet
 from torchshrink.quantize import PreparedModule
 from torchshrink.task import Normalization, Task
 

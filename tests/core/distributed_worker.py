@@ -16,15 +16,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from torchshrink import parallel, quantize, stages
+from torchshrink import quantize, stages
 from torchshrink.data import open_task
 from torchshrink.errors import ShrinkError
 from torchshrink.losses import FocalTversky
-from torchshrink.models import UNet
+from torchshrink.model.unet import UNet
+from torchshrink.parallel import group
+from torchshrink.parallel.whole_batch import whole_batch
 from torchshrink.quantize.observer import StepMinMaxObserver
 from torchshrink.task import Normalization, Samples, Task
 from torchshrink.training import History, Settings, fit, imitation
-from torchshrink.whole_batch import whole_batch
 
 Results = dict[str, Any]
 
@@ -81,7 +82,7 @@ class Contrary(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        torch.manual_seed(100 + parallel.index())
+        torch.manual_seed(100 + group.index())
         self.layer, self.drop, self.unused = nn.Conv2d(1, 1, 3, padding=1), nn.Dropout(0.5), nn.Linear(2, 2)
         self.register_buffer("seen", torch.zeros(()))
         self.register_buffer("is_used", torch.tensor(False))
@@ -108,7 +109,7 @@ class Opinion(FocalTversky):
         if torch.is_grad_enabled():
             return super().forward(probability, truth)
         self.evaluations += 1
-        return torch.tensor(self.evaluations * (-1.0) ** (parallel.index() + 1))
+        return torch.tensor(self.evaluations * (-1.0) ** (group.index() + 1))
 
 
 def noise(count: int) -> TensorDataset:
@@ -173,17 +174,17 @@ def norms() -> Results:
         module, kind = copy.deepcopy(norm).double(), type(norm)
         generator = torch.Generator().manual_seed(6)
         whole, weight = (torch.randn(shape, generator=generator, dtype=torch.float64) * 3 + 5 for _ in range(2))
-        x = parallel.share(whole).clone().requires_grad_()
+        x = group.share(whole).clone().requires_grad_()
         with whole_batch():
             y = module(x)
-        (y * parallel.share(weight)).square().sum().backward()
-        parallel.add_gradients(module.parameters())
+        (y * group.share(weight)).square().sum().backward()
+        group.add_gradients(module.parameters())
         assert type(module) is kind
         gradients = {key: value.grad for key, value in module.named_parameters()}
         found[name] = {"output": y.detach(), "input_gradient": x.grad, **gradients, **dict(module.named_buffers())}
         half = whole.bfloat16()
         with whole_batch():
-            found[name]["dtype"] = str(copy.deepcopy(norm)(parallel.share(half)).dtype)
+            found[name]["dtype"] = str(copy.deepcopy(norm)(group.share(half)).dtype)
     return {"norms": found}
 
 
@@ -192,27 +193,27 @@ def ranges() -> Results:
     batches = torch.tensor([[-1.0, 2.0, 3.0, -4.0], [8.0, 0.0, 6.0, 1.0]])
     for batch in batches:
         with whole_batch():
-            observer(parallel.share(batch))
+            observer(group.share(batch))
         observer.commit()
     alone = StepMinMaxObserver()
-    alone(torch.full((2,), float(parallel.index())))  # not in a shared batch: nobody is asked
+    alone(torch.full((2,), float(group.index())))  # not in a shared batch: nobody is asked
     outputs, guidance = torch.tensor([0.5, 2.0]).reshape(2, 1), torch.tensor([0.25, 0.5]).reshape(2, 1)
     with whole_batch():  # one share alone holds what is no probability
-        distance = imitation(parallel.share(outputs), parallel.share(guidance))
+        distance = imitation(group.share(outputs), group.share(guidance))
     return {
         "range": [float(observer.min_val), float(observer.max_val)],
         "own_range": float(alone.max_val),
-        "imitation": float(parallel.total(distance) / parallel.count()),
+        "imitation": float(group.total(distance) / group.count()),
     }
 
 
 def everything() -> Results:
     torch.set_num_threads(1)
-    parallel.join()
+    group.join()
     parts = (trainings, uneven, disagreement, refusals, norms, ranges)
     return dict(itertools.chain.from_iterable(part().items() for part in parts))
 
 
 if __name__ == "__main__":
     results = everything()
-    torch.save(results, Path(sys.argv[1]) / f"{parallel.index()}.pt")
+    torch.save(results, Path(sys.argv[1]) / f"{group.index()}.pt")

@@ -18,7 +18,7 @@ from torch.fx import GraphModule
 
 from torchshrink import checkpoint, prune
 from torchshrink.errors import ModelError, OutputError
-from torchshrink.models import UNet
+from torchshrink.model.unet import UNet
 
 
 class Foreign(nn.Module):

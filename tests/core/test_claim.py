@@ -7,12 +7,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from torchshrink import assemble, checkpoint, prune, recipe
+from torchshrink import checkpoint, prune
 from torchshrink.errors import DataError, ModelError, OutputError, RecipeError
-from torchshrink.job import Job
-from torchshrink.models import UNet
-from torchshrink.pipeline import claim
-from torchshrink.recipe import Recipe
+from torchshrink.model.unet import UNet
+from torchshrink.pipeline import assemble, recipe
+from torchshrink.pipeline.job import Job
+from torchshrink.pipeline.recipe import Recipe
+from torchshrink.pipeline.run import claim
 
 OTHER = Recipe(seed=1)
 

@@ -16,7 +16,7 @@ from torch.fx import GraphModule
 from torchshrink import checkpoint, prune, quantize
 from torchshrink.bench import entropy_bytes, gzip_bytes
 from torchshrink.errors import RecipeError
-from torchshrink.models import UNet
+from torchshrink.model.unet import UNet
 from torchshrink.prune.clusters import Clusters, cluster
 from torchshrink.quantize import PreparedModule
 from torchshrink.quantize.quiet import quiet

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from torchshrink.processes import is_main
+from torchshrink.parallel.launch import is_main
 
 WORKER = Path(__file__).with_name("distributed_worker.py")
 Results = dict[str, Any]

@@ -28,4 +28,4 @@ def test_examples(name: str) -> None:
 
 
 def test_there_are_examples() -> None:
-    assert {"torchshrink.models", "torchshrink.losses", "torchshrink.prune.weights"} <= set(with_examples())
+    assert {"torchshrink.model.unet", "torchshrink.losses", "torchshrink.prune.weights"} <= set(with_examples())

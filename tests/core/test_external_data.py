@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from program import call
 
-from torchshrink import UNet, bench, checkpoint, external_data, shipped
-from torchshrink.converters import onnx_export, runtimes
+from torchshrink import UNet, bench, checkpoint, external_data
+from torchshrink.converters import runtimes
+from torchshrink.converters.export.to_onnx import load
 from torchshrink.errors import ModelError
+from torchshrink.predict import shipped
 
 OUTSIDE = [
     "/etc/hostname",
@@ -72,7 +74,7 @@ def test_other_files_are_refused(save: Callable[[onnx.ModelProto], Path], locati
 def test_a_file_beside_it_is_read(save: Callable[[onnx.ModelProto], Path]) -> None:
     path = save(model_of(outside("weights.bin")))
     assert bench.predict(path, np.zeros((1, 2), np.float32)).tolist() == [[3, 4]]
-    assert len(onnx_export.load(path).graph.initializer[0].raw_data) == 8
+    assert len(load(path).graph.initializer[0].raw_data) == 8
 
 
 def in_attribute(tensor: TensorProto) -> onnx.ModelProto:
@@ -149,7 +151,7 @@ def test_the_fields_are_those_of_onnx() -> None:
         assert external_data._FIELDS.get(kind, {}) == wanted, message
 
 
-@pytest.mark.parametrize("read", [onnx_export.load, shipped.read, lambda path: runtimes.onnx_session(path, path.name)])
+@pytest.mark.parametrize("read", [load, shipped.read, lambda path: runtimes.onnx_session(path, path.name)])
 def test_every_reader_asks(save: Callable[[onnx.ModelProto], Path], read: Callable[[Path], object]) -> None:
     with pytest.raises(ModelError, match="keeps weights in '/etc/hostname'"):
         read(save(model_of(outside("/etc/hostname"))))

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from html_page import CHROMIUM, EVIL, Page, keep, make_content, make_rows, open_page, row, section
 
-from torchshrink import html, report, samples
+from torchshrink.report import html, samples
+from torchshrink.report.text import environment, table, verdict
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_every_row_is_in_the_table_and_verification(content: dict[str, Any], tmp
         assert f'<th scope="row">{item["name"]}</th>' in section(text, "files")
         assert f'<th scope="row">{item["name"]}</th>' in section(text, "verification")
     page = Page(section(text, "files") + "</section>")
-    headings = report.table(content["rows"])[0]
+    headings = table(content["rows"])[0]
     assert page.texts["button"] == list(headings)
     assert [attributes["type"] for attributes in page.attributes("button")] == ["button"] * len(headings)
     values = [float(item["data-value"] or "") for item in page.attributes("td")]
@@ -65,8 +66,8 @@ def test_every_row_is_in_the_table_and_verification(content: dict[str, Any], tmp
     content["rows"][4]["float_time"] = 0.256
     assert ": Sin x2 (26% of the time in float)</li>" in section(html.page(content, tmp_path), "verification")
     assert "<strong>dense/onnx-fp16</strong>: differs by 0.5" in section(text, "verification")
-    assert report.verdict(content["rows"]) in text
-    for known in (report.environment()["processor"], "seed 4", "torch 2.", "Command"):
+    assert verdict(content["rows"]) in text
+    for known in (environment()["processor"], "seed 4", "torch 2.", "Command"):
         assert known in section(text, "conditions")
 
 

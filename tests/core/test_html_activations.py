@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 from html_page import EVIL, Page, make_content, make_rows, section
 
-from torchshrink import activations, bench, html, pipeline, quantize, recipe, samples
-from torchshrink.activations import Activation
-from torchshrink.artefacts import Artefact, Source
+from torchshrink import bench, quantize
 from torchshrink.errors import ConversionError
-from torchshrink.html.activations import best, percent
+from torchshrink.pipeline import recipe
+from torchshrink.pipeline import run as pipeline
+from torchshrink.pipeline.artefacts import Artefact, Source
+from torchshrink.report import activations, html, samples
+from torchshrink.report.activations import Activation
+from torchshrink.report.html.activations import best, percent
 
 SCALE, ZERO = 0.5, -28  # codes -128 to 127 stand for -50 to 77.5
 
@@ -156,7 +159,7 @@ def run(out: Path, reply: list[Activation] | ConversionError, monkeypatch: pytes
 
 def test_a_run_keeps_what_its_files_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The copy is float, so its loss is another one than that of the graph.
-    monkeypatch.setattr("torchshrink.job.LOSS_LIMIT", 1.0)
+    monkeypatch.setattr("torchshrink.pipeline.job.LOSS_LIMIT", 1.0)
     text = run(tmp_path / "seen", [spread("relu_7")], monkeypatch)
     assert "conv: relu_7" in section(text, "activations")
     assert samples.activations(tmp_path / "seen", "dense/tflite-int8")[0].used == 4

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from html_page import EVIL, Page, layer, make_content, make_rows, section
 
-from torchshrink import html
-from torchshrink.html import layer_bars
+from torchshrink.report import html
+from torchshrink.report.html import layer_bars
 
 
 @pytest.fixture

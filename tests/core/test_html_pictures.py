@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from html_page import Page, keep, make_content, make_rows, row, section
 
-from torchshrink import html, samples
-from torchshrink.html import plots, predictions, svg
+from torchshrink.report import html, samples
+from torchshrink.report.html import plots, predictions, svg
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from html_page import EVIL, Page, make_content, make_rows, section
 
-from torchshrink import html, report, trials
 from torchshrink.errors import DataError
-from torchshrink.html import search as page_search
+from torchshrink.report import html, trials
+from torchshrink.report import text as report
+from torchshrink.report.html import search as page_search
 
 
 def trial(number: int, state: str = "finished", **values: Any) -> dict[str, Any]:

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from torchshrink import bench, pipeline, recipe
-from torchshrink.artefacts import Artefact, Source
+from torchshrink import bench
 from torchshrink.errors import ConversionError
+from torchshrink.pipeline import recipe
+from torchshrink.pipeline import run as pipeline
+from torchshrink.pipeline.artefacts import Artefact, Source
 
 
 class _Bridge:

@@ -11,9 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from torchshrink import bench, pipeline, recipe
+from torchshrink import bench
 from torchshrink.errors import ModelError
 from torchshrink.layer_costs import costs
+from torchshrink.pipeline import recipe
+from torchshrink.pipeline import run as pipeline
 
 
 def test_counted_by_hand() -> None:

@@ -24,7 +24,7 @@ FORBIDDEN = {
     "converters": (*NOBODY, *TENSORFLOW, "torchshrink.cli"),
     "cli": (*NOBODY, *TENSORFLOW),
 }
-WORKER = "converters/_tensorflow_worker.py"  # a script, run in its own process
+WORKER = "converters/float_tflite/_tensorflow_worker.py"  # a script, run in its own process
 
 
 def sources() -> list[Path]:
@@ -108,7 +108,9 @@ def test_no_package_is_forgotten() -> None:
     assert [str(folder) for folder in folders if not (ROOT / folder / "__init__.py").is_file()] == []
 
 
-@pytest.mark.parametrize("module", ["torchshrink", "torchshrink.errors", "torchshrink.recipe", "torchshrink.report"])
+@pytest.mark.parametrize(
+    "module", ["torchshrink", "torchshrink.errors", "torchshrink.pipeline.recipe", "torchshrink.report.text"]
+)
 def test_importing_is_light(module: str) -> None:
     heavy = ("torch", "torchao", "onnxruntime", *TENSORFLOW)
     code = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from torchshrink import report
-from torchshrink.artefacts import Artefact
+from torchshrink.pipeline.artefacts import Artefact
+from torchshrink.report import text
 
 
 def test_an_artefact_keeps_it(tmp_path: Path) -> None:
@@ -31,8 +31,8 @@ def test_an_artefact_of_an_earlier_version(tmp_path: Path) -> None:
 )
 def test_the_sentence(shares: list[float | None], expected: str) -> None:
     rows = [{"name": f"row{index}", "matched_ranges": share} for index, share in enumerate(shares)]
-    assert report._matched(rows) == expected
+    assert text._matched(rows) == expected
 
 
 def test_a_row_of_an_earlier_version() -> None:
-    assert report._matched([{"name": "row"}]) == "No ranges were matched."
+    assert text._matched([{"name": "row"}]) == "No ranges were matched."

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from torchshrink import mixed, sensitivity
+from torchshrink import sensitivity
 from torchshrink.errors import RecipeError
-from torchshrink.mixed import Choice
+from torchshrink.sensitivity.keep_float import Choice, choose, layers_to_keep
 from torchshrink.task import Normalization, Task
 
 
@@ -55,7 +55,7 @@ class Notes:
 
 
 def test_what_int8_hurts_stays_float(task: Task) -> None:
-    choice = mixed.choose(Wide(), task)
+    choice = choose(Wide(), task)
     assert set(choice.layers) == {"wide", "narrow"}
     assert choice.loss == pytest.approx(0.01, abs=1e-6)
     assert choice.all_int8 > 0.5
@@ -73,42 +73,42 @@ def test_costs_count_the_input(task: Task) -> None:
 
 
 def test_nothing_stays_float_without_need(task: Task) -> None:
-    choice = mixed.choose(Wide(), task, budget=1e6)
+    choice = choose(Wide(), task, budget=1e6)
     assert choice.layers == ()
     assert choice.increase == choice.all_int8
     assert "no layer is kept float" in str(choice)
 
 
 def test_at_most_half_stays_float(task: Task) -> None:
-    choice = mixed.choose(Wide(), task, budget=0.0)
+    choice = choose(Wide(), task, budget=0.0)
     assert len(choice.layers) == 2
     assert not choice.is_within
     assert "more than the budget of 0%" in str(choice)
 
 
 def test_a_single_layer_is_never_kept(task: Task) -> None:
-    choice = mixed.choose(nn.Sequential(nn.Conv2d(1, 1, 1)), task, budget=0.0)
+    choice = choose(nn.Sequential(nn.Conv2d(1, 1, 1)), task, budget=0.0)
     assert choice.layers == ()
 
 
 def test_the_model_is_left_alone(task: Task) -> None:
     model = Wide()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    mixed.choose(model, task)
+    choose(model, task)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not [module for module in model.modules() if module._forward_hooks or module._forward_pre_hooks]
 
 
 def test_auto_says_what_it_chose(task: Task) -> None:
     progress = Notes()
-    assert set(mixed.resolve("auto", Wide(), task, progress)) == {"wide", "narrow"}
+    assert set(layers_to_keep("auto", Wide(), task, progress)) == {"wide", "narrow"}
     assert progress.notes[-1].startswith("kept float: ")
     assert "narrow (alone +1." in progress.notes[-1]
     assert any(note.startswith("int8 with 0 of 5 layers float: loss +1.") for note in progress.notes)
 
 
 def test_names_are_taken_as_they_are(task: Task) -> None:
-    assert mixed.resolve(("head", "ups"), Wide(), task) == ["head", "ups"]
+    assert layers_to_keep(("head", "ups"), Wide(), task) == ["head", "ups"]
 
 
 def test_in_words() -> None:
@@ -123,4 +123,4 @@ def test_in_words() -> None:
 @pytest.mark.parametrize("budget", [-0.1, float("nan")])
 def test_a_budget_out_of_range(task: Task, budget: float) -> None:
     with pytest.raises(RecipeError, match="budget="):
-        mixed.choose(Wide(), task, budget)
+        choose(Wide(), task, budget)

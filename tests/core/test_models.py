@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from torchshrink.errors import ModelError
-from torchshrink.models import UNet
+from torchshrink.model.unet import UNet
 
 
 def level(inside: int, width: int, taps: int) -> int:

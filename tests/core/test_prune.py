@@ -14,7 +14,7 @@ from torch.nn.utils import prune as torch_prune
 
 from torchshrink import prune
 from torchshrink.errors import RecipeError
-from torchshrink.models import UNet
+from torchshrink.model.unet import UNet
 
 Scopes = Literal["global", "layer"]
 

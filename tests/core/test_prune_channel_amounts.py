@@ -6,7 +6,7 @@ from torch import nn
 
 from torchshrink import prune, stages
 from torchshrink.errors import RecipeError
-from torchshrink.models import UNet
+from torchshrink.model.unet import UNet
 from torchshrink.task import Task
 from torchshrink.training import Settings
 

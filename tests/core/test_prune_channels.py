@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from torchshrink import checkpoint, prune
 from torchshrink.bench import count_macs
 from torchshrink.errors import ModelError, RecipeError
-from torchshrink.models import UNet
+from torchshrink.model.unet import UNet
 from torchshrink.prune.importance import Importance
 
 Inputs = Tensor | tuple[Tensor, ...]

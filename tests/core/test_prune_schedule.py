@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from torchshrink import prune
 from torchshrink.errors import RecipeError
-from torchshrink.models import UNet
+from torchshrink.model.unet import UNet
 from torchshrink.prune import Schedule
 
 

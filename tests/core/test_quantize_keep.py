@@ -7,7 +7,7 @@ from torch.fx import GraphModule, Node
 
 from torchshrink import quantize
 from torchshrink.errors import ModelError
-from torchshrink.models import UNet
+from torchshrink.model.unet import UNet
 
 
 class Net(nn.Module):

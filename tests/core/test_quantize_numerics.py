@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torchao.quantization.pt2e import FakeQuantizeBase
 
 from torchshrink import quantize
-from torchshrink.models import UNet
+from torchshrink.model.unet import UNet
 from torchshrink.quantize import PreparedModule
 
 

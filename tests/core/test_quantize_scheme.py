@@ -11,7 +11,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from torchshrink import prune
-from torchshrink.models import UNet
+from torchshrink.model.unet import UNet
 
 aten = torch.ops.aten
 CONVOLUTIONS = (aten.conv2d.default, aten.conv_transpose2d.input)

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from torchshrink import recipe
 from torchshrink.errors import RecipeError
+from torchshrink.pipeline import recipe
 from torchshrink.search.settings import Search
 
 TRAIN: dict[str, Any] = {"train": {}}

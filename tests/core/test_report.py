@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from torchshrink import report, tradeoff
 from torchshrink.errors import DataError
+from torchshrink.report import text as report
+from torchshrink.report import tradeoff
 
 
 def row(variant: str, format_: str, precision: str, **values: Any) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from torchshrink import checkpoint, prune
 from torchshrink.errors import ModelError
-from torchshrink.models import UNet
-from torchshrink.resize import resize, sizes
+from torchshrink.model.resize import resize, sizes
+from torchshrink.model.unet import UNet
 
 
 class Scaled(nn.Module):

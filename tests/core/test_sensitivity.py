@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from torchshrink import layer_table, prune, sensitivity, substitutes
+from torchshrink import prune, sensitivity
 from torchshrink.bench import count_macs, count_parameters
 from torchshrink.errors import DataError, ModelError, RecipeError
-from torchshrink.layer_table import Inspection
-from torchshrink.models import UNet
+from torchshrink.model.unet import UNet
 from torchshrink.quantize import scheme
-from torchshrink.sensitivity import LayerInfo, Sensitivity, Suggestion
+from torchshrink.sensitivity import LayerInfo, Sensitivity, Suggestion, layer_table, substitutes
+from torchshrink.sensitivity.layer_table import Inspection
+from torchshrink.sensitivity.measurement import _running_maximum
 from torchshrink.task import Normalization, Samples, Task
 
 
@@ -320,7 +321,7 @@ def test_a_sparsity_beyond_a_failed_one_is_not_suggested(tiny_task: Task, small_
     known = Sensitivity(0.5, 8, costs, dict.fromkeys(costs, 0.0))
     best = sensitivity.suggest(small_net, tiny_task, known, 10.0)
     assert best.amounts == {"0": 0.3, "2": 0.0}
-    assert sensitivity._running_maximum({0.7: -1.0, 0.5: -0.5, 0.9: 2.0}) == {0.5: 0.0, 0.7: 0.0, 0.9: 2.0}
+    assert _running_maximum({0.7: -1.0, 0.5: -0.5, 0.9: 2.0}) == {0.5: 0.0, 0.7: 0.0, 0.9: 2.0}
 
 
 def test_zeros_that_are_there_stay(tiny_task: Task, small_net: nn.Module) -> None:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchshrink import signature
 from torchshrink.errors import ModelError
+from torchshrink.model import signature
 
 A, B = torch.zeros(2, 1), torch.ones(2, 3)
 

@@ -13,7 +13,7 @@ from torchshrink import prune, quantize, stages
 from torchshrink.bench import count_macs
 from torchshrink.errors import RecipeError
 from torchshrink.metrics import evaluate
-from torchshrink.models import UNet
+from torchshrink.model.unet import UNet
 from torchshrink.quantize import PreparedModule
 from torchshrink.task import Task
 from torchshrink.training import Settings, imitation

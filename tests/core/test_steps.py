@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from torchshrink import steps
-from torchshrink.steps import Steps, digest
+from torchshrink.pipeline import steps
+from torchshrink.pipeline.steps import Steps, digest
 
 
 class Work:
@@ -140,7 +140,7 @@ def test_a_changed_program_does_not_trust_old_results(work: Work, monkeypatch: p
 
 
 def test_code_version_is_the_same_in_every_process() -> None:
-    code = "from torchshrink import steps; print(steps.code_version())"
+    code = "from torchshrink.pipeline import steps; print(steps.code_version())"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == steps.code_version()
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from torchshrink import recipe, sweep
+from torchshrink.pipeline import recipe
+from torchshrink.pipeline.ladder import _series, ladder, plot
 
 
 def row(variant: str, file: str, **figures: float) -> dict[str, Any]:
@@ -22,7 +23,7 @@ def row(variant: str, file: str, **figures: float) -> dict[str, Any]:
 
 
 def test_every_rung_starts_from_the_same_dense_model() -> None:
-    made = sweep.ladder(recipe.Recipe(seed=3), [0.5, 0.95], [0.25], epochs=7, dense_epochs=11)
+    made = ladder(recipe.Recipe(seed=3), [0.5, 0.95], [0.25], epochs=7, dense_epochs=11)
     assert list(made.variants) == ["dense", "sparse-50", "sparse-95", "channels-25"]
     assert made.seed == 3
     assert made.variants["dense"].train == recipe.Dense(epochs=11)
@@ -33,7 +34,7 @@ def test_every_rung_starts_from_the_same_dense_model() -> None:
 
 
 def test_the_default_ladder_is_the_whole_one() -> None:
-    names = list(sweep.ladder(recipe.Recipe()).variants)
+    names = list(ladder(recipe.Recipe()).variants)
     sparsities = [f"sparse-{percent}" for percent in (10, 20, 30, 40, 50, 60, 70, 80, 90, 95)]
     assert names == ["dense", *sparsities, "channels-25", "channels-50", "channels-75"]
 
@@ -48,14 +49,14 @@ def test_series_are_sorted_and_start_at_dense() -> None:
         row("sparse-50", "onnx-int8"),
         row("other", "tflite-int8"),
     ]
-    found = {key: [amount for amount, _ in points] for key, points in sweep._series(rows).items()}
+    found = {key: [amount for amount, _ in points] for key, points in _series(rows).items()}
     assert found == {("weights", "TFLite int8"): [0, 50, 90], ("channels", "TFLite int8"): [0, 25]}
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])
 def test_plot(tmp_path: Path, suffix: str) -> None:
     rows = [row("dense", "tflite-fp32"), row("sparse-50", "tflite-fp32", loss=0.2), row("channels-25", "tflite-fp32")]
-    sweep.plot(rows, tmp_path / f"ladder.{suffix}")
+    plot(rows, tmp_path / f"ladder.{suffix}")
     assert (tmp_path / f"ladder.{suffix}").stat().st_size > 5_000
-    sweep.plot([], tmp_path / f"empty.{suffix}")  # everything failed: still a picture
+    plot([], tmp_path / f"empty.{suffix}")  # everything failed: still a picture
     assert (tmp_path / f"empty.{suffix}").is_file()

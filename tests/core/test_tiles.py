@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from torchshrink import tiles
 from torchshrink.errors import RecipeError
+from torchshrink.predict import tiles
 
 SIZES = (*range(1, 70), 127, 128, 129, 500)
 TILES = (1, 2, 3, 5, 7, 8, 12, 16, 24, 32, 64)

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from torch import nn
 
-from torchshrink import checkpoint, tracking
+from torchshrink import checkpoint
 from torchshrink.errors import DataError, MissingExtraError
+from torchshrink.report import tracking
 
 EPOCHS = [
     {"train_loss": 0.9, "validation_loss": 0.8, "dice": 0.1},

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from torchshrink import tradeoff
+from torchshrink.report import tradeoff
 
 
 def row(name: str, size: float, ms: float, ram: float, loss: float) -> dict[str, Any]:

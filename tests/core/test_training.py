@@ -13,7 +13,7 @@ from torchshrink import training
 from torchshrink.errors import DataError, ModelError
 from torchshrink.losses import BCE, FocalTversky
 from torchshrink.metrics import evaluate
-from torchshrink.models import UNet
+from torchshrink.model.unet import UNet
 from torchshrink.task import Normalization, Task
 from torchshrink.training import Settings, fit
 

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from program import call
 
-from torchshrink import recipe, trust
+from torchshrink import trust
 from torchshrink.errors import RecipeError
+from torchshrink.pipeline import recipe
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from torchshrink import recipe
-from torchshrink.recipe import Recipe
+from torchshrink.pipeline import recipe
+from torchshrink.pipeline.recipe import Recipe
 from torchshrink.search.space import Resolved, Stage
 
 DENSE = {"size": 40_000.0, "latency": 1.0, "latency_ms": 2.0, "rss": 60.0, "loss": 0.2, "int8_latency": 0.5}

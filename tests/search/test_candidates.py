@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from torchshrink import recipe
-from torchshrink.recipe import Recipe
+from torchshrink.pipeline import recipe
+from torchshrink.pipeline.recipe import Recipe
 from torchshrink.search import candidates
 from torchshrink.search.settings import Search
 from torchshrink.search.space import Resolved, draw, shares

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from stand import Stand, request
 
-from torchshrink.search import engine, work
-from torchshrink.search.engine import Local, Outcome, attempt
+from torchshrink.search.engines import local, work
+from torchshrink.search.engines.local import Local, Outcome, attempt
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
 def content(base: Any) -> dict[str, Any]:
-    from torchshrink import recipe
+    from torchshrink.pipeline import recipe
 
     return recipe.dump(base)
 
@@ -85,7 +85,7 @@ import sys
 sys.path.insert(0, {str(Path(__file__).parents[1] / "support")!r})
 from pathlib import Path
 from stand import Stand, request
-from torchshrink.search.engine import Local
+from torchshrink.search.engines.local import Local
 import json, time
 local = Local(Stand("sleeps"))
 local.submit(request(Path({str(tmp_path)!r}), json.loads({json.dumps(content)!r})))
@@ -121,10 +121,10 @@ def test_an_attempt_never_raises(tmp_path: Path, content: dict[str, Any]) -> Non
 
 
 def test_a_search_never_sees_the_test_part(base: Any) -> None:
-    from torchshrink.assemble import make_task
+    from torchshrink.pipeline.assemble import make_task
 
     task = make_task(base)
     seen = work.validating(task)
     assert seen.test is task.validation
     assert seen.train is task.train
-    assert engine.do is work.do
+    assert local.do is work.do

@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from torchshrink.losses import FocalTversky
-from torchshrink.models import UNet
+from torchshrink.model.unet import UNet
 from torchshrink.search import space as spaces
 from torchshrink.search.estimate import Estimator, latency
 from torchshrink.search.limits import Limits

@@ -7,18 +7,18 @@ from typing import Any
 import pytest
 
 from torchshrink.errors import RecipeError
+from torchshrink.pipeline.recipe import Recipe
 from torchshrink.progress import SILENT
-from torchshrink.recipe import Recipe
 from torchshrink.search import candidates
 from torchshrink.search.candidates import Candidate
-from torchshrink.search.engine import Outcome
+from torchshrink.search.engines.local import Outcome
+from torchshrink.search.engines.work import Request
 from torchshrink.search.estimate import Estimator
 from torchshrink.search.limits import Limits
 from torchshrink.search.loop import MOST_LOST, Budget, Loop
 from torchshrink.search.settings import Search
 from torchshrink.search.space import Resolved
 from torchshrink.search.study import Study, state_of
-from torchshrink.search.work import Request
 
 DENSE = {"size": 40_000.0, "latency": 1.0, "latency_ms": 2.0, "rss": 60.0, "loss": 0.2, "int8_latency": 0.5}
 Answer = Callable[[Request, int], Outcome]

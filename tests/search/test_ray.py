@@ -15,13 +15,14 @@ import pytest
 import torch
 from servers import RayNodes, free_port, ray_nodes, token
 
-from torchshrink import UNet, checkpoint, recipe
+from torchshrink import UNet, checkpoint
 from torchshrink.errors import DataError, MissingExtraError, OutputError, RecipeError, ShrinkError
-from torchshrink.search import ray_engine
-from torchshrink.search.engine import Engine, Outcome
-from torchshrink.search.ray_engine import RayEngine
-from torchshrink.search.work import Request
-from torchshrink.steps import Steps, digest
+from torchshrink.pipeline import recipe
+from torchshrink.pipeline.steps import Steps, digest
+from torchshrink.search.engines import ray_cluster
+from torchshrink.search.engines.local import Engine, Outcome
+from torchshrink.search.engines.ray_cluster import RayEngine
+from torchshrink.search.engines.work import Request
 
 pytest.importorskip("fsspec", reason="the extra 'ray' is not installed")
 
@@ -184,7 +185,7 @@ def test_what_does_not_fit_the_cluster(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_machine_with_other_sources_is_refused(engine: RayEngine, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "_is_checked", False)
-    monkeypatch.setattr(ray_engine, "_versions", lambda: ("3.10.1", "0.0.1", "00000000"))
+    monkeypatch.setattr(ray_cluster, "_versions", lambda: ("3.10.1", "0.0.1", "00000000"))
     wanted = r"has torchshrink .* the one that searches has torchshrink 0.0.1 \(sources 00000000\) on Python 3.10.1"
     with pytest.raises(ShrinkError, match=wanted):
         engine.submit(request(out, 3))
@@ -211,9 +212,9 @@ def test_a_killed_machine_is_lost_and_another_goes_on(nodes: RayNodes, engine: R
     assert is_marked(record(out, lost, "short"))
 
 
-def job(tmp_path: Path, **changes: Any) -> ray_engine._Job:
+def job(tmp_path: Path, **changes: Any) -> ray_cluster._Job:
     settings = {"url": f"file://{tmp_path}", "name": "x", "inputs": (), "data": None, "imports": "", "threads": 1}
-    return ray_engine._Job(**{**settings, "versions": ray_engine._versions(), **changes})
+    return ray_cluster._Job(**{**settings, "versions": ray_cluster._versions(), **changes})
 
 
 def test_a_step_is_in_the_store_before_the_next_begins(
@@ -223,15 +224,15 @@ def test_a_step_is_in_the_store_before_the_next_begins(
         steps.run("make:short", 1, lambda: ({}, []))
         raise SystemExit
 
-    monkeypatch.setattr(ray_engine, "attempt", dies_after_a_step)
+    monkeypatch.setattr(ray_cluster, "attempt", dies_after_a_step)
     monkeypatch.setattr(sys, "path", [*sys.path])
     with pytest.raises(SystemExit):
-        ray_engine._rung(request(out, 6), object, job(tmp_path, threads=torch.get_num_threads()))  # type: ignore[arg-type]
+        ray_cluster._rung(request(out, 6), object, job(tmp_path, threads=torch.get_num_threads()))  # type: ignore[arg-type]
     assert (tmp_path / "x" / ".steps" / "make.short.json").is_file()
 
 
 def complain(tmp_path: Path, **changes: Any) -> tuple[type[ShrinkError], str] | None:
-    return ray_engine._complaint(job(tmp_path, **changes))
+    return ray_cluster._complaint(job(tmp_path, **changes))
 
 
 def test_what_a_machine_complains_about(tmp_path: Path) -> None:
@@ -246,7 +247,7 @@ def test_what_a_machine_complains_about(tmp_path: Path) -> None:
 
 def test_a_cluster_that_is_not_there() -> None:
     with pytest.raises(ShrinkError, match=r"there is no Ray cluster at 127.0.0.1:\d+ \(.*refused\)"):
-        ray_engine._connect(None, f"127.0.0.1:{free_port()}")
+        ray_cluster._connect(None, f"127.0.0.1:{free_port()}")
 
 
 def test_a_missing_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 import torch
 
 from torchshrink.data.sources import open_task
-from torchshrink.models import UNet
+from torchshrink.model.unet import UNet
 from torchshrink.search.space import Resolved, Stage, shares
 from torchshrink.search.starts import starts
 

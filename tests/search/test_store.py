@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from torchshrink.errors import MissingExtraError, OutputError
-from torchshrink.search.artefacts_store import Mirror, MirroredSteps, Store
+from torchshrink.search.engines.store import Mirror, MirroredSteps, Store
 
 fsspec = pytest.importorskip("fsspec", reason="the extra 'ray' is not installed")
 

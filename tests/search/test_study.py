@@ -9,12 +9,12 @@ import pytest
 from optuna.trial import TrialState
 
 from torchshrink.errors import DataError, MissingExtraError, OutputError
+from torchshrink.report.trials import is_whole, summary
 from torchshrink.search.limits import Limits
 from torchshrink.search.outlook import Outlook
 from torchshrink.search.result import collect
 from torchshrink.search.space import Resolved
 from torchshrink.search.study import Study, delete, state_of
-from torchshrink.trials import is_whole, summary
 
 ABOUT = {"target": "litert", "sampler": "tpe", "seed": 0}
 DENSE = {"size": 40_000.0, "latency": 1.0, "rss": 60.0, "loss": 0.2}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from torchshrink.errors import ModelError
-from torchshrink.search.work import Request
+from torchshrink.search.engines.work import Request
 
 
 class Stand:

@@ -9,7 +9,8 @@ import torch
 from zoo_files import FORMATS, Result, make
 from zoo_models import ZOO
 
-from torchshrink.converters import flatbuffer, onnx_export, runtimes
+from torchshrink.converters import runtimes, tflite_file
+from torchshrink.converters.export.to_onnx import load
 
 # What cannot be converted, and a word of the reason that the user is given.
 REFUSED = {(name, format_): "5 dimensions" for name in ("volume",) for format_ in FORMATS}
@@ -72,11 +73,11 @@ def test_layouts_are_put_to_the_test() -> None:
 
 def test_names_and_order_of_several_inputs_and_outputs(zoo: Callable[[str], dict[str, Result]]) -> None:
     def inputs(path: Path) -> list[str]:
-        return [item.name for item in runtimes.inputs(onnx_export.load(path))]
+        return [item.name for item in runtimes.inputs(load(path))]
 
     def tensors(path: Path, side: str) -> list[str]:
-        graph = flatbuffer.read(path).subgraphs[0]
-        return [flatbuffer.tensor_name(graph.tensors[index]) for index in getattr(graph, side)]
+        graph = tflite_file.read(path).subgraphs[0]
+        return [tflite_file.tensor_name(graph.tensors[index]) for index in getattr(graph, side)]
 
     two = zoo("two-inputs")
     for format_ in ("onnx-fp32", "onnx-int8-qat"):
@@ -87,5 +88,5 @@ def test_names_and_order_of_several_inputs_and_outputs(zoo: Callable[[str], dict
 
 
 def test_a_batch_is_part_of_the_file(zoo: Callable[[str], dict[str, Result]]) -> None:
-    graph = flatbuffer.read(zoo("batch-of-4")["tflite-int8-qat"].path).subgraphs[0]  # type: ignore[arg-type]
+    graph = tflite_file.read(zoo("batch-of-4")["tflite-int8-qat"].path).subgraphs[0]  # type: ignore[arg-type]
     assert [list(graph.tensors[index].shape) for index in graph.inputs] == [[4, 16, 16, 1]]

@@ -11,11 +11,13 @@ from torch import nn
 from zoo_models import Entry
 
 from torchshrink import quantize
-from torchshrink.converters import islands, onnx_export, qdq, scales, tflite, to_onnx, verify
-from torchshrink.converters.scales import Scale
-from torchshrink.converters.verify import Parity
+from torchshrink.converters import islands, qdq, tflite, to_onnx
+from torchshrink.converters.export.to_onnx import export, save
+from torchshrink.converters.proof import scales, verify
+from torchshrink.converters.proof.scales import Scale
+from torchshrink.converters.proof.verify import Parity
 from torchshrink.errors import ShrinkError
-from torchshrink.signature import tensors
+from torchshrink.model.signature import tensors
 
 SAMPLES, STEPS = 8, 2
 FLOAT, CALIBRATED, TRAINED = "float", "ptq", "qat"
@@ -56,7 +58,7 @@ def make(entry: Entry, folder: Path) -> dict[str, Result]:
     graphs = {
         kind: source
         if isinstance(source, ShrinkError)
-        else _attempt(lambda source=source: onnx_export.export(source, entry.inputs(SAMPLES), entry.batch))
+        else _attempt(lambda source=source: export(source, entry.inputs(SAMPLES), entry.batch))
         for kind, source in sources.items()
     }
     results = {}
@@ -84,7 +86,7 @@ def _tflite_files(sources: dict[str, Any], graphs: dict[str, Any], entry: Entry,
         if kind != FLOAT:
             graph, ranges[kind] = qdq.split(graph)
         floats[kind] = folder / f"{kind}-float.onnx"
-        onnx_export.save(graph, floats[kind])
+        save(graph, floats[kind])
     try:
         with tflite.float_files(list(floats.values())) as converted:
             files = dict(zip(floats, converted, strict=True))
@@ -138,7 +140,7 @@ def _checked(made: Any, source: nn.Module, entry: Entry, precision: str) -> Resu
         return Result(refusal=str(parity))
     if precision != "int8":
         return Result(made, parity)
-    graph = onnx_export.export(source, inputs, entry.batch)
+    graph = export(source, inputs, entry.batch)
     return Result(made, parity, "", islands.find(made), tuple(scales.compare(made, graph, inputs)))
 
 

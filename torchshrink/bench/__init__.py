@@ -9,23 +9,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torchshrink.bench.macs import count_macs, count_parameters
     from torchshrink.bench.measurement import Latency, Measurement, measure, measure_all, predict, predict_all
     from torchshrink.bench.sizes import entropy_bytes, gzip_bytes, size_bytes, zstd_bytes
+    from torchshrink.model.macs import count_macs, count_parameters
 
 _MODULES = {
-    "count_macs": "macs",
-    "count_parameters": "macs",
-    "Latency": "measurement",
-    "Measurement": "measurement",
-    "measure": "measurement",
-    "measure_all": "measurement",
-    "predict": "measurement",
-    "predict_all": "measurement",
-    "entropy_bytes": "sizes",
-    "gzip_bytes": "sizes",
-    "size_bytes": "sizes",
-    "zstd_bytes": "sizes",
+    "count_macs": "torchshrink.model.macs",
+    "count_parameters": "torchshrink.model.macs",
+    "Latency": "torchshrink.bench.measurement",
+    "Measurement": "torchshrink.bench.measurement",
+    "measure": "torchshrink.bench.measurement",
+    "measure_all": "torchshrink.bench.measurement",
+    "predict": "torchshrink.bench.measurement",
+    "predict_all": "torchshrink.bench.measurement",
+    "entropy_bytes": "torchshrink.bench.sizes",
+    "gzip_bytes": "torchshrink.bench.sizes",
+    "size_bytes": "torchshrink.bench.sizes",
+    "zstd_bytes": "torchshrink.bench.sizes",
 }
 
 __all__ = [
@@ -46,7 +46,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+        return getattr(importlib.import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from torchshrink.bench.process import Worker
 from torchshrink.errors import ModelError
+from torchshrink.runtime.process import Worker
 
 OnProgress = Callable[[int, int, str], None]
 

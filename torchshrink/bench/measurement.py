@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from torchshrink.bench._worker import read_arrays, write_arrays
 from torchshrink.bench.footprint import Footprint, OnProgress, Steps, footprint
-from torchshrink.bench.process import Worker
 from torchshrink.errors import DataError, RecipeError
+from torchshrink.runtime._worker import read_arrays, write_arrays
+from torchshrink.runtime.process import Worker
 
 _WARMUP_RUNS = 5
 _WARMUP_RUNS_PER_TURN = 1  # others ran in between: the caches hold their weights

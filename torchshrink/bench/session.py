@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from torchshrink import report
 from torchshrink.bench import footprint, history, ratio
 from torchshrink.bench.measurement import MOST_WORKERS_ALIVE, Measurement, measure_all
-from torchshrink.bench.process import Worker
 from torchshrink.bench.sizes import size_bytes
 from torchshrink.progress import Progress, Silent
+from torchshrink.report import text
+from torchshrink.runtime.process import Worker
 
 _ROUNDS = 12
 _STARTS = 3
@@ -64,7 +64,7 @@ def run(
     labels = names(files)
     session: history.Session = {
         "schema": history.SCHEMA,
-        "environment": report.environment(),
+        "environment": text.environment(),
         "reference": labels[reference],
         "method": ratio.METHOD,
         "rows": [],

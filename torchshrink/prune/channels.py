@@ -165,7 +165,7 @@ def _target(
     model: nn.Module, example_input: Inputs, macs: float | None, params: float | None
 ) -> tuple[Callable[[nn.Module], int], float]:
     """Return what is counted, and how much of it may remain."""
-    from torchshrink.bench.macs import count_macs
+    from torchshrink.model.macs import count_macs
 
     def parameters(module: nn.Module) -> int:
         return sum(parameter.numel() for parameter in module.parameters())

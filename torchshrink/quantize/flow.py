@@ -11,11 +11,11 @@ from torch import nn
 from torch.export import Dim
 from torch.fx import GraphModule
 
-from torchshrink import graphs
 from torchshrink.errors import ModelError
+from torchshrink.model import graphs
+from torchshrink.model.signature import Inputs, as_tuple, first
 from torchshrink.quantize.prepared import PreparedModule
 from torchshrink.quantize.quiet import quiet
-from torchshrink.signature import Inputs, as_tuple, first
 
 _TORCHAO_BATCH_NORM_EPS = 1e-5  # built into torchao's QAT pattern
 
@@ -67,11 +67,11 @@ def convert(prepared: PreparedModule) -> GraphModule:
     with quiet():
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
-        from torchshrink.quantize import trained_norms
+        from torchshrink.quantize.batch_norms import fold_trained_norms
         from torchshrink.quantize.bias import round_biases
 
         trained = copy.deepcopy(prepared).eval().graph_module
-        trained_norms.fold(trained)
+        fold_trained_norms(trained)
         _observe_weights(trained)
         graph = convert_pt2e(trained)
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchao.quantization.pt2e import MovingAverageMinMaxObserver, PerChannelMinMaxObserver
 
-from torchshrink.memory_format import in_memory
-from torchshrink.whole_batch import extremes
+from torchshrink.model.memory_format import in_memory
+from torchshrink.parallel.whole_batch import extremes
 
 
 class StepMinMaxObserver(MovingAverageMinMaxObserver):  # type: ignore[misc]  # torchao ships no types

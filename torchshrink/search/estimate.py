@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from torchshrink import prune
-from torchshrink.bench import count_macs
+from torchshrink.model.macs import count_macs
 from torchshrink.prune.layers import prunable_layers
 from torchshrink.search.limits import Limits
 from torchshrink.search.space import LEAST_SPARSITY, Resolved, Settings, shares

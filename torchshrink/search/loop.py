@@ -10,11 +10,12 @@ from typing import Any, Protocol
 
 from optuna.trial import FrozenTrial
 
-from torchshrink import recipe as recipes
 from torchshrink.errors import ShrinkError
+from torchshrink.pipeline import recipe as recipes
 from torchshrink.progress import Progress
 from torchshrink.search.candidates import Candidate
-from torchshrink.search.engine import Engine, Outcome
+from torchshrink.search.engines.local import Engine, Outcome
+from torchshrink.search.engines.work import Request
 from torchshrink.search.estimate import Estimator
 from torchshrink.search.halving import Standing, front, next_up
 from torchshrink.search.limits import Limits
@@ -22,7 +23,6 @@ from torchshrink.search.outlook import Forecast, Outlook, outlooks
 from torchshrink.search.settings import Search
 from torchshrink.search.space import Resolved, Settings
 from torchshrink.search.study import Study, state_of
-from torchshrink.search.work import Request
 
 MOST_LOST = 2  # how often a candidate whose worker died is given to another
 MOST_DROPPED = 100  # candidates in a row that cannot meet the limits

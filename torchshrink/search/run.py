@@ -9,16 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from torchshrink import checkpoint, pipeline, report
-from torchshrink import recipe as recipes
-from torchshrink.assemble import make_model, make_task
+from torchshrink import checkpoint
 from torchshrink.errors import RecipeError, ShrinkError
 from torchshrink.files import atomic
-from torchshrink.job import Job
+from torchshrink.pipeline import recipe as recipes
+from torchshrink.pipeline.assemble import make_model, make_task
+from torchshrink.pipeline.job import Job
+from torchshrink.pipeline.recipe import Recipe
+from torchshrink.pipeline.run import claim, run
+from torchshrink.pipeline.steps import Steps, digest
 from torchshrink.progress import SILENT, Progress
-from torchshrink.recipe import Recipe
-from torchshrink.search import candidates, result, work
-from torchshrink.search.engine import Engine, Local
+from torchshrink.report import text
+from torchshrink.report.trials import summary
+from torchshrink.search import candidates, result
+from torchshrink.search.engines import work
+from torchshrink.search.engines.local import Engine, Local
 from torchshrink.search.estimate import Estimator
 from torchshrink.search.limits import Limits
 from torchshrink.search.loop import Budget, Loop
@@ -26,9 +31,7 @@ from torchshrink.search.settings import Search
 from torchshrink.search.space import Resolved, Settings, derive
 from torchshrink.search.starts import starts
 from torchshrink.search.study import NAME, Study, delete
-from torchshrink.steps import Steps, digest
 from torchshrink.task import Task
-from torchshrink.trials import summary
 
 Target = Literal["litert", "onnxruntime"]
 _NARROW = (0.5, 0.75)  # shares of the channels, for the latency that MACs lead to
@@ -76,7 +79,7 @@ def search(
         progress: Told about everything.
 
     Returns:
-        The report as `torchshrink.pipeline.run` returns it, with the key ``"search"``; only that key when nothing
+        The report as `torchshrink.pipeline.run.run` returns it, with the key ``"search"``; only that key when nothing
         meets the limits.
 
     Raises:
@@ -88,7 +91,7 @@ def search(
     settings = recipe.search or Search()
     if workers < 1 or (trials is not None and trials < 1) or (hours is not None and hours <= 0):
         raise RecipeError(f"workers={workers}, trials={trials}, hours={hours}: a search needs some of each")
-    pipeline.claim(out, recipe, is_fresh)
+    claim(out, recipe, is_fresh)
     store = storage or f"sqlite:///{(out / 'study.db').absolute()}"
     name = NAME if storage is None else f"{NAME}-{digest([recipes.dump(recipe), str(out.absolute())])[:12]}"
     if is_fresh:
@@ -269,11 +272,11 @@ def _recommend(
     if (folder / "recipe.json").is_file() and json.loads((folder / "recipe.json").read_text()) != recipes.dump(final):
         is_fresh = True  # an earlier call, with fewer candidates, recommended another
     try:
-        content = pipeline.run(final, folder, bridge, is_fresh=is_fresh, progress=progress)
+        content = run(final, folder, bridge, is_fresh=is_fresh, progress=progress)
     except ShrinkError as error:
         if error.is_reported:
-            report.save({**report.load(folder), "search": found}, folder)
+            text.save({**text.load(folder), "search": found}, folder)
         raise
     content = {**content, "search": found}
-    report.save(content, folder)
+    text.save(content, folder)
     return content

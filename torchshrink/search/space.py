@@ -9,8 +9,8 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from torchshrink import prune, sensitivity
-from torchshrink.bench.macs import evaluating
 from torchshrink.errors import ModelError
+from torchshrink.model.macs import evaluating
 from torchshrink.progress import SILENT, Progress
 from torchshrink.search.settings import Space
 from torchshrink.strict import Strict

@@ -1,0 +1,1 @@
+"""PyTorch to ONNX, and to the form that ONNX Runtime computes in integers."""

@@ -1,0 +1,233 @@
+"""PyTorch to ONNX: float32, float16 weights, and QDQ int8."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import onnx
+import torch
+from onnx import TensorProto, helper
+from torch import Tensor, nn
+from torch.export import Dim
+
+from torchshrink import external_data
+from torchshrink.converters import half, qdq
+from torchshrink.converters.export import onnxruntime_int8
+from torchshrink.errors import ModelError, ShrinkError, UnsupportedOpError
+from torchshrink.files import atomic
+from torchshrink.model.signature import Inputs, first, input_names, output_names
+
+Precision = Literal["fp32", "fp16", "int8"]
+Target = Literal["onnxruntime", "generic"]
+
+OPSET = 18
+_MOST_DIMENSIONS = 4
+METADATA_KEY = "torchshrink"
+
+
+def to_onnx(
+    model: nn.Module,
+    example_input: Inputs,
+    path: Path | str,
+    precision: Precision = "fp32",
+    target: Target = "onnxruntime",
+    metadata: dict[str, Any] | None = None,
+    batch: int | None = 1,
+) -> Path:
+    """Export ``model`` to an ONNX file and return its path.
+
+    One input is called ``input``, several what ``forward`` calls them; one output is called ``output``, those of a
+    dictionary by its keys, those of a tuple ``output_0`` and so on.
+
+    Args:
+        model: A float module; for ``"int8"`` the quantized graph of `torchshrink.quantize.convert`.
+        example_input: ``[N, C, *size]``, or one for each argument of the model.
+        path: The file to write.
+        precision: ``"fp16"`` stores the weights as float16 and computes in float32: half the bytes, the same speed,
+            on every runtime.
+        target: For ``"int8"``: ``"onnxruntime"`` rewrites the graph for the integer kernels of ONNX Runtime,
+            ``"generic"`` keeps the operations of the model, for other runtimes and for `to_tflite`.
+        metadata: Stored in the file as JSON.
+        batch: How many samples the file takes at once; None for any number, which `to_tflite` does not convert.
+
+    Raises:
+        ModelError: When the precision does not fit the model, or the model refuses ``example_input``.
+        UnsupportedOpError: When an operation has no ONNX counterpart.
+    """
+    path = Path(path)
+    exported = export(model, example_input, batch)
+    is_int8 = qdq.is_quantized(exported)
+    if is_int8 != (precision == "int8"):
+        expected = "a quantized graph (torchshrink qat or ptq makes one)" if precision == "int8" else "a float model"
+        raise ModelError(f"precision {precision} needs {expected}, got {'a quantized graph' if is_int8 else 'floats'}")
+    if precision == "fp16":
+        exported = half.round_onnx(exported)
+    elif precision == "int8" and target == "onnxruntime":
+        exported = onnxruntime_int8.rewrite(exported)
+    save(exported, path, metadata)
+    return path
+
+
+def save(model: onnx.ModelProto, path: Path, metadata: dict[str, Any] | None = None) -> None:
+    """Check and write a model, with ``metadata`` as JSON among its properties."""
+    if metadata is not None:
+        helper.set_model_props(model, {METADATA_KEY: json.dumps(metadata)})
+    onnx.checker.check_model(model)
+    with atomic(path) as temporary:
+        onnx.save(model, str(temporary))
+
+
+def get_metadata(path: Path) -> dict[str, Any]:
+    """Return the JSON that `to_onnx` stored in a file; empty when there is none."""
+    properties = {item.key: item.value for item in load(path).metadata_props}
+    content: dict[str, Any] = json.loads(properties.get(METADATA_KEY, "{}"))
+    return content
+
+
+def load(path: Path) -> onnx.ModelProto:
+    """Read an ONNX file.
+
+    Raises:
+        ModelError: When the file is missing or not ONNX.
+    """
+    if path.is_file():
+        external_data.check(path)
+    try:
+        model = onnx.load(str(path))
+        if not model.graph.node:
+            raise ValueError("it holds no operation")
+        return model
+    except Exception as error:
+        raise ModelError(f"{path} cannot be read as ONNX: {str(error).splitlines()[0]}") from error
+
+
+def export(model: nn.Module, example_input: Inputs, batch: int | None = 1) -> onnx.ModelProto:
+    """Return ``model`` as ONNX with everything that converters look for; Args as `to_onnx`.
+
+    Raises:
+        ModelError: When the model itself refuses ``example_input``.
+        UnsupportedOpError: When an operation has no ONNX counterpart.
+    """
+    example = first(example_input, batch or 2)  # of two: torch.export takes a dimension of 1 for a constant
+    if not isinstance(model, torch.fx.GraphModule):
+        model = copy.deepcopy(model).eval()
+    outputs = _try_out(model, example)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                model,
+                example,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=input_names(model, len(example)),
+                output_names=output_names(outputs),
+                dynamic_shapes=None if batch else ({0: Dim.DYNAMIC},) * len(example),
+                custom_translation_table=_translations(),
+                verbose=False,
+            )
+    except Exception as error:
+        reason = _reason(error)
+        branches = "data-dependent" in reason
+        advice = "do not branch on the values of tensors" if branches else "replace that operation"
+        raise UnsupportedOpError(
+            f"{type(model).__name__} cannot be exported to ONNX: {reason}; {advice} in the model"
+        ) from error
+    assert program is not None
+    exported: onnx.ModelProto = program.model_proto
+    exported = _copy_without_notes(exported)
+    qdq.add_kernel_shapes(exported)
+    return exported
+
+
+def _try_out(model: nn.Module, example: tuple[Tensor, ...]) -> Any:
+    """Run the model, so that what it refuses by itself is not taken for something that the exporter cannot do."""
+    for value in example:
+        if value.ndim > _MOST_DIMENSIONS:
+            raise UnsupportedOpError(
+                f"{type(model).__name__} takes inputs of {value.ndim} dimensions, {list(value.shape)}: models of "
+                "images [N, C, H, W] and signals [N, C, L] can be converted, those of volumes not"
+            )
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return model(*example)
+    except ShrinkError:
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        shapes = ", ".join(str(list(value.shape)) for value in example)
+        raise ModelError(
+            f"{type(model).__name__} fails on an input of shape {shapes} ({reason}): fix the model or the shape"
+        ) from error
+
+
+def _translations() -> dict[Any, Any]:
+    """Say what torch.onnx does not know: per-channel quantization, as QDQ nodes with an axis."""
+    from onnxscript import opset18 as op
+
+    # The names and the order are those of the PyTorch operations.
+    def dequantize(x, scale, zero_point, axis, *_, **__):  # type: ignore[no-untyped-def]
+        return op.DequantizeLinear(x, scale, op.Cast(zero_point, to=TensorProto.INT8), axis=axis)
+
+    def quantize(x, scale, zero_point, axis, *_):  # type: ignore[no-untyped-def]
+        return op.QuantizeLinear(x, scale, op.Cast(zero_point, to=TensorProto.INT8), axis=axis)
+
+    # onnxscript 0.6 takes SpaceToDepth for it, whose channels are in another order.
+    def pixel_unshuffle(x, factor):  # type: ignore[no-untyped-def]
+        _, channels, height, width = x.shape
+        height, width = height // factor, width // factor
+        parts = op.Reshape(x, op.Constant(value_ints=[0, channels, height, factor, width, factor]))
+        moved = op.Transpose(parts, perm=[0, 1, 3, 5, 2, 4])
+        return op.Reshape(moved, op.Constant(value_ints=[0, channels * factor * factor, height, width]))
+
+    from torch.ao.quantization.fx import _decomposed  # noqa: F401  # registers the operations named below
+
+    operations = torch.ops.quantized_decomposed
+    return {
+        operations.dequantize_per_channel.default: dequantize,
+        operations.quantize_per_channel.default: quantize,
+        torch.ops.aten.pixel_unshuffle.default: pixel_unshuffle,
+    }
+
+
+def _copy_without_notes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Drop what the exporter wrote for its own debugging: stack traces with paths of this machine."""
+    model = onnx.ModelProto.FromString(model.SerializeToString())
+    for holder in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer,
+                   *model.graph.input, *model.graph.output):  # fmt: skip
+        del holder.metadata_props[:]
+        holder.doc_string = ""
+    return model
+
+
+def _reason(error: BaseException) -> str:
+    """Return the line of an exporter's chained error that names the operation."""
+    texts = []
+    cause: BaseException | None = error
+    while cause is not None:
+        texts.append(str(cause))
+        cause = cause.__cause__
+    lines = [line.strip() for text in reversed(texts) for line in text.splitlines() if line.strip()]
+    named = [line for line in lines if "No ONNX function found" in line or "aten." in line]
+    return (named or lines or [type(error).__name__])[0][:200]
+
+
+@contextlib.contextmanager
+def _quiet():  # type: ignore[no-untyped-def]
+    """Keep the exporter's progress, torchvision hints, deprecations and dumps of graphs off the user's terminal."""
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    nowhere = io.StringIO()
+    with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            logging.disable(level)

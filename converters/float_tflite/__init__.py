@@ -1,0 +1,1 @@
+"""A float ONNX graph through TensorFlow: what is done before, and undone after."""

@@ -1,0 +1,101 @@
+"""Hold what onnx2tf made against its source: the same values, and every output channels last."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from ai_edge_litert import schema_py_generated as schema
+from numpy.typing import NDArray
+
+from torchshrink.converters import runtimes, tflite_file
+from torchshrink.converters.proof import verify
+from torchshrink.errors import ConversionError
+
+_WRONG = 1e-3  # of the range of the expected values; a float file that is right was seen 1e-6 apart
+
+
+def settle(path: Path, source: onnx.ModelProto, name: str) -> None:
+    """Let the TFLite file at ``path`` give every output as ``[N, *size, C]``; refuse one that computes something else.
+
+    onnx2tf leaves some outputs ``[N, C, *size]``.
+
+    Args:
+        path: The float TFLite file.
+        source: The ONNX graph that it was made from.
+        name: What errors call it.
+
+    Raises:
+        ConversionError: When an output is not that of the source on random inputs.
+    """
+    sample = runtimes.random_inputs(source)
+    outputs = [item.name for item in source.graph.output]
+    expected = runtimes.onnx_values(source, set(outputs), sample)
+    found = {index: item.values for index, item in runtimes.tflite_values(path, sample).items()}
+    model = tflite_file.read(path)
+    is_changed = False
+    for position, (output, index) in enumerate(zip(outputs, list(model.subgraphs[0].outputs), strict=True)):
+        if int(index) not in found:
+            continue  # integers, such as classes
+        wanted = np.moveaxis(expected[output], 1, -1) if expected[output].ndim > 2 else expected[output]
+        if _is_same(found[int(index)], wanted):
+            continue
+        if not _is_same(found[int(index)], expected[output]):
+            raise ConversionError(
+                f"onnx2tf made a file of {name} that computes something else: output {output!r} differs by "
+                f"{_difference(found[int(index)], wanted):.2g} of {np.ptp(wanted):.2g}; replace the operations that it "
+                "converts wrong (torchshrink verify names the first)"
+            )
+        _move_channels(model, position, int(index), found, wanted)
+        is_changed = True
+    if is_changed:
+        tflite_file.write(model, path)
+
+
+def _is_same(found: NDArray[Any], wanted: NDArray[Any]) -> bool:
+    return _difference(found, wanted) <= _WRONG * verify.spread(wanted)
+
+
+def _difference(found: NDArray[Any], wanted: NDArray[Any]) -> float:
+    return float(np.abs(found - wanted).max(initial=0.0)) if found.shape == wanted.shape else np.inf
+
+
+def _move_channels(
+    model: Any, position: int, index: int, values: dict[int, NDArray[Any]], wanted: NDArray[Any]
+) -> None:
+    """Give out the tensor before the last transposition where it is the wanted one, and a transposed one otherwise."""
+    graph = model.subgraphs[0]
+    producer = next(operator for operator in graph.operators if index in list(operator.outputs))
+    before = int(producer.inputs[0])
+    if tflite_file.op_name(model, producer) == "TRANSPOSE" and _is_same(values.get(before, np.empty(0)), wanted):
+        if not any(index in list(operator.inputs) for operator in graph.operators):
+            graph.operators.remove(producer)
+        after = before
+    else:
+        after = _transpose(model, graph, index, list(wanted.shape))
+    name = tflite_file.tensor_name(graph.tensors[index])
+    graph.tensors[index].name, graph.tensors[after].name = f"{name}_channels_first", name
+    graph.outputs = [after if i == position else int(each) for i, each in enumerate(graph.outputs)]
+    for signature in model.signatureDefs or []:
+        for item in signature.outputs:
+            item.tensorIndex = after if item.tensorIndex == index else item.tensorIndex
+
+
+def _transpose(model: Any, graph: Any, index: int, shape: list[int]) -> int:
+    """Append a TRANSPOSE of a tensor to channels last and return the index of its output."""
+    order = schema.TensorT()
+    axes = np.array([0, *range(2, len(shape)), 1], np.int32)
+    order.name, order.shape, order.type = f"channels_last{index}", [len(axes)], schema.TensorType.INT32
+    order.buffer = tflite_file.add_buffer(model, axes.tobytes())
+    moved = copy.copy(graph.tensors[index])
+    moved.shape, moved.shapeSignature = shape, None
+    graph.tensors += [order, moved]
+    step = schema.OperatorT()
+    step.opcodeIndex = tflite_file.opcode(model, schema.BuiltinOperator.TRANSPOSE)
+    step.builtinOptionsType, step.builtinOptions = schema.BuiltinOptions.TransposeOptions, schema.TransposeOptionsT()
+    step.inputs, step.outputs = [index, len(graph.tensors) - 2], [len(graph.tensors) - 1]
+    graph.operators.append(step)
+    return len(graph.tensors) - 1

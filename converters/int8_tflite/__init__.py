@@ -1,0 +1,1 @@
+"""Learned ranges onto a float TFLite file, every scale as it was."""

@@ -1,0 +1,132 @@
+"""Quantize a float TFLite file with the scales that PyTorch learned.
+
+The float file came through onnx2tf, which renames and fuses tensors. Its tensors are matched with those of the float
+ONNX file by their values on random inputs, the learned ranges are handed to ai-edge-quantizer as if they were its
+calibration result, and every scale arrives as it was. Where no range was learned, nothing is guessed: the operation
+stays float.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from torchshrink.converters import runtimes, tflite_file
+from torchshrink.converters.int8_tflite import consistency, decomposition, ends, matching, mend, partition
+from torchshrink.converters.int8_tflite.matching import Match
+from torchshrink.converters.ranges import Range, Ranges
+from torchshrink.errors import ConversionError
+
+
+def quantize(
+    float_tflite: Path, float_onnx: Path, ranges: Ranges, target: Path, samples: Sequence[runtimes.Sample] = ()
+) -> Match:
+    """Write the int8 file and return how its tensors were matched.
+
+    What has a range is int8, the model's inputs and outputs too; an operation that reads or computes anything without
+    one stays float, between a ``DEQUANTIZE`` and a ``QUANTIZE``.
+
+    Args:
+        float_tflite: What onnx2tf made of ``float_onnx``.
+        float_onnx: The float half of `qdq.split`.
+        ranges: The other half.
+        target: Where the int8 file goes.
+        samples: Real inputs, for tensors that the converter added inside of a quantized operation; without any, that
+            operation stays float.
+
+    Raises:
+        ConversionError: When the ranges are those of another model, or ai-edge-quantizer refuses this one.
+    """
+    from ai_edge_quantizer import quantizer
+
+    model, source, match = tflite_file.read(float_tflite), onnx.load(str(float_onnx)), Match()
+    _check_names(source, ranges, float_onnx)
+    weights = matching.weights(model, source, ranges, match)
+    grids = matching.activations(model, float_tflite, source, ranges, match)
+    grids |= decomposition.calibrate(model, float_tflite, source, grids, match, samples)
+    floating = partition.floating(model, weights, grids)
+    _note(model, grids, floating, match)
+    if not match.quantized:
+        raise ConversionError(f"no operation of {float_onnx.name} could be quantized: none of its tensors has a range")
+    recipe, statistics = _recipe(model, grids, floating), _statistics(model, weights | grids)
+    ends.guard(model)
+    try:
+        with runtimes.silent_stderr(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about how ai-edge-quantizer itself opens an interpreter
+            worker = quantizer.Quantizer(tflite_file.pack(model), recipe)
+            content = worker.quantize(statistics).quantized_model
+    except (ValueError, RuntimeError, KeyError) as error:
+        raise ConversionError(f"ai-edge-quantizer refused {float_tflite.name}: {error}") from error
+    quantized = tflite_file.parse(bytes(content), target.name)
+    names = [tflite_file.tensor_name(tensor) for tensor in model.subgraphs[0].tensors]
+    learned = {names[index]: grid for index, grid in grids.items()}
+    ends.unguard(quantized)
+    ends.quantize(quantized, learned)
+    mend.absorb(quantized)
+    mend.restore_grids(quantized, learned)
+    mend.drop_idle(quantized)
+    consistency.check(quantized, model, target.name)
+    tflite_file.write(quantized, target)
+    return match
+
+
+def _check_names(source: onnx.ModelProto, ranges: Ranges, path: Path) -> None:
+    """Refuse ranges that were learned for another model."""
+    present = {name for node in source.graph.node for name in node.output}
+    present |= {item.name for item in (*source.graph.input, *source.graph.initializer)}
+    unknown = [name for name in ranges if name not in present]
+    if unknown:
+        raise ConversionError(
+            f"{len(unknown)} of {len(ranges)} ranges name no tensor of {path.name}, first {unknown[0]!r}: use the "
+            "ranges that were written with this model"
+        )
+
+
+def _note(model: Any, grids: Mapping[int, Range], floating: Sequence[Any], match: Match) -> None:
+    """Write down which activations are int8 and which stay float."""
+    graph = model.subgraphs[0]
+    kept = {id(operator) for operator in floating}
+    integer = {i for op in graph.operators if id(op) not in kept for i in (*op.inputs, *op.outputs)}
+    for index in sorted(matching.computed(model)):
+        is_quantized = index in grids and (index in integer or index in (*graph.inputs, *graph.outputs))
+        (match.quantized if is_quantized else match.floating).append(tflite_file.tensor_name(graph.tensors[index]))
+
+
+def _recipe(model: Any, grids: Mapping[int, Range], floating: Sequence[Any]) -> list[dict[str, Any]]:
+    """Return ai-edge-quantizer's recipe: everything static int8 but the operators that stay float."""
+    from ai_edge_quantizer import recipe
+
+    entries: list[dict[str, Any]] = recipe.static_wi8_ai8()
+    graph = model.subgraphs[0]
+    if floating:
+        scopes = ("".join(tflite_file.tensor_name(graph.tensors[i]) + ";" for i in op.outputs) for op in floating)
+        entries.append(_left_alone(f"^(?:{'|'.join(map(re.escape, scopes))})$", "*"))
+    # All ends of a model are quantized, or none; `ends.quantize` then does those that have a range.
+    for kind, indices in (("INPUT", graph.inputs), ("OUTPUT", graph.outputs)):
+        if any(index not in grids and graph.tensors[index].type == 0 for index in indices):
+            entries.append(_left_alone(".*", kind))
+    return entries
+
+
+def _left_alone(scope: str, operation: str) -> dict[str, Any]:
+    return {"regex": scope, "operation": operation, "algorithm_key": "no_quantize", "op_config": {}}
+
+
+def _statistics(model: Any, grids: Mapping[int, Range]) -> dict[str, dict[str, NDArray[np.float64]]]:
+    """Return least and greatest value as ai-edge-quantizer wants them: of as many dimensions as the tensor."""
+    found = {}
+    for index, range_ in grids.items():
+        tensor = model.subgraphs[0].tensors[index]
+        shape = [1] * len(tensor.shape)
+        if range_.axis is not None:
+            shape[range_.axis] = -1
+        low, high = range_.limits
+        found[tflite_file.tensor_name(tensor)] = {"min": low.reshape(shape), "max": high.reshape(shape)}
+    return found

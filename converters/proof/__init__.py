@@ -1,0 +1,1 @@
+"""Evidence that a file computes what its source computes, and where it first does not."""

@@ -1,0 +1,67 @@
+"""Compare what a shipped file holds with a file of ranges, without the model that both were made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from torchshrink.converters import qdq, tflite_file
+from torchshrink.converters.export.to_onnx import load
+from torchshrink.converters.int8_tflite import partition
+from torchshrink.converters.proof import scales
+from torchshrink.converters.proof.scales import Scale
+from torchshrink.converters.ranges import Range, Ranges
+
+
+def compare(path: Path, ranges: Ranges) -> list[Scale]:
+    """Return every quantized weight and activation of a file beside its entry in the store.
+
+    Names survive in ONNX files; in TFLite files they do not, and a tensor is paired with an entry of its grid. What has
+    none there carries a range that nobody learned.
+
+    Args:
+        path: An int8 ONNX or TFLite file.
+        ranges: The store; `ranges.load` reads it.
+
+    Raises:
+        ModelError: When the file cannot be read.
+    """
+    if path.suffix == ".tflite":
+        return [_of_grid(name, range_, ranges) for name, range_ in _in_tflite(path)]
+    shipped = list(_in_onnx(path))
+    named = [Scale(name, name, ranges[name], range_) for name, range_ in shipped if name in ranges]
+    # A tensor that is on its own grid may be rescaled to another one, which is that of another tensor.
+    settled = {row.tensor for row in named if row.is_equal}
+    others = [item for item in shipped if item[0] not in ranges or (item[0] in settled and item[1] != ranges[item[0]])]
+    kept = [row for row in named if row.is_equal or row.tensor not in settled]
+    return kept + [_of_grid(name, range_, ranges) for name, range_ in others]
+
+
+def _of_grid(name: str, range_: Range, ranges: Ranges) -> Scale:
+    """Return a tensor beside the first entry that has its grid, or beside nothing."""
+    rows = (Scale(name, other, known, range_) for other, known in ranges.items())
+    return next((row for row in rows if row.is_equal), Scale(name, None, None, range_))
+
+
+def _in_onnx(path: Path) -> Iterator[tuple[str, Range]]:
+    model = load(path)
+    floats, ranges = qdq.split(model)
+    constants = qdq.constants(floats)
+    yield from ((name, range_) for name, range_ in ranges.items() if name in constants)
+    yield from scales.grids(model)
+
+
+def _in_tflite(path: Path) -> Iterator[tuple[str, Range]]:
+    model = tflite_file.read(path)
+    graph = model.subgraphs[0]
+    for index, tensor in enumerate(graph.tensors):
+        range_ = tflite_file.quantization(model, tensor)
+        readers = {tflite_file.op_name(model, each) for each in graph.operators if index in list(each.inputs)}
+        is_constant = tensor.sparsity is not None or tflite_file.constant(model, tensor) is not None
+        is_used = bool(readers) or index in list(graph.outputs)
+        if range_ is None or tensor.type in scales.BIAS_TYPES or not is_used:
+            continue
+        # A kernel's own grid, from which a QUANTIZE leads to the learned one, and constants on the grid of a result.
+        is_imposed = readers == {"QUANTIZE"} and index not in list(graph.outputs)
+        if not is_imposed and not (is_constant and readers and readers <= partition.ROUNDED_CONSTANTS):
+            yield tflite_file.tensor_name(tensor), range_

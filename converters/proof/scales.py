@@ -1,0 +1,158 @@
+"""Put every scale that training learned beside the one that a shipped file holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from ai_edge_litert import schema_py_generated as schema
+from numpy.typing import NDArray
+
+from torchshrink.converters import qdq, runtimes, sparse, tflite_file, tflite_ops
+from torchshrink.converters.export.to_onnx import load
+from torchshrink.converters.int8_tflite import partition
+from torchshrink.converters.ranges import Range
+from torchshrink.model.signature import Inputs, first
+
+BIAS_TYPES = (schema.TensorType.INT32, schema.TensorType.INT64)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One quantized tensor of a file.
+
+    Attributes:
+        tensor: Its name in the file.
+        source: The PyTorch tensor that it is, None when none computes the same values.
+        trained: What training learned for that one.
+        shipped: What the file holds.
+    """
+
+    tensor: str
+    source: str | None
+    trained: Range | None
+    shipped: Range
+
+    @property
+    def is_equal(self) -> bool:
+        """Return whether scales (as float32) and zero points are identical."""
+        if self.trained is None or len(self.shipped.scale) % len(self.trained.scale):
+            return False
+        # A transposed convolution rewritten as a 1x1 one has each output channel several times.
+        times = len(self.shipped.scale) // len(self.trained.scale)
+        scale = np.repeat(np.asarray(self.trained.scale, np.float32), times)
+        zero_point = np.repeat(self.trained.zero_point, times)
+        return np.array_equal(scale, np.asarray(self.shipped.scale, np.float32)) and np.array_equal(
+            zero_point, self.shipped.zero_point
+        )
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A quantized tensor and the real numbers that it holds."""
+
+    name: str
+    range_: Range
+    values: NDArray[Any]
+    is_constant: bool
+
+
+def compare(path: Path, graph: onnx.ModelProto, sample: Inputs) -> list[Scale]:
+    """Return the scale of every weight and activation of an int8 file beside the trained one.
+
+    Tensors are paired by what they hold: weights by their codes, activations by their values on one input. Names and
+    scales play no part in it. A tensor that a converter added, to pad or cut another, is paired with that one's.
+
+    Args:
+        path: An int8 TFLite or ONNX file.
+        graph: The generic QDQ export of the quantized PyTorch graph.
+        sample: ``[N, C, *size]``, or one for each input; as many of N are used as the graph takes at once.
+    """
+    batch = graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
+    entry = [value.numpy() for value in first(sample, batch)]
+    trained = _in_onnx(graph, entry)
+    shipped = _in_tflite(path, entry) if path.suffix == ".tflite" else dict(enumerate(_in_onnx(load(path), entry)))
+    sources = {index: source for index, held in shipped.items() if (source := _nearest(held, trained)) is not None}
+    if path.suffix == ".tflite":
+        added = tflite_ops.origins(tflite_file.read(path), sources)
+        sources |= {index: sources[origin] for index, origin in added.items()}
+    rows = []
+    for index, held in shipped.items():
+        source = sources.get(index)
+        name, trained_range = (source.name, source.range_) if source is not None else (None, None)
+        rows.append(Scale(held.name, name, trained_range, held.range_))
+    return rows
+
+
+def _in_tflite(path: Path, entry: runtimes.Sample) -> dict[int, _Held]:
+    """Return the weights and activations of a TFLite file by the index of the tensor."""
+    model = tflite_file.read(path)
+    computed = runtimes.tflite_values(path, entry)
+    found = {}
+    for index, tensor in enumerate(model.subgraphs[0].tensors):
+        name, range_ = tflite_file.tensor_name(tensor), tflite_file.quantization(model, tensor)
+        if range_ is None or tensor.type in BIAS_TYPES:
+            continue
+        if _is_rounded(model, index):
+            continue
+        codes = sparse.decode(model, tensor) if tensor.sparsity is not None else tflite_file.constant(model, tensor)
+        if codes is not None:
+            found[index] = _Held(name, range_, qdq.dequantize(codes, range_), True)
+        elif index in computed and range_.axis is None:
+            found[index] = _Held(name, range_, computed[index].values, False)
+    return found
+
+
+def _is_rounded(model: Any, index: int) -> bool:
+    """Return whether a tensor is a constant that has the grid of what it is put into, such as the value of a PADV2."""
+    graph = model.subgraphs[0]
+    readers = [tflite_file.op_name(model, each) for each in graph.operators if index in list(each.inputs)]
+    is_constant = tflite_file.constant(model, graph.tensors[index]) is not None
+    return is_constant and set(readers) <= partition.ROUNDED_CONSTANTS
+
+
+def _in_onnx(model: onnx.ModelProto, entry: runtimes.Sample) -> list[_Held]:
+    """Return the weights and activations of a QDQ graph; a tensor that is quantized to several grids, once for each."""
+    float_graph, ranges = qdq.split(model)
+    arrays = qdq.constants(float_graph)
+    weights = [name for name in ranges if name in arrays and arrays[name].ndim > 1]
+    found = grids(model)
+    values = runtimes.onnx_values(model, set(found.values()), entry)
+    return [_Held(name, ranges[name], arrays[name], True) for name in weights] + [
+        _Held(name, range_, values[dequantized], False) for (name, range_), dequantized in found.items()
+    ]
+
+
+def grids(model: onnx.ModelProto) -> dict[tuple[str, Range], str]:
+    """Return every activation that is quantized, by name and grid, with the tensor that holds its rounded values."""
+    arrays = qdq.constants(model)
+    last = {item.name for item in model.graph.output}
+    codes: dict[str, str] = {}
+    reals: dict[str, str] = {}
+    found: dict[tuple[str, Range], str] = {}
+    for node in model.graph.node:
+        source, result = node.input[0], node.output[0]
+        if node.op_type == qdq.QUANTIZE:
+            codes[result] = reals.get(source, source)
+        elif node.op_type == "Clip" and source in codes:
+            codes[result] = codes[source]
+        elif node.op_type == qdq.DEQUANTIZE and source in codes:
+            reals[result] = codes[source]
+            name = result if result in last else codes[source]
+            found.setdefault((name, qdq.stored_range(node, arrays)), result)
+    return found
+
+
+def _nearest(held: _Held, candidates: list[_Held]) -> _Held | None:
+    """Return the candidate whose sorted values are nearest, when they are no further than a few quantization steps."""
+    values = np.sort(held.values.ravel())
+    distances = [
+        (float(np.abs(np.sort(candidate.values.ravel()) - values).mean()), candidate)
+        for candidate in candidates
+        if candidate.is_constant == held.is_constant and candidate.values.size == values.size
+    ]
+    distance, best = min(distances, key=lambda item: item[0], default=(np.inf, None))
+    return best if distance <= 2 * max(held.range_.scale) else None

@@ -1,0 +1,151 @@
+"""Show that an exported file computes what the PyTorch model computes that it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.fx import GraphModule, Node
+
+from torchshrink import bench
+from torchshrink.errors import ConversionError, ModelError
+from torchshrink.model.macs import evaluating
+from torchshrink.model.signature import Inputs, as_tuple, leaves, tensors
+
+# Largest absolute difference, as a share of the range of the reference's outputs (see `spread`).
+FLOAT_LIMITS = {"fp32": 1e-4, "fp16": 1e-2}
+# Shares of the outputs that must lie within 1 and within 3 steps of the output's int8 grid.
+WITHIN_ONE, WITHIN_THREE = 0.95, 0.999
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How a file's outputs compare with its source's.
+
+    Attributes:
+        reference: What the file was compared with.
+        max_abs: Largest absolute difference of any output.
+        mean_abs: Mean absolute difference.
+        lsb_match: For int8, the share of outputs within one step of the output's grid; None for floats.
+        passed: Whether the limits of this module hold.
+        reason: The limit that does not hold, in words; empty when all do.
+    """
+
+    reference: str
+    max_abs: float
+    mean_abs: float
+    lsb_match: float | None
+    passed: bool
+    reason: str = ""
+
+
+def verify(path: Path, model: nn.Module, inputs: Inputs, precision: str, reference: str) -> Parity:
+    """Run a file in its real runtime, default delegates included, and compare it with ``model``.
+
+    Args:
+        path: An ONNX or TFLite file.
+        model: The float module or quantized graph that it was made from.
+        inputs: ``[N, C, *size]`` real inputs, normalised, or one for each argument of the model.
+        precision: ``"fp32"``, ``"fp16"`` or ``"int8"``; chooses the limits.
+        reference: The name of ``model`` for the report.
+
+    Raises:
+        ConversionError: When the runtime cannot load or run the file.
+    """
+    arguments = as_tuple(inputs)
+    try:
+        found = bench.predict_all(path, [value.numpy() for value in arguments])
+    except ModelError as error:
+        raise ConversionError(f"{path.name} does not run: {error}") from error
+    with evaluating(model), torch.inference_mode():
+        parts = [tensors(model(*batch)) for batch in zip(*(torch.split(value, 1) for value in arguments), strict=True)]
+    expected = [torch.cat(part).float().numpy() for part in zip(*parts, strict=True)]
+    return compare_all(found, expected, precision, reference, output_scales(model))
+
+
+def compare_all(
+    found: Sequence[NDArray[np.float32]],
+    expected: Sequence[NDArray[np.float32]],
+    precision: str,
+    reference: str,
+    scales: Sequence[float | None],
+) -> Parity:
+    """Compare every output with that of the reference and return the worst; Args as `compare`, one of each."""
+    if len(found) != len(expected):
+        reason = f"it has {len(found)} outputs instead of {len(expected)}"
+        return Parity(reference, np.inf, np.inf, None, False, reason)
+    known = scales if len(scales) == len(expected) else [None] * len(expected)
+    triples = zip(found, expected, known, strict=True)
+    each = [compare(values, wanted, precision, reference, scale) for values, wanted, scale in triples]
+    if len(each) == 1:
+        return each[0]
+    failed = {index: parity.reason for index, parity in enumerate(each) if not parity.passed}
+    shares = [parity.lsb_match for parity in each if parity.lsb_match is not None]
+    return Parity(
+        reference,
+        max(parity.max_abs for parity in each),
+        max(parity.mean_abs for parity in each),
+        min(shares, default=None),
+        not failed,
+        "; ".join(f"output {index}: {reason}" for index, reason in failed.items()),
+    )
+
+
+def compare(
+    found: NDArray[np.float32],
+    expected: NDArray[np.float32],
+    precision: str,
+    reference: str,
+    scale: float | None = None,
+) -> Parity:
+    """Compare outputs with those of the reference; anything that is not a number fails.
+
+    Args:
+        found: The file's outputs.
+        expected: The reference's outputs, same shape.
+        precision: ``"fp32"``, ``"fp16"`` or ``"int8"``.
+        reference: Its name.
+        scale: The step of the int8 output grid; without it an int8 file with float output is held to the fp16 limit.
+    """
+    if found.shape != expected.shape:
+        reason = f"outputs have shape {list(found.shape)} instead of {list(expected.shape)}"
+        return Parity(reference, np.inf, np.inf, None, False, reason)
+    if not (np.isfinite(found).all() and np.isfinite(expected).all()):
+        return Parity(reference, np.inf, np.inf, None, False, "outputs hold values that are not finite numbers")
+    difference = np.abs(found.astype(np.float64) - expected.astype(np.float64))
+    worst, mean = float(difference.max()), float(difference.mean())
+    if precision == "int8" and scale is not None:
+        steps = np.rint(difference / scale)
+        one, three = float((steps <= 1).mean()), float((steps <= 3).mean())
+        # Written so that NaN, which fails every comparison, fails the check.
+        passed = one >= WITHIN_ONE and three >= WITHIN_THREE
+        reason = f"{one:.2%} of outputs within 1 step and {three:.3%} within 3, needed {WITHIN_ONE:.0%} and 99.9%"
+        return Parity(reference, worst, mean, one, passed, "" if passed else reason)
+    limit = FLOAT_LIMITS.get(precision, FLOAT_LIMITS["fp16"]) * spread(expected)
+    passed = worst <= limit
+    reason = "" if passed else f"largest difference {worst:.3g}, allowed {limit:.3g} ({precision})"
+    return Parity(reference, worst, mean, None, passed, reason)
+
+
+def spread(values: NDArray[Any]) -> float:
+    """Return the range of values that differences are compared with; of nearly constant ones, a share of their size."""
+    return max(float(np.ptp(values)), 1e-2 * float(np.abs(values).max(initial=0.0)), 1e-6)
+
+
+def output_scales(model: nn.Module) -> list[float | None]:
+    """Return the step of each output of a quantized graph, None for a float one; none of a float model's."""
+    if not isinstance(model, GraphModule):
+        return []
+    result = next(iter(model.graph.find_nodes(op="output"))).args[0]
+    return [_step(node) for _, node in leaves(result)]
+
+
+def _step(node: Node) -> float | None:
+    is_quantized = getattr(node.target, "_schema", None) is not None and "dequantize" in str(node.target)
+    return float(node.args[1]) if is_quantized else None  # type: ignore[arg-type]

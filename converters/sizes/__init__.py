@@ -1,0 +1,1 @@
+"""The same model in every format, and what each spends its bytes on."""

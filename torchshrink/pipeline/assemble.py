@@ -1,0 +1,82 @@
+"""What a recipe names, made: its data with its loss, its model with its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from torchshrink import checkpoint, losses
+from torchshrink.data import open_task
+from torchshrink.errors import ModelError, RecipeError
+from torchshrink.model.unet import UNet
+from torchshrink.pipeline import recipe as recipes
+from torchshrink.pipeline.recipe import Recipe
+from torchshrink.task import Task
+
+
+def make_task(recipe: Recipe) -> Task:
+    """Return the recipe's data with the recipe's loss."""
+    task = open_task(recipe.data, seed=recipe.seed, validation=recipe.validation, augment=recipe.augment)
+    if recipe.loss is None:
+        return task
+    if ":" in recipe.loss.name:
+        make = recipes.resolve(recipe.loss.name, "loss")
+        try:
+            loss = make(**recipe.loss.settings)
+        except TypeError as error:
+            raise RecipeError(f"loss {recipe.loss.name!r} does not take {recipe.loss.settings}: {error}") from error
+    else:
+        loss = losses.build(recipe.loss.name, **recipe.loss.settings)
+    return replace(task, loss=loss)
+
+
+def make_model(recipe: Recipe, task: Task) -> nn.Module:
+    """Return the recipe's model, its weights from the checkpoint when there is one.
+
+    The built-in U-Net takes its channels and dimensions from the data.
+    """
+    settings = recipe.model
+    factory: Callable[[], nn.Module]
+    if settings.factory == "unet":
+        shape = {
+            "in_channels": task.example_input.shape[1],
+            "out_channels": task.example_truth.shape[1],
+            "dims": task.dims,
+        }
+        factory = _call(UNet, {**shape, **settings.arguments}, "unet")
+    else:
+        factory = _call(recipes.resolve(settings.factory, "model"), settings.arguments, settings.factory)
+    torch.manual_seed(recipe.seed)
+    if settings.checkpoint is None:
+        return factory()
+    path = Path(settings.checkpoint)
+    if settings.factory == "unet" and not settings.arguments and checkpoint.is_self_contained(path):
+        return _fitting(checkpoint.load(path), path, task)
+    return checkpoint.load(path, factory, settings.allow_pickle)
+
+
+def _fitting(model: nn.Module, path: Path, task: Task) -> nn.Module:
+    """Return a model that was built from its own description, when its channels are the data's."""
+    config = getattr(model, "config", {})
+    wanted = (task.example_input.shape[1], task.example_truth.shape[1], task.dims)
+    if tuple(config.get(key) for key in ("in_channels", "out_channels", "dims")) != wanted:
+        raise ModelError(
+            f"{path} takes {config.get('in_channels')} and returns {config.get('out_channels')} channels in "
+            f"{config.get('dims')} dimensions, the data has {wanted[0]} and {wanted[1]} in {wanted[2]}"
+        )
+    return model
+
+
+def _call(function: Callable[..., nn.Module], arguments: dict[str, Any], name: str) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        try:
+            return function(**arguments)
+        except TypeError as error:
+            raise RecipeError(f"model {name!r} does not take {arguments}: {error}") from error
+
+    return make

@@ -1,0 +1,95 @@
+"""The whole job: a recipe becomes verified, measured files and a report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torchshrink.errors import ConversionError, DataError, ModelError, ParityError, RecipeError, ShrinkError
+from torchshrink.files import atomic, link_out
+from torchshrink.pipeline import recipe as recipes
+from torchshrink.pipeline.artefacts import Bridge
+from torchshrink.pipeline.job import Job
+from torchshrink.pipeline.recipe import Recipe
+from torchshrink.pipeline.steps import FOLDER, Steps
+from torchshrink.progress import SILENT, Progress
+from torchshrink.report import text
+
+
+def run(
+    recipe: Recipe, out: Path, bridge: Bridge, *, is_fresh: bool = False, progress: Progress = SILENT
+) -> dict[str, Any]:
+    """Do what a recipe says and return the report, which is also written into ``out``.
+
+    Finished steps of the same recipe are not done again.
+
+    Args:
+        recipe: What to do.
+        out: A folder that is new, empty, or holds the same run.
+        bridge: Exports and compares (`torchshrink.converters.bridge.Bridge`).
+        is_fresh: Do every step again, also over another run.
+        progress: Told about every step.
+
+    Raises:
+        OutputError: When the folder cannot be written.
+        DataError: When ``out`` holds something else, or the data cannot be used.
+        ParityError: When a file failed verification; the others are in the report.
+        ShrinkError: What a variant failed with; the others are in the report (``is_reported``).
+    """
+    claim(out, recipe, is_fresh)
+    job = Job(recipe, out, bridge, Steps(out, is_fresh), progress)
+    errors: dict[str, ShrinkError] = {}
+    for name, variant in recipe.variants.items():
+        try:
+            job.make(name, variant)
+            if variant.export:
+                job.export(name)
+                job.check(name)
+        except (ConversionError, ModelError, ParityError, RecipeError) as error:
+            if not job.states:
+                raise
+            errors[name] = error  # the other variants are worth having without this one
+            progress.note(f"{name} failed: {error}")
+    result = job.report(errors)
+    text.save(result, out)
+    if failure := _failure(errors, result["failed"]):
+        failure.is_reported = True
+        raise failure
+    return result
+
+
+def _failure(errors: dict[str, ShrinkError], failed: list[dict[str, Any]]) -> ShrinkError | None:
+    """Return what a run that is over says of what did not work in it."""
+    if errors:
+        name, error = next(iter(errors.items()))
+        others = f" (and {', '.join(list(errors)[1:])})" if len(errors) > 1 else ""
+        return type(error)(f"{name}{others} failed: {error}")
+    if failed:
+        reasons = "; ".join(f"{item['name']}: {item['reason']}" for item in failed)
+        return ParityError(f"{len(failed)} files failed verification and were deleted: {reasons}")
+    return None
+
+
+def claim(out: Path, recipe: Recipe, is_fresh: bool) -> None:
+    """Make ``out`` the folder of this run.
+
+    Raises:
+        DataError: When it holds another run, files that are not a run's, or a link to what lies outside of it.
+    """
+    if link := link_out(out):
+        raise DataError(f"{link} leads out of the run's folder, where files are replaced: remove the link")
+    marker = out / "recipe.json"
+    content = recipes.dump(recipe)
+    if marker.is_file():
+        try:
+            is_same = json.loads(marker.read_bytes()) == content
+        except ValueError:
+            is_same = False  # damaged: nobody knows which run it was
+        has_begun = any(path != marker for path in out.iterdir())  # a wrong path to the data leaves only the marker
+        if not is_same and not is_fresh and has_begun:
+            raise DataError(f"{out} holds another run: choose another --out, or pass --fresh to replace it")
+    elif out.is_dir() and any(path.name != FOLDER for path in out.iterdir()):
+        raise DataError(f"{out} holds files that are not of a torchshrink run: choose another --out")
+    with atomic(marker) as temporary:
+        temporary.write_text(json.dumps(content, indent=1))

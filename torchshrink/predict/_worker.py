@@ -1,0 +1,199 @@
+"""Run one file over many images in a process of its own. A script: `run.py` starts it.
+
+It imports numpy, Pillow and the one runtime that the file needs, so that its peak memory is that of a production
+process. It reads a `Job` as JSON on stdin and writes one JSON object a line to stdout: ``{"done", "total", "note"}``
+for each row of tiles, then ``{"peak_rss_mb", "runtime", "tiles"}``, or ``{"error", "kind"}`` with the name of a class
+of `torchshrink.errors`. Memory is in MB of 1e6 bytes.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from torchshrink.errors import ModelError, ShrinkError
+from torchshrink.predict import png_rows, streams, tiles
+from torchshrink.runtime import _model_files, _worker
+
+_THRESHOLD = 0.5  # as torchshrink.metrics, which needs torch: positive where it exceeds this
+
+Band = NDArray[np.float32]
+Predict = Callable[[NDArray[np.float32]], Band]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to do.
+
+    Attributes:
+        model: The ``.onnx`` or ``.tflite`` file.
+        threads: How many the runtime may use.
+        channels: Of its input.
+        tile: Its size, ``[L]`` or ``[H, W]``.
+        overlap: What neighbouring tiles share at least, along each of these.
+        mean: What is subtracted, per channel.
+        std: What the result is divided by.
+        raw: What images and arrays must hold.
+        classes: How many output channels there are.
+        files: ``{"source", "masks": [path, ...], "probabilities": path or null}`` each.
+    """
+
+    model: str
+    threads: int
+    channels: int
+    tile: list[int]
+    overlap: list[int]
+    mean: list[float]
+    std: list[float]
+    raw: str
+    classes: int
+    files: list[dict[str, Any]]
+
+
+class Network:
+    """The model: raw tiles ``[C, h, w]`` in, probabilities ``[K, h, w]`` out."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._shape = (1, job.channels, *job.tile)
+        modules, opener = _model_files.RUNTIMES[Path(job.model).suffix]
+        try:
+            for module in modules:
+                importlib.import_module(module)
+            self._runtime = opener(job.model, job.threads, self._shape)
+        except Exception as error:
+            raise ModelError(f"{job.model} cannot be opened: {_one_line(error)}; export it again") from error
+        self.name = self._runtime.name
+        self._mean, self._std = (np.array(values, np.float32)[:, None, None] for values in (job.mean, job.std))
+
+    def __call__(self, raw: NDArray[np.float32]) -> NDArray[np.float32]:
+        job, runtime = self._job, self._runtime
+        sample = ((raw - self._mean) / self._std).reshape(self._shape)
+        try:
+            output = runtime.finish(runtime.run(runtime.prepare([sample])), False)[0]
+        except Exception as error:
+            raise ModelError(f"{runtime.name} cannot run {job.model}: {_one_line(error)}") from error
+        wanted = (1, job.classes, *job.tile)
+        if output.size != np.prod(wanted) or output.shape[1] != job.classes:
+            raise ModelError(
+                f"{job.model} makes {list(output.shape)} of {list(self._shape)}, not {list(wanted)}: a mask needs an "
+                "output of the size of the input"
+            )
+        if not np.isfinite(output).all():
+            raise ModelError(f"{job.model} gives outputs that are not finite: verify it with torchshrink verify")
+        return output.reshape(job.classes, *raw.shape[1:])
+
+
+class Tiling:
+    """The tiles of a source along both axes; a signal is an image of one row."""
+
+    def __init__(self, source: streams.Source, tile: list[int], overlap: list[int]) -> None:
+        (self._tall, self._wide), (above, beside) = ([1, *tile][-2:], [0, *overlap][-2:])
+        self.rows = tiles.plan(source.height, self._tall, above)
+        self.columns = tiles.plan(source.width, self._wide, beside)
+        self._source = source
+
+    def __len__(self) -> int:
+        return self._source.count * len(self.rows) * len(self.columns)
+
+    def bands(self, predict: Predict, classes: int) -> Iterator[tuple[int, int, Band]]:
+        """Yield sample, first row, and probabilities ``[K, rows, W]``, in order and without gaps.
+
+        The array is the same every time.
+        """
+        height, width = self._source.height, self._source.width
+        columns = [tiles.reflected(tile.start, tile.start + self._wide, width) for tile in self.columns]
+        whole = np.empty((classes, max(row.keep_to - row.keep_from for row in self.rows), width), np.float32)
+        for sample, read in enumerate(self._source.samples()):
+            for row in self.rows:
+                places = tiles.reflected(row.start, row.start + self._tall, height)
+                first = int(places.min())
+                stored = read(first, int(places.max()) + 1)
+                band = whole[:, : row.keep_to - row.keep_from]
+                for tile, columns_read in zip(self.columns, columns, strict=True):
+                    raw = stored[:, (places - first)[:, None], columns_read]
+                    output = predict(raw.astype(np.float32) / np.float32(self._source.divisor))
+                    band[:, :, tile.keep_from : tile.keep_to] = output[
+                        :,
+                        row.keep_from - row.start : row.keep_to - row.start,
+                        tile.keep_from - tile.start : tile.keep_to - tile.start,
+                    ]
+                yield sample, row.keep_from, band
+
+
+def work(job: Job, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Check all files, then predict them one by one; return the summary."""
+    total = sum(len(_tiling(job, file)[1]) for file in job.files)
+    network = Network(job)
+    done = 0
+    for file in job.files:
+        source, tiling = _tiling(job, file)
+        with ExitStack() as stack:
+            sink, floats = _outputs(job, file, source, stack)
+            for sample, first, band in tiling.bands(network, job.classes):
+                sink.write(sample, first, band > _THRESHOLD)
+                if floats is not None:
+                    floats.write(sample, first, band)
+                done += len(tiling.columns)
+                report({"done": done, "total": total, "note": Path(file["source"]).name})
+    return {"peak_rss_mb": _worker.peak_rss_mb(), "runtime": network.name, "tiles": total}
+
+
+def _tiling(job: Job, file: dict[str, Any]) -> tuple[streams.Source, Tiling]:
+    source = png_rows.open_source(Path(file["source"]), job.channels, len(job.tile), job.raw)
+    return source, Tiling(source, job.tile, job.overlap)
+
+
+def _outputs(
+    job: Job, file: dict[str, Any], source: streams.Source, stack: ExitStack
+) -> tuple[streams.Sink, streams.NpyFile | None]:
+    """Open what is written for a source."""
+    paths = [Path(path) for path in file["masks"]]
+    is_array = Path(file["source"]).suffix.lower() in streams.ARRAY_ENDINGS
+    size = (source.height, source.width)[-len(job.tile) :]
+    shape = (*([source.count] if is_array else []), job.classes, *size)
+    floats = None
+    if file["probabilities"] is not None:
+        path = Path(file["probabilities"])
+        floats = stack.enter_context(streams.probabilities(path, shape, job.classes, source))
+    masks = streams.array_masks(paths[0], shape, source) if is_array else streams.image_masks(paths, source)
+    return stack.enter_context(masks), floats
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def main() -> None:
+    """Do the job that stands on stdin."""
+    # Runtimes print to stdout: keep the pipe to ourselves and send what they say to stderr.
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    os.dup2(2, 1)
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that temporary files go
+    Image.MAX_IMAGE_PIXELS = None  # an image of any size is what tiles are for
+
+    def report(content: dict[str, Any]) -> None:
+        replies.write(json.dumps(content) + "\n")
+
+    try:
+        result = work(Job(**json.load(sys.stdin)), report)
+        report(result | ({"modules": sorted(sys.modules)} if "--modules" in sys.argv else {}))
+    except ShrinkError as error:
+        report({"error": str(error), "kind": type(error).__name__})
+
+
+if __name__ == "__main__":
+    main()

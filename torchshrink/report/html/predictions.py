@@ -1,0 +1,205 @@
+"""A few test samples beside what each file made of them, coloured where that differs from the truth."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+from numpy.typing import NDArray
+
+from torchshrink.report import samples
+from torchshrink.report.html import svg
+from torchshrink.report.tradeoff import Row
+
+THRESHOLD = 0.5
+EXTRA, MISSED, CONFUSED = "#e03131", "#1c7ed6", "#f783ac"  # found but not there, there but not found, another class
+CLASSES = ("#2f9e44", "#f2c037", "#9c6ade", "#22b8cf", "#8a6d3b", "#adb5bd")
+_ONE_CLASS = "#e9ecef"  # of images with a single class: white on black
+_GROUND = "#101418"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image of a table of predictions.
+
+    Attributes:
+        uri: The PNG itself.
+        label: What it shows.
+        caption: Stands under it.
+    """
+
+    uri: str
+    label: str
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the page shows of the test samples.
+
+    Attributes:
+        columns: The headings of ``pictures``.
+        pictures: For images, one row per sample.
+        signals: For signals, one drawing per sample.
+        legend: Colours and what they stand for.
+    """
+
+    columns: Sequence[str]
+    pictures: Sequence[Sequence[Picture]]
+    signals: Sequence[Markup]
+    legend: Sequence[tuple[str, str]]
+
+
+def predictions(rows: Sequence[Row], out: Path, task: dict[str, Any]) -> Predictions | None:
+    """Return the samples that a run kept, seen through the dense PyTorch model and each variant's smallest file.
+
+    ``None`` for a run that kept none, and for outputs that are not masks of the input's size.
+    """
+    kept = samples.data(out)
+    if kept is None:
+        return None
+    inputs, truths = kept
+    found = {row["name"]: samples.outputs(out, row["name"]) for row in shown(rows)}
+    outputs = {name: array for name, array in found.items() if array is not None and array.shape == truths.shape}
+    if inputs.ndim not in (3, 4) or truths.shape[2:] != inputs.shape[2:] or not outputs:
+        return None
+    masks = {"truth": truths > THRESHOLD, **{name: array > THRESHOLD for name, array in outputs.items()}}
+    legend = _legend(truths.shape[1], inputs.ndim - 2, task.get("class_names") or [])
+    if inputs.ndim == 3:
+        raw = _raw(inputs, task.get("normalization") or {})
+        return Predictions((), (), _signals(raw, masks), legend)
+    pictures = [_pictures(number, inputs[number], masks) for number in range(len(inputs))]
+    return Predictions(("input", *masks), pictures, (), legend)
+
+
+def shown(rows: Sequence[Row]) -> list[Row]:
+    """Return the first PyTorch row and the smallest exported file of each variant."""
+    chosen = [row for row in rows if row["format"] == "torch"][:1]
+    for variant in dict.fromkeys(row["variant"] for row in rows):
+        files = [row for row in rows if row["variant"] == variant and row["format"] != "torch"]
+        chosen += sorted(files, key=lambda row: int(row["bytes"]))[:1]
+    return chosen
+
+
+def wrong(mask: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
+    """Return the share of points of which some class is wrong, ``[K, *size]`` against the same."""
+    return float((mask != truth).any(0).mean())
+
+
+def paint(mask: NDArray[np.bool_], truth: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Return ``[H, W]`` of indices into the palette: ground, extra, missed, confused, classes.
+
+    Where classes overlap the last one is seen. Confused is where one class was found and another is there.
+    """
+    extra, missed = (mask & ~truth).any(0), (truth & ~mask).any(0)
+    painted = np.zeros(mask.shape[1:], np.uint8)
+    for index, part in enumerate(mask & truth):
+        painted[part] = 4 + index % len(CLASSES)
+    painted[extra], painted[missed], painted[extra & missed] = 1, 2, 3
+    return painted
+
+
+def _legend(count: int, dims: int, names: Sequence[str]) -> list[tuple[str, str]]:
+    titles = [*names, *(f"class {number}" for number in range(len(names), count))][:count]
+    colors = [_ONE_CLASS] if count == 1 and dims == 2 else [CLASSES[index % len(CLASSES)] for index in range(count)]
+    legend = [*zip(colors, titles, strict=True), (EXTRA, "found but not there"), (MISSED, "there but not found")]
+    return [*legend, (CONFUSED, "another class")] if count > 1 and dims == 2 else legend
+
+
+def _raw(inputs: NDArray[np.float32], normalization: dict[str, Any]) -> NDArray[np.float32]:
+    """Undo the normalisation, when it is known."""
+    mean, std = (np.asarray(normalization.get(name) or [], np.float32) for name in ("mean", "std"))
+    if not len(mean) == len(std) == inputs.shape[1]:
+        return inputs
+    return np.asarray(inputs * std.reshape(1, -1, 1) + mean.reshape(1, -1, 1), np.float32)
+
+
+def _pictures(number: int, image: NDArray[np.float32], masks: dict[str, NDArray[np.bool_]]) -> list[Picture]:
+    truth = masks["truth"][number]
+    found = [Picture(_gray_or_rgb(image), f"sample {number + 1}: input")]
+    for name, mask in masks.items():
+        share = wrong(mask[number], truth)
+        caption = "" if name == "truth" else f"{share:.1%} wrong"
+        label = f"sample {number + 1}: {name}{caption and f', {caption} of the pixels'}"
+        found.append(Picture(_indexed(paint(mask[number], truth), len(truth)), label, caption))
+    return found
+
+
+def _gray_or_rgb(image: NDArray[np.float32]) -> str:
+    from PIL import Image
+
+    shown_channels = image if len(image) == 3 else image[:1]
+    low, high = np.percentile(shown_channels, (0.5, 99.5))
+    scaled = np.clip((shown_channels - low) / max(float(high - low), 1e-6), 0, 1)
+    pixels = (scaled * 255).round().astype(np.uint8)
+    return _png(Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)) if len(pixels) == 3 else pixels[0]))
+
+
+def _indexed(painted: NDArray[np.uint8], classes: int) -> str:
+    from PIL import Image
+
+    picture = Image.fromarray(painted, "P")
+    colors = [_GROUND, EXTRA, MISSED, CONFUSED, *([_ONE_CLASS] if classes == 1 else CLASSES)]
+    picture.putpalette([int(color[start : start + 2], 16) for color in colors for start in (1, 3, 5)])
+    return _png(picture)
+
+
+def _png(picture: Any) -> str:
+    content = io.BytesIO()
+    picture.save(content, "PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
+
+
+def _signals(inputs: NDArray[np.float32], masks: dict[str, NDArray[np.bool_]]) -> list[Markup]:
+    found = []
+    for number in range(len(inputs)):
+        truth = masks["truth"][number]
+        shares = {name: wrong(mask[number], truth) for name, mask in masks.items() if name != "truth"}
+        label = f"Sample {number + 1}. " + ", ".join(f"{name}: {share:.1%} wrong" for name, share in shares.items())
+        chosen = {name: mask[number][: len(CLASSES)] for name, mask in masks.items()}
+        found.append(svg.embed(lambda path, n=number, c=chosen: _draw(inputs[n], c, path), f"signal-{number}", label))  # type: ignore[misc]
+    return found
+
+
+def _draw(signal: NDArray[np.float32], masks: dict[str, NDArray[np.bool_]], path: Path) -> None:
+    """Draw a signal as a line and, under it, a band for the truth and each file, one lane per class."""
+    from matplotlib.figure import Figure
+
+    truth = masks["truth"]
+    figure = Figure(figsize=(8.6, 1.5 + 0.34 * len(masks)), layout="constrained")
+    top, below = figure.subplots(2, 1, sharex=True, height_ratios=[1.3, 0.32 * len(masks)])
+    for index, channel in enumerate(signal[:3]):
+        top.plot(np.arange(len(channel)) + 0.5, channel, linewidth=1, color=("#4c8dd6", "#e8590c", "#868e96")[index])
+    top.set_xlim(0, signal.shape[-1])
+    top.set_ylabel("input", fontsize=8)
+    top.tick_params(labelsize=7)
+    below.tick_params(labelsize=7)
+    for line, (name, mask) in enumerate(masks.items()):
+        for lane in range(len(truth)):
+            bottom, height = line - 0.4 + 0.8 * lane / len(truth), 0.8 / len(truth)
+            for part, color in _parts(mask[lane], truth[lane], CLASSES[lane]):
+                below.broken_barh(spans(part), (bottom, height), facecolors=color, linewidth=0)
+        if line:
+            below.axhline(line - 0.5, color=svg.ink(), linewidth=0.4, alpha=0.4)
+        share = "" if name == "truth" else f" {wrong(mask, truth):.1%} wrong"
+        below.text(1.005, line, share, transform=below.get_yaxis_transform(), va="center", fontsize=8)
+    below.set_yticks(range(len(masks)), list(masks), fontsize=8)
+    below.set_ylim(len(masks) - 0.5, -0.5)
+    below.tick_params(axis="y", length=0)
+    svg.save(figure, path)
+
+
+def _parts(mask: NDArray[np.bool_], truth: NDArray[np.bool_], color: str) -> list[tuple[NDArray[np.bool_], str]]:
+    return [(mask & truth, color), (mask & ~truth, EXTRA), (truth & ~mask, MISSED)]
+
+
+def spans(part: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Return where a mask ``[L]`` is true, as starts and lengths."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], part.astype(np.int8), [0]])))
+    return [(int(start), int(end - start)) for start, end in zip(edges[::2], edges[1::2], strict=True)]

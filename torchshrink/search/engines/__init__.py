@@ -1,0 +1,1 @@
+"""Where candidates are trained: here, or on a cluster."""

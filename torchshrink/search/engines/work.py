@@ -1,0 +1,116 @@
+"""What a worker does: one rung of one candidate, in a folder that keeps every finished step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torchshrink import bench
+from torchshrink.bench import ratio
+from torchshrink.errors import ParityError
+from torchshrink.pipeline import recipe
+from torchshrink.pipeline.artefacts import Bridge
+from torchshrink.pipeline.assemble import make_task
+from torchshrink.pipeline.job import Job
+from torchshrink.pipeline.steps import Steps
+from torchshrink.progress import SILENT, Progress
+from torchshrink.task import Task
+
+MakeBridge = Callable[[], Bridge]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One rung of one candidate.
+
+    Attributes:
+        number: Of the candidate.
+        folder: Where its steps are kept.
+        recipe: As `torchshrink.pipeline.recipe.dump` returns it.
+        variants: What to make, in order; what is made already is not made again.
+        ships: The variant to export, verify and measure after them; None when the rung is not the last.
+        reference: The dense float file, which latency is compared with.
+    """
+
+    number: int
+    folder: Path
+    recipe: dict[str, Any]
+    variants: tuple[str, ...]
+    ships: str | None
+    reference: Path
+
+
+def do(
+    request: Request, make_bridge: MakeBridge, progress: Progress = SILENT, steps: Steps | None = None
+) -> dict[str, Any]:
+    """Make the variants of a rung, and for the last rung the file, its proof and its cost.
+
+    Args:
+        request: The rung.
+        make_bridge: Returns what exports and compares.
+        progress: Told about everything.
+        steps: What keeps the finished steps; by default the request's folder alone.
+
+    Returns:
+        ``loss``: of the validation part, of the last variant; ``seconds``; and for the last rung ``size`` in bytes,
+        ``latency`` as a share of the reference's, ``latency_ms``, ``rss`` in MB, ``macs`` and the file's ``name``.
+
+    Raises:
+        ParityError: When no file of the candidate was verified.
+        ShrinkError: What a step failed with.
+    """
+    start = time.monotonic()
+    plan = recipe.parse(request.recipe)
+    steps = steps or Steps(request.folder)
+    job = Job(plan, request.folder, make_bridge(), steps, progress, validating(make_task(plan)))
+    for name in request.variants:
+        job.make(name, plan.variants[name])
+    found: dict[str, Any] = {"loss": job.states[request.variants[-1]].best_loss}
+    if request.ships is not None:
+        found |= _file(job, request.ships, request.reference)
+    return found | {"seconds": time.monotonic() - start}
+
+
+def validating(task: Task) -> Task:
+    """Return a task whose files are scored on the validation part: a search must not see the test part."""
+    return replace(task, test=task.validation)
+
+
+def measure(job: Job, row: dict[str, Any], reference: Path) -> dict[str, float]:
+    """Return what a file costs, its latency compared with the reference's in the same minute."""
+    path = job.out / row["path"]
+    settings = job.recipe.measure
+    found = bench.measure_all(
+        [reference, path], job.task.example_input.numpy(), threads=settings.threads, runs=settings.runs
+    )
+    return {
+        "size": row["bytes"],
+        "latency": ratio.paired(found[path].rounds_ms, found[reference].rounds_ms).median,
+        "latency_ms": found[path].latency.median,
+        "rss": found[path].peak_rss_mb,
+        "loss": row["loss"],
+    }
+
+
+def smallest(job: Job, variant: str, precision: str) -> dict[str, Any]:
+    """Return the row of a variant's smallest verified file of a precision.
+
+    Raises:
+        ParityError: When there is none.
+    """
+    state = job.states[variant]
+    rows = [row for row in state.checked if row["precision"] == precision]
+    if not rows:
+        reason = next((item["reason"] for item in state.failed), "no such file")
+        raise ParityError(f"{variant}: no {precision} file was verified: {reason}")
+    return min(rows, key=lambda row: row["bytes"])
+
+
+def _file(job: Job, variant: str, reference: Path) -> dict[str, Any]:
+    job.export(variant)
+    job.check(variant)
+    row = smallest(job, variant, "int8")
+    return {**measure(job, row, reference), "name": row["name"], "macs": row["macs"]}

@@ -1,0 +1,407 @@
+"""How much the loss suffers when one layer alone is pruned or quantized, and what sparsity each can bear."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
+
+from torchshrink.errors import DataError, ModelError, RecipeError, ShrinkError
+from torchshrink.model.macs import count_macs, evaluating
+from torchshrink.progress import SILENT, Progress
+from torchshrink.prune.layers import Layer, prunable_layers
+from torchshrink.sensitivity import substitutes
+from torchshrink.sensitivity.substitutes import TRANSPOSED, Range
+from torchshrink.task import Samples, Task
+
+AMOUNTS = (0.3, 0.5, 0.7, 0.9)
+SAMPLES = 64
+BUDGET = 0.01  # loss that the suggested pruning may cost before it is fine-tuned
+
+_EVALUATIONS = 8  # of the whole model, at most, to find a suggestion
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """What a layer is.
+
+    Attributes:
+        name: As in ``model.named_modules()``.
+        kind: Its class, such as ``"Conv2d"``.
+        shape: Of its weight.
+        parameters: Weights and biases.
+        macs: Multiply-accumulates of one sample in all calls of the layer; 0 when the model never calls it, also when
+            it uses the layer's weight in a function of its own (they count as other operations of the model then).
+        sparsity: Share of the weights that are exactly zero, in [0, 1].
+        least: The smallest weight.
+        greatest: The largest weight.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    parameters: int
+    macs: int
+    sparsity: float
+    least: float
+    greatest: float
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What each layer alone costs.
+
+    Attributes:
+        loss: Of the unchanged model.
+        samples: Validation samples that all losses are of.
+        pruned: By layer and sparsity, the loss with the layer's smallest weights set to zero, minus ``loss``.
+        int8: By layer, the loss with its weights and its output in int8, minus ``loss``.
+    """
+
+    loss: float
+    samples: int
+    pruned: dict[str, dict[float, float]]
+    int8: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A sparsity for each layer.
+
+    Attributes:
+        amounts: Sparsity by layer in [0, 1), for `torchshrink.prune.by_layer`.
+        increase: Of the loss when all layers are pruned to it at once, without fine-tuning; at most ``budget``.
+        budget: What was allowed.
+    """
+
+    amounts: dict[str, float]
+    increase: float
+    budget: float
+
+
+def layers(model: nn.Module, example_input: Tensor | tuple[Tensor, ...]) -> list[LayerInfo]:
+    """Return every layer that can be pruned: convolutions, transposed ones too, and linear layers.
+
+    Their ``macs`` add up to `torchshrink.bench.count_macs`, but for products that are not of such a layer, as those of
+    an attention or an LSTM.
+
+    Args:
+        model: Any module; it is left as it was.
+        example_input: ``[N, C, *size]``, or a tuple of inputs; their first samples are used.
+
+    Raises:
+        ModelError: When there is no such layer, or the model does not run on the input.
+
+    >>> [(layer.name, layer.parameters, layer.macs) for layer in layers(nn.Linear(3, 2), torch.zeros(1, 3))]
+    [('', 8, 6)]
+    """
+    found = _found(model)
+    macs = dict.fromkeys(found, 0)
+
+    def counter(name: str) -> Callable[..., None]:
+        def count(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+            # Each output of a convolution is a sum of so many products; each input of a transposed one makes so many.
+            values = (args[0] if args else kwargs["input"]) if isinstance(layer, TRANSPOSED) else output
+            macs[name] += values.numel() * math.prod(layer.weight.shape[1:])
+
+        return count
+
+    with ExitStack() as stack:
+        for name, layer in found.items():
+            stack.callback(layer.register_forward_hook(counter(name), with_kwargs=True).remove)
+        try:
+            count_macs(model, example_input)
+        except ShrinkError:
+            raise
+        except Exception as error:  # whatever the model does with an input that does not fit it
+            first = example_input[0] if isinstance(example_input, tuple) else example_input
+            raise ModelError(
+                f"{type(model).__name__} does not run on an input of shape {tuple(first.shape)}: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+    return [_describe(name, layer, macs[name]) for name, layer in found.items()]
+
+
+def measure(
+    model: nn.Module,
+    task: Task,
+    *,
+    amounts: Sequence[float] = AMOUNTS,
+    samples: int = SAMPLES,
+    ignore: Sequence[str] = (),
+    batch_size: int = 16,
+    progress: Progress = SILENT,
+) -> Sensitivity:
+    """Return how much the loss rises when one layer alone is pruned, or alone computes in int8.
+
+    Pruning sets the smallest weights of the layer to zero, as `torchshrink.prune.by_layer` does. In int8, its weights
+    have one symmetric scale per output channel, in [-127, 127], and its output one affine scale from the least and
+    greatest value (and zero) that some training samples cause, both faked in float. A BatchNorm or ReLU behind it,
+    which `torchshrink.quantize` joins with it, is left in float here.
+
+    The model is never copied: a layer's weight is exchanged while the loss is measured and put back, so ``model`` is
+    the same afterwards, to the bit.
+
+    Args:
+        model: A float module whose masks were made permanent (`torchshrink.prune.remove`).
+        task: The losses are of its validation part, the ranges of its training part; the test part is not touched.
+        amounts: Sparsities to try, each in (0, 1).
+        samples: How many samples of each part to use, at most; the first ones.
+        ignore: Layers to leave out, as in `torchshrink.prune.magnitude`.
+        batch_size: Samples per batch.
+        progress: Told about every layer.
+
+    Raises:
+        ModelError: When there is no layer to prune, or one has a masked or otherwise computed weight.
+        DataError: When the model cannot be evaluated on the data.
+        RecipeError: When an argument is out of range.
+
+    Source: Han et al., arXiv:1506.02626, section 3 and figure 6, by loss instead of accuracy.
+    """
+    if samples < 1 or not amounts or not all(0 < amount < 1 for amount in amounts):
+        raise RecipeError(f"samples={samples}, amounts={list(amounts)}: needs samples, and sparsities between 0 and 1")
+    found = _found(model, ignore)
+    _check_plain(found)
+    progress.start("measure the sensitivity of each layer")
+    with evaluating(model), torch.no_grad():
+        judge = _Judge(model, task, samples, batch_size)
+        ranges = _ranges(model, found, _batches(model, task.train, samples, batch_size))
+        pruned: dict[str, dict[float, float]] = {}
+        int8: dict[str, float] = {}
+        for done, (name, layer) in enumerate(found.items()):
+            progress.update(done, len(found), name or type(layer).__name__)
+            without = substitutes.cutter(layer.weight, amounts)
+            pruned[name] = {amount: judge.increase(layer, without(amount)) for amount in sorted(amounts)}
+            with substitutes.int8_output(layer, ranges.get(name)):
+                int8[name] = judge.increase(layer, substitutes.int8_weight(layer))
+        progress.update(len(found), len(found))
+    return Sensitivity(judge.loss, judge.samples, pruned, int8)
+
+
+def suggest(
+    model: nn.Module,
+    task: Task,
+    sensitivity: Sensitivity,
+    budget: float = BUDGET,
+    *,
+    batch_size: int = 16,
+    progress: Progress = SILENT,
+) -> Suggestion:
+    """Return the sparsity that each layer can bear, when the whole model may lose ``budget`` before fine-tuning.
+
+    One threshold for all layers decides: each is pruned to the greatest measured sparsity up to which its own loss
+    increase never exceeded the threshold, so that robust layers give more. The threshold is the greatest at which the
+    model with *all* layers pruned at once stays within the budget, found by bisection over the measured increases and
+    measured, not extrapolated: single increases do not add up. A layer keeps the zeros that it has already.
+
+    Args:
+        model: As given to `measure`; it is left as it was.
+        task: As given to `measure`.
+        sensitivity: Its result.
+        budget: Greatest increase of the validation loss, in its own unit, at least 0.
+        batch_size: Samples per batch.
+        progress: Told about every evaluation of the whole model, at most 8.
+
+    Raises:
+        RecipeError: When the budget is negative or not finite.
+        ModelError: When a layer is not the model's any more.
+    """
+    if not 0 <= budget < math.inf:
+        raise RecipeError(f"budget={budget}: the loss may rise by a finite number that is not negative")
+    found = _found(model)
+    if missing := sensitivity.pruned.keys() - found.keys():
+        raise ModelError(f"{type(model).__name__} has no layer {sorted(missing)[0]!r}: measure its sensitivity again")
+    found = {name: found[name] for name in sensitivity.pruned}
+    _check_plain(found)
+    worst = {name: _running_maximum(costs) for name, costs in sensitivity.pruned.items()}
+    thresholds = sorted({cost for costs in worst.values() for cost in costs.values() if math.isfinite(cost)})
+    zeros = {name: _sparsity(layer.weight) for name, layer in found.items()}
+
+    def choose(threshold: float) -> dict[str, float]:
+        best = {name: max((a for a, cost in worst[name].items() if cost <= threshold), default=0.0) for name in found}
+        return {name: max(amount, zeros[name] if zeros[name] < 1 else 0.0) for name, amount in best.items()}
+
+    progress.start("find the sparsity that each layer can bear")
+    result = Suggestion(choose(-1.0), 0.0, budget)
+    with evaluating(model), torch.no_grad():
+        judge = _Judge(model, task, sensitivity.samples, batch_size)
+        called = set(_ranges(model, found, judge.batches[:1]))
+        fits, fails = -1, len(thresholds)  # positions in thresholds
+        for done in range(_EVALUATIONS):
+            if fails - fits < 2:
+                break
+            middle = (fits + fails) // 2
+            amounts = choose(thresholds[middle])
+            with substitutes.all_pruned(found, amounts, called):
+                increase = judge() - judge.loss
+            progress.update(done + 1, _EVALUATIONS, f"loss {increase:+.4f}")
+            if increase <= budget:
+                fits, result = middle, Suggestion(amounts, increase, budget)
+            else:
+                fails = middle
+    return result
+
+
+def int8_costs(
+    model: nn.Module, task: Task, samples: int = SAMPLES, batch_size: int = 16, progress: Progress = SILENT
+) -> dict[str, float]:
+    """Return how much the loss rises when one layer alone is int8 among float ones: its input, weights and output.
+
+    `measure` leaves the input to the layer that makes it. Here a layer pays for both, because it does so when the
+    layers around it stay float. Layers that the model never calls are left out.
+
+    Args and Raises as `measure`.
+    """
+    found = _found(model)
+    _check_plain(found)
+    progress.start("measure what int8 costs in each layer")
+    with evaluating(model), torch.no_grad():
+        judge = _Judge(model, task, samples, batch_size)
+        batches = _batches(model, task.train, samples, batch_size)
+        entries, results = _ranges(model, found, batches, of_inputs=True), _ranges(model, found, batches)
+        costs = {}
+        for done, (name, limits) in enumerate(results.items()):
+            progress.update(done, len(results), name or type(model).__name__)
+            layer = found[name]
+            with _int8_input(layer, entries[name]), substitutes.int8_output(layer, limits):
+                costs[name] = judge.increase(layer, substitutes.int8_weight(layer))
+        progress.update(len(results), len(results))
+    return costs
+
+
+@torch.no_grad()
+def loss(model: nn.Module, task: Task, samples: int = SAMPLES, batch_size: int = 16) -> float:
+    """Return the loss of a module or a quantized graph on the first validation samples, as `measure` has it.
+
+    Raises:
+        DataError: When the model cannot be evaluated on the data.
+    """
+    with evaluating(model):
+        return _Judge(model, task, samples, batch_size).loss
+
+
+class _Judge:
+    """The loss of a model on the first validation samples."""
+
+    def __init__(self, model: nn.Module, task: Task, samples: int, batch_size: int) -> None:
+        self.model, self.criterion = model, task.loss
+        self.batches = _batches(model, task.validation, samples, batch_size)
+        self.samples = sum(len(inputs) for inputs, _ in self.batches)
+        try:
+            self.loss = self()
+        except ShrinkError:
+            raise
+        except Exception as error:  # whatever the model or the loss does with data that does not fit
+            raise DataError(
+                f"{task.name}: {type(model).__name__} cannot be evaluated on this data "
+                f"({type(error).__name__}: {error}): use data of the kind that it was trained on"
+            ) from error
+        if not math.isfinite(self.loss):
+            raise DataError(
+                f"{task.name}: the loss of the unchanged model is {self.loss}, nothing can be compared to it"
+            )
+
+    def __call__(self) -> float:
+        """Return the mean loss, each sample counting the same."""
+        total = 0.0
+        for inputs, truth in self.batches:
+            output = self.model(inputs).cpu()
+            if output.dim() == truth.dim() and output.shape != truth.shape:
+                raise ValueError(f"outputs {list(output.shape[1:])} and truth {list(truth.shape[1:])} per sample")
+            total += len(inputs) * float(self.criterion(output, truth))
+        return total / self.samples
+
+    def increase(self, layer: Layer, weight: Tensor) -> float:
+        """Return how much the loss rises with another weight in a layer."""
+        with substitutes.replaced(layer, weight):
+            return self() - self.loss
+
+
+def _found(model: nn.Module, ignore: Sequence[str] = ()) -> dict[str, Layer]:
+    found = prunable_layers(model, ignore)
+    if not found:
+        raise ModelError(f"{type(model).__name__} has no convolution or linear layer: give the float model")
+    return found
+
+
+def _check_plain(found: Mapping[str, Layer]) -> None:
+    """Refuse weights that are computed from others: exchanging them would have no effect."""
+    for name, layer in found.items():
+        if "weight" not in dict(layer.named_parameters(recurse=False)):
+            raise ModelError(
+                f"the weight of {name or type(layer).__name__} is masked or parametrized: make it permanent first, "
+                "a mask with torchshrink.prune.remove"
+            )
+
+
+def _describe(name: str, layer: Layer, macs: int) -> LayerInfo:
+    weight = layer.weight.detach()
+    least, greatest = torch.aminmax(weight)
+    return LayerInfo(
+        name=name,
+        kind=type(layer).__name__,
+        shape=tuple(weight.shape),
+        parameters=sum(parameter.numel() for parameter in layer.parameters()),
+        macs=macs,
+        sparsity=_sparsity(weight),
+        least=float(least),
+        greatest=float(greatest),
+    )
+
+
+def _sparsity(weight: Tensor) -> float:
+    return 1 - int(torch.count_nonzero(weight)) / max(weight.numel(), 1)
+
+
+def _running_maximum(costs: Mapping[float, float]) -> dict[float, float]:
+    """Return for each sparsity the greatest cost up to it, at least 0; an unknown cost is infinite."""
+    known = [0.0, *(math.inf if math.isnan(costs[amount]) else costs[amount] for amount in sorted(costs))]
+    return dict(zip(sorted(costs), list(itertools.accumulate(known, max))[1:], strict=True))
+
+
+def _batches(model: nn.Module, samples: Samples, count: int, batch_size: int) -> list[tuple[Tensor, Tensor]]:
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    device = next((tensor.device for tensor in tensors), torch.device("cpu"))
+    first = Subset(samples, range(min(count, len(samples))))  # type: ignore[arg-type]
+    return [(inputs.to(device), truth) for inputs, truth in DataLoader(first, batch_size)]
+
+
+@contextmanager
+def _int8_input(layer: Layer, limits: Range) -> Iterator[None]:
+    """Round what a layer is given, as `substitutes.int8_output` rounds what one returns."""
+    entry: Any = nn.Identity()
+    hook = layer.register_forward_pre_hook(lambda _, inputs: (entry(inputs[0]), *inputs[1:]))
+    try:
+        with substitutes.int8_output(entry, limits):
+            yield
+    finally:
+        hook.remove()
+
+
+def _ranges(
+    model: nn.Module, found: Mapping[str, Layer], batches: Sequence[tuple[Tensor, Tensor]], of_inputs: bool = False
+) -> dict[str, Range]:
+    """Return the least and greatest output (or input) of each layer that the model calls."""
+    ranges: dict[str, Range] = {}
+
+    def observer(name: str) -> Callable[..., None]:
+        def observe(_layer: nn.Module, inputs: Any, output: Tensor) -> None:
+            low, high = torch.aminmax(inputs[0] if of_inputs else output)
+            before = ranges.get(name, (low, high))
+            ranges[name] = torch.minimum(low, before[0]), torch.maximum(high, before[1])
+
+        return observe
+
+    with ExitStack() as stack:
+        for name, layer in found.items():
+            stack.callback(layer.register_forward_hook(observer(name)).remove)
+        for inputs, _ in batches:
+            model(inputs)
+    return ranges
