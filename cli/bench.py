@@ -253,9 +253,9 @@ def _inputs(files: list[Path], data: str | None, sizes: list[int], seed: int) ->
 def _shape(file: Path) -> list[int]:
     """Return ``[1, C, *size]``, with 0 where an ONNX file takes any size."""
     if file.suffix != ".onnx":
-        from torchshrink.converters.shapes import input_shape
+        from torchshrink.converters.contents import input_shape
 
         return list(input_shape(file))
-    from torchshrink.converters.export.to_onnx import load
+    from torchshrink.converters.onnx_file import load
 
     return [int(side.dim_value) for side in load(file).graph.input[0].type.tensor_type.shape.dim]

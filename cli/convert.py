@@ -85,7 +85,7 @@ def convert(
     with console.Progress() as progress, tempfile.TemporaryDirectory() as folder:
         progress.start(f"convert {source.name}")
         from torchshrink.converters import qdq, to_onnx, to_tflite
-        from torchshrink.converters.export.to_onnx import load
+        from torchshrink.converters.onnx_file import load
 
         metadata: dict[str, Any] | None = None
         origin = "imported"
@@ -160,7 +160,7 @@ def _save_ranges(source: Path, path: Path, origin: Any) -> None:
     """Write the learned ranges of a QDQ file, from which its TFLite file was made, beside that."""
     from torchshrink.converters import foreign, qdq
     from torchshrink.converters import ranges as range_store
-    from torchshrink.converters.export.to_onnx import load
+    from torchshrink.converters.onnx_file import load
 
     _, found = qdq.split(foreign.normalise(load(source), source.name))
     range_store.save(range_store.learned(found, origin), path)
@@ -213,9 +213,9 @@ def load_model(
     import torch
 
     from torchshrink import checkpoint
-    from torchshrink.pipeline import recipe
+    from torchshrink.pipeline.assemble import resolve
 
-    model = checkpoint.load(path, recipe.resolve(factory, "model") if factory else None, allow_pickle)
+    model = checkpoint.load(path, resolve(factory, "model") if factory else None, allow_pickle)
     description = checkpoint.describe(path) if path.suffix == ".safetensors" else {}
     sizes = parse_shape(shape) if shape else description.get("input_shape")
     if sizes is None:

@@ -17,11 +17,11 @@ def report(
     as_json: options.Json = False,
 ) -> None:
     """Make report.html, report.md, report.csv and report.png of a run again, from its report.json."""
-    from torchshrink.report import text
+    from torchshrink.report import document, text
 
     check_tracker(track)
-    content = text.load(folder)
-    paths = text.render(content, folder)
+    content = document.load(folder)
+    paths = document.render(content, folder)
     log(folder, track)
     if as_json:
         console.show_json(content)

@@ -39,7 +39,7 @@ def run(
         progress.start("load PyTorch")
         from torchshrink.converters.bridge import Bridge
         from torchshrink.pipeline.run import run
-        from torchshrink.report import text
+        from torchshrink.report import document
 
         check_tracker(track)
         settings = load_recipe(recipe, data, trust, allow_pickle)
@@ -48,10 +48,10 @@ def run(
             run(settings, folder, Bridge(), is_fresh=not resume, progress=progress)
         except ShrinkError as error:
             if error.is_reported:
-                show_report(text.load(folder), folder, as_json)
+                show_report(document.load(folder), folder, as_json)
                 log(folder, track)
             raise
-    show_report(text.load(folder), folder, as_json)
+    show_report(document.load(folder), folder, as_json)
     log(folder, track)
 
 
@@ -78,10 +78,11 @@ def sweep(
     with console.Progress() as progress:
         progress.start("load PyTorch")
         from torchshrink.converters.bridge import Bridge
-        from torchshrink.pipeline.ladder import ladder, plot
+        from torchshrink.pipeline.ladder import ladder
         from torchshrink.pipeline.recipe import Model, Recipe, trust_pickle
         from torchshrink.pipeline.run import run
-        from torchshrink.report import text
+        from torchshrink.report import document
+        from torchshrink.report.plot import plot_ladder
 
         checkpoint = str(model_file) if model_file else None
         model = Model(factory=factory or "unet", checkpoint=checkpoint)
@@ -92,11 +93,11 @@ def sweep(
             found = run(recipe, out, Bridge(), is_fresh=not resume, progress=progress)
         except ShrinkError as error:
             if error.is_reported:
-                found = text.load(out)
-                plot(found["rows"], out / "ladder.png")
+                found = document.load(out)
+                plot_ladder(found["rows"], out / "ladder.png")
                 show_report(found, out, as_json)
             raise
-        plot(found["rows"], out / "ladder.png")
+        plot_ladder(found["rows"], out / "ladder.png")
     show_report(found, out, as_json)
 
 

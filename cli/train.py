@@ -113,7 +113,7 @@ def prune(
     with _watched() as progress:
         task, model = _load(progress, model_file, data, seed, factory, allow_pickle)
         from torchshrink import stages
-        from torchshrink.pipeline.recipe import resolve
+        from torchshrink.pipeline.assemble import resolve
 
         guide = None
         if teacher is not None:
@@ -197,10 +197,10 @@ def load_task(path: Path, data: str, seed: int, factory: str | None, allow_pickl
     """Return the data, normalised as the model was trained with, and the model."""
     from torchshrink import checkpoint
     from torchshrink.data import open_task
-    from torchshrink.pipeline import recipe
+    from torchshrink.pipeline.assemble import resolve
     from torchshrink.task import Normalization
 
-    model = checkpoint.load(path, recipe.resolve(factory, "model") if factory else None, allow_pickle)
+    model = checkpoint.load(path, resolve(factory, "model") if factory else None, allow_pickle)
     description = checkpoint.describe(path) if path.suffix == ".safetensors" else {}
     stored = description.get("normalization")
     normalization = Normalization(tuple(stored["mean"]), tuple(stored["std"]), stored["raw"]) if stored else None

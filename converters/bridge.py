@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from torchshrink.converters import contents, half, islands, qdq, tflite
+from torchshrink.converters import contents, half, qdq, tflite
 from torchshrink.converters import ranges as range_store
-from torchshrink.converters.anatomy.inspect import inspect
+from torchshrink.converters.anatomy.inspect import find_islands, inspect
 from torchshrink.converters.export import onnxruntime_int8
-from torchshrink.converters.export.to_onnx import export, save
+from torchshrink.converters.export.to_onnx import export
+from torchshrink.converters.onnx_file import save
 from torchshrink.converters.proof import activations, divergence, verify
 from torchshrink.metrics import outputs
 from torchshrink.model.signature import as_tuple
@@ -165,7 +166,7 @@ class _Job:
     def _artefact(
         self, format_: Any, precision: Any, path: Path, is_sparse: bool = False, matched: float | None = None
     ) -> Artefact:
-        found = islands.find(path) if precision == "int8" else ()
+        found = find_islands(path) if precision == "int8" else ()
         return Artefact(self.source.variant, format_, precision, path, is_sparse, found, matched)
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from torchshrink.converters import qdq, sparse, tflite_file
-from torchshrink.converters.export.to_onnx import load
+from torchshrink import checkpoint
+from torchshrink.converters import onnx_file, sparse, tflite_file
+from torchshrink.converters.onnx_file import load
 from torchshrink.errors import ModelError
 
 
@@ -21,7 +22,7 @@ def read_weights(path: Path) -> list[NDArray[Any]]:
     if path.suffix == ".tflite":
         return _from_tflite(path)
     if path.suffix == ".onnx":
-        arrays = qdq.constants(load(path)).values()
+        arrays = onnx_file.constants(load(path)).values()
     else:
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
@@ -44,3 +45,22 @@ def _from_tflite(path: Path) -> list[NDArray[Any]]:
             if values is not None and values.ndim >= 2 and not np.issubdtype(values.dtype, np.int32):
                 found[tensor.buffer] = values
     return list(found.values())
+
+
+def input_shape(path: Path) -> list[int]:
+    """Return ``[1, C, *size]`` of an ONNX, TFLite or checkpoint file.
+
+    Raises:
+        ModelError: When the file does not say.
+    """
+    if path.suffix == ".tflite":
+        graph = tflite_file.read(path).subgraphs[0]
+        batch, *size, channels = (int(side) for side in graph.tensors[graph.inputs[0]].shape)
+        return [batch, channels, *size]
+    if path.suffix == ".onnx":
+        shape = load(path).graph.input[0].type.tensor_type.shape
+        return [int(side.dim_value) or 1 for side in shape.dim]
+    shape = checkpoint.describe(path).get("input_shape")
+    if shape is None:
+        raise ModelError(f"{path} does not say what shape its input has: pass --data")
+    return list(shape)

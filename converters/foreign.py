@@ -20,8 +20,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper, shape_inference
 
-from torchshrink.converters import qdq
-from torchshrink.converters.qdq import DEQUANTIZE, QUANTIZE, attribute, constants, replace_initializers
+from torchshrink.converters import onnx_file, qdq
+from torchshrink.converters.onnx_file import DEQUANTIZE, QUANTIZE, attribute, constants, replace_initializers
 from torchshrink.errors import ConversionError
 
 _DYNAMIC = {"DynamicQuantizeLinear", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulIntegerToFloat",
@@ -57,7 +57,7 @@ def normalise(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
         _fold_batch_norms(model)
         _spread_scales(model, name)
         _restore_relus(model)
-    qdq.add_kernel_shapes(model)
+    onnx_file.add_kernel_shapes(model)
     return model
 
 

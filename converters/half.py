@@ -18,7 +18,7 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 from onnx import helper
 
-from torchshrink.converters import qdq, tflite_file
+from torchshrink.converters import onnx_file, tflite_file
 from torchshrink.errors import ModelError
 
 KEPT_SHARE = 0.012  # of all values: the smallest tensors that fit stay float32
@@ -53,7 +53,7 @@ def rounded(arrays: Mapping[Key, NDArray[Any]]) -> dict[Key, NDArray[np.float16]
 def round_onnx(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return the graph with float16 weights that a Cast turns into float32 where they are used."""
     model = copy.deepcopy(model)
-    arrays = qdq.constants(model)
+    arrays = onnx_file.constants(model)
     used = dict.fromkeys(name for node in model.graph.node for name in node.input if name in arrays)
     floats = {name: arrays[name] for name in used if arrays[name].dtype == np.float32}
     chosen = rounded(floats)
@@ -64,7 +64,7 @@ def round_onnx(model: onnx.ModelProto) -> onnx.ModelProto:
     kept = [item for item in model.graph.initializer if item.name not in chosen]
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
-    qdq.replace_initializers(model, {f"{name}_fp16": array for name, array in chosen.items()})
+    onnx_file.replace_initializers(model, {f"{name}_fp16": array for name, array in chosen.items()})
     return model
 
 

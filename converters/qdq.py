@@ -13,52 +13,18 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import NodeProto, helper, numpy_helper
+from onnx import NodeProto, helper
 
+from torchshrink.converters.onnx_file import DEQUANTIZE, QUANTIZE, attribute, constants, replace_initializers
 from torchshrink.converters.ranges import Range
 from torchshrink.errors import ConversionError
 
-QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 _FIXED = {"Sigmoid": Range((1 / 256,), (-128,)), "Softmax": Range((1 / 256,), (-128,)), "Tanh": Range((1 / 128,), (0,))}
 
 
 def is_quantized(model: onnx.ModelProto) -> bool:
     """Return whether a graph holds quantize or dequantize nodes."""
     return any(node.op_type in (QUANTIZE, DEQUANTIZE) for node in model.graph.node)
-
-
-def attribute(node: NodeProto, name: str, default: Any = None) -> Any:
-    """Return a node's attribute by name."""
-    for item in node.attribute:
-        if item.name == name:
-            return helper.get_attribute_value(item)
-    return default
-
-
-def constants(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
-    """Return the graph's initializers as arrays."""
-    return {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
-
-
-def replace_initializers(model: onnx.ModelProto, arrays: dict[str, NDArray[Any]]) -> None:
-    """Keep the initializers that are still used, with ``arrays`` added or put in place of old ones."""
-    used = {name for node in model.graph.node for name in node.input}
-    kept = [item for item in model.graph.initializer if item.name in used and item.name not in arrays]
-    added = [numpy_helper.from_array(np.array(value, order="C"), name) for name, value in arrays.items()]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept + [item for item in added if item.name in used])
-
-
-def add_kernel_shapes(model: onnx.ModelProto) -> None:
-    """Write down every convolution's kernel shape, which is optional in ONNX and which onnx2tf looks up."""
-    shapes = {name: array.shape for name, array in constants(model).items()}
-    for node in model.graph.node:
-        if node.op_type == DEQUANTIZE and node.input[0] in shapes:
-            shapes[node.output[0]] = shapes[node.input[0]]
-    for node in model.graph.node:
-        is_convolution = node.op_type in ("Conv", "ConvTranspose") and node.input[1] in shapes
-        if is_convolution and attribute(node, "kernel_shape") is None:
-            node.attribute.append(helper.make_attribute("kernel_shape", list(shapes[node.input[1]][2:])))
 
 
 def split(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Range]]:

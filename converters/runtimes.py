@@ -17,6 +17,7 @@ import onnx
 from numpy.typing import NDArray
 
 from torchshrink import external_data
+from torchshrink.converters.onnx_file import inputs
 from torchshrink.errors import ConversionError, ModelError
 
 # What a model is run on: the array of its only input, or one for each.
@@ -81,19 +82,6 @@ def save_as_ort(source: Path, target: Path) -> None:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.add_session_config_entry("session.save_model_format", "ORT")
     _open(str(source), source.name, options)
-
-
-def random_inputs(model: onnx.ModelProto, seed: int = 0) -> list[NDArray[np.float32]]:
-    """Return a standard normal array for every input of a graph that has no default value."""
-    numbers = np.random.default_rng(seed)
-    shapes = [item.type.tensor_type.shape.dim for item in inputs(model)]
-    return [numbers.standard_normal([side.dim_value or 1 for side in shape]).astype(np.float32) for shape in shapes]
-
-
-def inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    """Return the inputs of a graph that have no default value, in order."""
-    defaults = {item.name for item in model.graph.initializer}
-    return [item for item in model.graph.input if item.name not in defaults]
 
 
 def onnx_values(model: onnx.ModelProto, names: set[str], sample: Sample) -> dict[str, NDArray[Any]]:
@@ -186,3 +174,8 @@ def silent_stderr() -> Iterator[None]:
         os.dup2(saved, 2)
         os.close(saved)
         os.close(nowhere)
+
+
+def spread(values: NDArray[Any]) -> float:
+    """Return the range of values that differences are compared with; of nearly constant ones, a share of their size."""
+    return max(float(np.ptp(values)), 1e-2 * float(np.abs(values).max(initial=0.0)), 1e-6)

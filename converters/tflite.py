@@ -14,14 +14,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from torchshrink.converters import float_ends, foreign, half, qdq, runtimes, sparse, targets, tflite_file
+from torchshrink.converters import foreign, half, qdq, runtimes, sparse, targets, tflite_file
 from torchshrink.converters import ranges as range_store
-from torchshrink.converters.export.to_onnx import Precision, load, save
+from torchshrink.converters.export.to_onnx import Precision
 from torchshrink.converters.float_tflite import fuse, layout, signals
 from torchshrink.converters.float_tflite.constants import put_back, take_out
 from torchshrink.converters.float_tflite.names import number, restore
 from torchshrink.converters.int8_tflite import quantize
+from torchshrink.converters.int8_tflite.ends import make_float
 from torchshrink.converters.int8_tflite.matching import Match
+from torchshrink.converters.onnx_file import load, save
 from torchshrink.converters.ranges import Ranges
 from torchshrink.converters.targets import Target
 from torchshrink.errors import ConversionError, UnsupportedOpError
@@ -126,7 +128,7 @@ def write(
         if metadata is not None:
             tflite_file.set_metadata(model, metadata)
         if ends == "float":
-            float_ends.add(model)
+            make_float(model)
         targets.check(model, target, path.name)
         tflite_file.write(model, temporary)
     return Written(match, sparse_tensors)

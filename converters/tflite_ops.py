@@ -2,15 +2,58 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torchshrink.converters import tflite_file
+from torchshrink.converters.ranges import Range
 
 _MOVES = {"RESHAPE", "TRANSPOSE", "PAD", "MAX_POOL_2D", "SLICE", "STRIDED_SLICE", "SPLIT", "SQUEEZE", "EXPAND_DIMS",
           "RESIZE_NEAREST_NEIGHBOR", "DEPTH_TO_SPACE", "SPACE_TO_DEPTH"}  # fmt: skip
 _VALUES_INPUT = {"SPLIT": 1}
+
+# The dimension of each operator's weight that holds the output channels, and where the weight and the bias stand.
+OUTPUT_AXIS = {"CONV_2D": 0, "TRANSPOSE_CONV": 0, "FULLY_CONNECTED": 0, "DEPTHWISE_CONV_2D": 3}
+WEIGHT_INPUT = 1
+BIAS_INPUT = {"CONV_2D": 2, "TRANSPOSE_CONV": 3, "FULLY_CONNECTED": 2, "DEPTHWISE_CONV_2D": 2}
+WITH_CONSTANTS = {"ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM"}
+
+# What the int8 kernels demand: the output on the grid of the input, or on one grid whatever the input.
+SAME_GRID = {
+    "AVERAGE_POOL_2D", "BROADCAST_TO", "DEPTH_TO_SPACE", "EXPAND_DIMS", "GATHER", "GATHER_ND", "MAX_POOL_2D",
+    "MIRROR_PAD", "PAD", "REDUCE_MIN", "RESHAPE", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "SLICE",
+    "SPACE_TO_DEPTH", "SPLIT", "SQUEEZE", "STRIDED_SLICE", "TILE", "TRANSPOSE", "UNPACK",
+}  # fmt: skip
+FIXED_GRID = {
+    "LOGISTIC": Range((1 / 256,), (-128,)),
+    "SOFTMAX": Range((1 / 256,), (-128,)),
+    "TANH": Range((1 / 128,), (0,)),
+}
+# Constants that these read are rounded to the grid of their output.
+ROUNDED_CONSTANTS = {"CONCATENATION", "MAXIMUM", "MINIMUM", "PADV2"}
+
+# These quantize their input at every inference where only their weights are integers.
+HYBRID = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL"}
+# Tensors of the kinds that have multiply-accumulates: output, then inputs. Source: TFLite's kernels.
+MACS: dict[str, Callable[[Any, list[list[int]]], int]] = {
+    "CONV_2D": lambda _, shapes: math.prod(shapes[0]) * math.prod(shapes[2][1:]),
+    "DEPTHWISE_CONV_2D": lambda _, shapes: math.prod(shapes[0]) * math.prod(shapes[2][1:3]),
+    "TRANSPOSE_CONV": lambda _, shapes: math.prod(shapes[3]) * math.prod(shapes[2][:3]),
+    "FULLY_CONNECTED": lambda _, shapes: math.prod(shapes[0]) * shapes[2][-1],
+    "BATCH_MATMUL": lambda options, shapes: (
+        math.prod(shapes[0]) * shapes[1][-2 if options is not None and options.adjX else -1]
+    ),
+}
+
+# Their output has parameters of its own.
+RESCALES = {"LEAKY_RELU", "RELU", "RELU6", "RELU_N1_TO_1"}
+
+NOT_IN_LITERT = {
+    "ATAN2", "CEIL", "COMPLEX_ABS", "CONV_3D", "CONV_3D_TRANSPOSE", "COS", "FLOOR", "IMAG", "L2_POOL_2D",
+    "LOCAL_RESPONSE_NORMALIZATION", "POW", "REAL", "RFFT2D", "ROUND", "SIGN", "SIN", "SQUARE",
+}  # fmt: skip
 
 
 def origins(model: Any, known: Iterable[int]) -> dict[int, int]:

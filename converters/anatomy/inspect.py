@@ -163,3 +163,19 @@ def _detour_dict(detour: Detour, anatomy: Anatomy) -> dict[str, Any]:
         "ms": detour.ms,
         "time_share": detour.ms / anatomy.operations_ms if anatomy.operations_ms else 0.0,
     }
+
+
+def find_islands(path: Path) -> tuple[str, ...]:
+    """Return the float operations of an int8 ONNX or TFLite file, by kind and tensor.
+
+    Conversions between int8 and float are not listed; `anatomy` has them, with what they cost.
+
+    Raises:
+        ModelError: When the file is not TFLite.
+        ConversionError: When ONNX Runtime refuses the file.
+    """
+    if path.suffix == ".tflite":
+        operations, _ = tflite_operations.read(tflite_file.read(path))
+    else:
+        operations = onnx_operations.read(path)
+    return tuple(operation.label for detour in detours(operations) for operation in detour.operations)

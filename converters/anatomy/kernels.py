@@ -11,12 +11,10 @@ from typing import Literal
 
 from ai_edge_litert import schema_py_generated as schema
 
+from torchshrink.converters.tflite_ops import NOT_IN_LITERT
+
 Runtime = Literal["LiteRT", "ONNX Runtime"]
 
-_NOT_IN_LITERT = {
-    "ATAN2", "CEIL", "COMPLEX_ABS", "CONV_3D", "CONV_3D_TRANSPOSE", "COS", "FLOOR", "IMAG", "L2_POOL_2D",
-    "LOCAL_RESPONSE_NORMALIZATION", "POW", "REAL", "RFFT2D", "ROUND", "SIGN", "SIN", "SQUARE",
-}  # fmt: skip
 _IN_ONNXRUNTIME = {
     "Add", "AveragePool", "Clip", "Concat", "Conv", "DepthToSpace", "Expand", "Flatten", "FusedConv", "Gather",
     "GatherElements", "GatherND", "Gemm", "GlobalAveragePool", "LeakyRelu", "MatMul", "MaxPool", "Mul", "Pad", "Relu",
@@ -68,7 +66,7 @@ def has_int8(kind: str, runtime: Runtime) -> bool:
     """Return whether a runtime has a kernel for int8 tensors of an operation."""
     if runtime == "ONNX Runtime":
         return kind in _IN_ONNXRUNTIME | _LAYOUT
-    return hasattr(schema.BuiltinOperator, kind) and kind not in _NOT_IN_LITERT and not kind.startswith("STABLEHLO")
+    return hasattr(schema.BuiltinOperator, kind) and kind not in NOT_IN_LITERT and not kind.startswith("STABLEHLO")
 
 
 def is_layout(kind: str) -> bool:

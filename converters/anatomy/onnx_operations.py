@@ -19,10 +19,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
-from torchshrink.converters import runtimes
+from torchshrink.converters import onnx_file, runtimes
 from torchshrink.converters.anatomy.operations import Operation, Precision
-from torchshrink.converters.export.to_onnx import load
-from torchshrink.converters.qdq import attribute
+from torchshrink.converters.onnx_file import attribute, load
 from torchshrink.errors import ModelError
 
 _WARMUP_RUNS = 3
@@ -72,7 +71,7 @@ def median_ms(path: Path, *, runs: int, threads: int = 1, shape: Sequence[int] |
 def _sized(path: Path, shape: Sequence[int] | None) -> onnx.ModelProto:
     """Load a file and fix the sizes that it leaves open; a batch is of one sample."""
     model = load(path)
-    entries = runtimes.inputs(model)
+    entries = onnx_file.inputs(model)
     if shape is not None:
         sides = entries[0].type.tensor_type.shape.dim
         if len(sides) != len(shape) or any(s.dim_value not in (0, n) for s, n in zip(sides, shape, strict=True)):
@@ -92,7 +91,7 @@ def _random_inputs(model: onnx.ModelProto) -> Inputs:
     """Return random floats; integers are indices or sizes, for which only 0 is safe."""
     rng = np.random.default_rng(0)
     found = {}
-    for entry in runtimes.inputs(model):
+    for entry in onnx_file.inputs(model):
         kind = entry.type.tensor_type
         shape, dtype = [side.dim_value for side in kind.shape.dim], helper.tensor_dtype_to_np_dtype(kind.elem_type)
         is_float = np.issubdtype(dtype, np.floating)

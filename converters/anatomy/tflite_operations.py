@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 from ai_edge_litert import schema_py_generated as schema
 
 from torchshrink.converters import tflite_file
 from torchshrink.converters.anatomy.operations import Operation, Precision
+from torchshrink.converters.tflite_ops import HYBRID, MACS
 
 _Types = schema.TensorType
 _FLOATS = {_Types.FLOAT32, _Types.FLOAT16, _Types.FLOAT64, _Types.BFLOAT16}
 _CODES = {_Types.INT8, _Types.UINT8, _Types.INT4, _Types.INT16}
 _CONVERSIONS = {"QUANTIZE", "DEQUANTIZE"}
-# These quantize their input at every inference where only their weights are integers.
-_HYBRID = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL"}
-# Tensors of the kinds that have multiply-accumulates: output, then inputs. Source: TFLite's kernels.
-_MACS: dict[str, Callable[[Any, list[list[int]]], int]] = {
-    "CONV_2D": lambda _, shapes: math.prod(shapes[0]) * math.prod(shapes[2][1:]),
-    "DEPTHWISE_CONV_2D": lambda _, shapes: math.prod(shapes[0]) * math.prod(shapes[2][1:3]),
-    "TRANSPOSE_CONV": lambda _, shapes: math.prod(shapes[3]) * math.prod(shapes[2][:3]),
-    "FULLY_CONNECTED": lambda _, shapes: math.prod(shapes[0]) * shapes[2][-1],
-    "BATCH_MATMUL": lambda options, shapes: (
-        math.prod(shapes[0]) * shapes[1][-2 if options is not None and options.adjX else -1]
-    ),
-}
 
 
 def read(model: Any) -> tuple[list[Operation], list[int]]:
@@ -97,13 +84,13 @@ def _precision(kind: str, types: set[int], constant_types: set[int]) -> Precisio
     if has_floats and has_codes and kind in _CONVERSIONS:
         return "conversion"
     if has_floats:
-        return "int8" if kind in _HYBRID and _CODES & constant_types else "float"
+        return "int8" if kind in HYBRID and _CODES & constant_types else "float"
     return "int8" if has_codes else "other"
 
 
 def _macs(graph: Any, kind: str, operator: Any) -> int:
-    if kind not in _MACS:
+    if kind not in MACS:
         return 0
     indices = [operator.outputs[0], *operator.inputs]
     shapes = [[int(side) for side in graph.tensors[index].shape] if index >= 0 else [] for index in indices]
-    return _MACS[kind](operator.builtinOptions, shapes)
+    return MACS[kind](operator.builtinOptions, shapes)

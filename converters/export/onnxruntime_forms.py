@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
-from torchshrink.converters.qdq import DEQUANTIZE, QUANTIZE, attribute, constants, replace_initializers
+from torchshrink.converters.onnx_file import DEQUANTIZE, QUANTIZE, attribute, constants, replace_initializers
 
 _WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
 from torchshrink.converters.export import onnxruntime_forms
-from torchshrink.converters.qdq import DEQUANTIZE, QUANTIZE, attribute, constants, replace_initializers
+from torchshrink.converters.onnx_file import DEQUANTIZE, QUANTIZE, attribute, constants, replace_initializers
 
 _WEIGHTED = {"Conv", "Gemm"}
 

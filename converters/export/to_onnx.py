@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-import json
 import logging
 import warnings
 from pathlib import Path
@@ -13,15 +12,14 @@ from typing import Any, Literal
 
 import onnx
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto
 from torch import Tensor, nn
 from torch.export import Dim
 
-from torchshrink import external_data
-from torchshrink.converters import half, qdq
+from torchshrink.converters import half, onnx_file, qdq
 from torchshrink.converters.export import onnxruntime_int8
+from torchshrink.converters.onnx_file import save
 from torchshrink.errors import ModelError, ShrinkError, UnsupportedOpError
-from torchshrink.files import atomic
 from torchshrink.model.signature import Inputs, first, input_names, output_names
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -29,7 +27,6 @@ Target = Literal["onnxruntime", "generic"]
 
 OPSET = 18
 _MOST_DIMENSIONS = 4
-METADATA_KEY = "torchshrink"
 
 
 def to_onnx(
@@ -75,39 +72,6 @@ def to_onnx(
     return path
 
 
-def save(model: onnx.ModelProto, path: Path, metadata: dict[str, Any] | None = None) -> None:
-    """Check and write a model, with ``metadata`` as JSON among its properties."""
-    if metadata is not None:
-        helper.set_model_props(model, {METADATA_KEY: json.dumps(metadata)})
-    onnx.checker.check_model(model)
-    with atomic(path) as temporary:
-        onnx.save(model, str(temporary))
-
-
-def get_metadata(path: Path) -> dict[str, Any]:
-    """Return the JSON that `to_onnx` stored in a file; empty when there is none."""
-    properties = {item.key: item.value for item in load(path).metadata_props}
-    content: dict[str, Any] = json.loads(properties.get(METADATA_KEY, "{}"))
-    return content
-
-
-def load(path: Path) -> onnx.ModelProto:
-    """Read an ONNX file.
-
-    Raises:
-        ModelError: When the file is missing or not ONNX.
-    """
-    if path.is_file():
-        external_data.check(path)
-    try:
-        model = onnx.load(str(path))
-        if not model.graph.node:
-            raise ValueError("it holds no operation")
-        return model
-    except Exception as error:
-        raise ModelError(f"{path} cannot be read as ONNX: {str(error).splitlines()[0]}") from error
-
-
 def export(model: nn.Module, example_input: Inputs, batch: int | None = 1) -> onnx.ModelProto:
     """Return ``model`` as ONNX with everything that converters look for; Args as `to_onnx`.
 
@@ -142,7 +106,7 @@ def export(model: nn.Module, example_input: Inputs, batch: int | None = 1) -> on
     assert program is not None
     exported: onnx.ModelProto = program.model_proto
     exported = _copy_without_notes(exported)
-    qdq.add_kernel_shapes(exported)
+    onnx_file.add_kernel_shapes(exported)
     return exported
 
 

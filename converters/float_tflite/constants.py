@@ -15,8 +15,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from torchshrink.converters import qdq, tflite_file
-from torchshrink.converters.export.to_onnx import load
+from torchshrink.converters import onnx_file, tflite_file
+from torchshrink.converters.onnx_file import load
 from torchshrink.errors import ConversionError
 
 _NAME = "operand{}"  # of letters and digits only: onnx2tf rewrites other names
@@ -29,7 +29,7 @@ def take_out(path: Path) -> list[NDArray[Any]]:
     their place.
     """
     model = load(path)
-    defaults = qdq.constants(model)
+    defaults = onnx_file.constants(model)
     names = [item.name for item in model.graph.input if item.name in defaults]
     if not names:
         return []
@@ -40,7 +40,7 @@ def take_out(path: Path) -> list[NDArray[Any]]:
     for node in model.graph.node:
         for index, name in enumerate(node.input):
             node.input[index] = renamed.get(name, name)
-    qdq.replace_initializers(model, {})
+    onnx_file.replace_initializers(model, {})
     onnx.save(model, str(path))
     return [defaults[name] for name in names]
 

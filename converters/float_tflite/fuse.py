@@ -11,8 +11,8 @@ from pathlib import Path
 import onnx
 from onnx import NodeProto, helper
 
-from torchshrink.converters import qdq
-from torchshrink.converters.export.to_onnx import load
+from torchshrink.converters import onnx_file
+from torchshrink.converters.onnx_file import load
 
 _OPSET = 20  # the first with Gelu
 
@@ -38,7 +38,7 @@ def gelu(path: Path) -> None:
         nodes = kept
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    qdq.replace_initializers(model, {})
+    onnx_file.replace_initializers(model, {})
     for item in model.opset_import:
         if item.domain == "":
             item.version = max(item.version, _OPSET)
@@ -55,7 +55,7 @@ class _Graph:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._producers = {name: node for node in model.graph.node for name in node.output}
-        self._numbers = {name: float(a.ravel()[0]) for name, a in qdq.constants(model).items() if a.size == 1}
+        self._numbers = {name: float(a.ravel()[0]) for name, a in onnx_file.constants(model).items() if a.size == 1}
 
     def gelu(self, node: NodeProto) -> tuple[str, str] | None:
         """Return the input of the GELU whose last operation is ``node``, and its kind; None when it is none."""

@@ -11,8 +11,7 @@ import onnx
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
-from torchshrink.converters import runtimes, tflite_file
-from torchshrink.converters.proof import verify
+from torchshrink.converters import onnx_file, runtimes, tflite_file
 from torchshrink.errors import ConversionError
 
 _WRONG = 1e-3  # of the range of the expected values; a float file that is right was seen 1e-6 apart
@@ -31,7 +30,7 @@ def settle(path: Path, source: onnx.ModelProto, name: str) -> None:
     Raises:
         ConversionError: When an output is not that of the source on random inputs.
     """
-    sample = runtimes.random_inputs(source)
+    sample = onnx_file.random_inputs(source)
     outputs = [item.name for item in source.graph.output]
     expected = runtimes.onnx_values(source, set(outputs), sample)
     found = {index: item.values for index, item in runtimes.tflite_values(path, sample).items()}
@@ -56,7 +55,7 @@ def settle(path: Path, source: onnx.ModelProto, name: str) -> None:
 
 
 def _is_same(found: NDArray[Any], wanted: NDArray[Any]) -> bool:
-    return _difference(found, wanted) <= _WRONG * verify.spread(wanted)
+    return _difference(found, wanted) <= _WRONG * runtimes.spread(wanted)
 
 
 def _difference(found: NDArray[Any], wanted: NDArray[Any]) -> float:

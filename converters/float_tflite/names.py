@@ -8,8 +8,8 @@ from typing import Any
 
 import onnx
 
-from torchshrink.converters import runtimes, tflite_file
-from torchshrink.converters.export.to_onnx import load
+from torchshrink.converters import onnx_file, tflite_file
+from torchshrink.converters.onnx_file import load
 from torchshrink.errors import ConversionError
 
 
@@ -28,7 +28,7 @@ def number(path: Path) -> Names:
     """
     model = load(path)
     names = Names(
-        _numbered("input", [item.name for item in runtimes.inputs(model)]),
+        _numbered("input", [item.name for item in onnx_file.inputs(model)]),
         _numbered("output", [item.name for item in model.graph.output]),
     )
     numbers = {old: new for new, old in (names.inputs | names.outputs).items()}

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
-from torchshrink.converters import qdq
+from torchshrink.converters import onnx_file
 
 _LENGTH, _WIDTH = 2, 3
 _OPSET_OF_ONE_AXIS = 13  # softmax flattened everything from its axis on before
@@ -75,10 +75,10 @@ def _window(tensors: Tensors, node: NodeProto) -> bool:
     _lift_first(tensors, node)
     node.input[1 : 1 + len(weight)] = weight
     for name, one in _WINDOW.items():
-        value = qdq.attribute(node, name)
+        value = onnx_file.attribute(node, name)
         if value:
             _set(node, name, [*value, one])
-    pads = qdq.attribute(node, "pads")
+    pads = onnx_file.attribute(node, "pads")
     if pads:
         _set(node, "pads", [pads[0], 0, pads[1], 0])
     return True
@@ -87,7 +87,7 @@ def _window(tensors: Tensors, node: NodeProto) -> bool:
 def _along_axis(tensors: Tensors, node: NodeProto) -> bool:
     """Count the axis of concat, split and softmax from the first one."""
     default = {"Concat": None, "Split": 0}.get(node.op_type, -1)
-    axis = qdq.attribute(node, "axis", default)
+    axis = onnx_file.attribute(node, "axis", default)
     if "Softmax" in node.op_type and tensors.opset < _OPSET_OF_ONE_AXIS:
         return False
     if node.op_type == "Concat":
@@ -103,9 +103,9 @@ def _along_axis(tensors: Tensors, node: NodeProto) -> bool:
 def _reduce(tensors: Tensors, node: NodeProto) -> bool:
     """Reduce over the width too where it is over the length, which is the same numbers."""
     stored = len(node.input) > 1 and bool(node.input[1])
-    axes = tensors.constant(node.input[1]) if stored else qdq.attribute(node, "axes")
-    keeps = qdq.attribute(node, "keepdims", 1)
-    if axes is None and (stored or qdq.attribute(node, "noop_with_empty_axes", 0)):
+    axes = tensors.constant(node.input[1]) if stored else onnx_file.attribute(node, "axes")
+    keeps = onnx_file.attribute(node, "keepdims", 1)
+    if axes is None and (stored or onnx_file.attribute(node, "noop_with_empty_axes", 0)):
         return False
     if axes is None:
         _lift_first(tensors, node)
@@ -129,7 +129,7 @@ def _resize(tensors: Tensors, node: NodeProto) -> bool:
     region = tensors.constant(inputs[1]) if inputs[1] else np.zeros(0)
     index = 3 if inputs[3] else 2
     value = tensors.constant(inputs[index])
-    if region is None or region.size or value is None or qdq.attribute(node, "axes") is not None:
+    if region is None or region.size or value is None or onnx_file.attribute(node, "axes") is not None:
         return False
     _lift_first(tensors, node)
     node.input[index] = tensors.add("sides", np.append(value, value.dtype.type(1)))

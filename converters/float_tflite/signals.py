@@ -18,9 +18,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import AttributeProto, ModelProto, NodeProto, helper, numpy_helper
 
-from torchshrink.converters import qdq
-from torchshrink.converters.export.to_onnx import load
+from torchshrink.converters import onnx_file
 from torchshrink.converters.float_tflite import signal_rules
+from torchshrink.converters.onnx_file import load
 
 # What makes a graph one of signals. Other operations follow when an input of theirs already has a width.
 _FIRST = {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "Resize"}
@@ -71,7 +71,7 @@ class _Walk:
     def __init__(self, model: ModelProto, allowed: Collection[int]) -> None:
         self._model = ModelProto()
         self._model.CopyFrom(model)
-        self._arrays = qdq.constants(model) | _constant_nodes(model)
+        self._arrays = onnx_file.constants(model) | _constant_nodes(model)
         self._ranks = _ranks(model) | {name: array.ndim for name, array in self._arrays.items()}
         self._names = set(self._ranks) | {name for node in model.graph.node for name in node.output}
         self._defaults = {item.name for item in model.graph.input} & set(self._arrays)
@@ -108,7 +108,7 @@ class _Walk:
         graph = self._model.graph
         del graph.node[:], graph.value_info[:]
         graph.node.extend(self._nodes)
-        qdq.replace_initializers(self._model, self._added)
+        onnx_file.replace_initializers(self._model, self._added)
         used = {name for node in self._nodes for name in node.input}
         kept = [item for item in graph.input if item.name in used or item.name not in self._defaults]
         del graph.input[:]
@@ -221,5 +221,7 @@ def _ranks(model: ModelProto) -> dict[str, int]:
 
 def _constant_nodes(model: ModelProto) -> dict[str, NDArray[Any]]:
     """Return what the graph's Constant nodes hold."""
-    values = {node.output[0]: qdq.attribute(node, "value") for node in model.graph.node if node.op_type == "Constant"}
+    values = {
+        node.output[0]: onnx_file.attribute(node, "value") for node in model.graph.node if node.op_type == "Constant"
+    }
     return {name: numpy_helper.to_array(value) for name, value in values.items() if value is not None}

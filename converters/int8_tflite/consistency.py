@@ -12,9 +12,8 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from torchshrink.converters import qdq, tflite_file
-from torchshrink.converters.int8_tflite.matching import BIAS_INPUT, OUTPUT_AXIS, WEIGHT_INPUT
-from torchshrink.converters.int8_tflite.partition import FIXED_GRID, SAME_GRID
 from torchshrink.converters.ranges import Range
+from torchshrink.converters.tflite_ops import BIAS_INPUT, FIXED_GRID, OUTPUT_AXIS, SAME_GRID, WEIGHT_INPUT
 from torchshrink.errors import ConversionError
 
 _CONVERSIONS = {"QUANTIZE", "DEQUANTIZE"}

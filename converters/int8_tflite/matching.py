@@ -15,16 +15,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from torchshrink.converters import qdq, runtimes, tflite_file, tflite_ops
-from torchshrink.converters.proof import verify
+from torchshrink.converters import onnx_file, runtimes, tflite_file, tflite_ops
 from torchshrink.converters.ranges import Range, Ranges
+from torchshrink.converters.tflite_ops import OUTPUT_AXIS, WEIGHT_INPUT, WITH_CONSTANTS
 from torchshrink.errors import ConversionError
-
-# The dimension of each operator's weight that holds the output channels, and where the weight and the bias stand.
-OUTPUT_AXIS = {"CONV_2D": 0, "TRANSPOSE_CONV": 0, "FULLY_CONNECTED": 0, "DEPTHWISE_CONV_2D": 3}
-WEIGHT_INPUT = 1
-BIAS_INPUT = {"CONV_2D": 2, "TRANSPOSE_CONV": 3, "FULLY_CONNECTED": 2, "DEPTHWISE_CONV_2D": 2}
-_WITH_CONSTANTS = {"ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM"}
 
 # The same numbers, computed in another order: a share of the largest one. Nearer ones than this are not told apart.
 _TOLERANCE, _NOISE = 1e-4, 1e-5
@@ -59,7 +53,7 @@ class Match:
 
 def samples(source: onnx.ModelProto) -> list[list[NDArray[Any]]]:
     """Return two random inputs of a model, of different size: tensors that agree on one differ on the other."""
-    first, second = runtimes.random_inputs(source), runtimes.random_inputs(source, seed=1)
+    first, second = onnx_file.random_inputs(source), onnx_file.random_inputs(source, seed=1)
     return [first, [(2 * value).astype(value.dtype) for value in second]]
 
 
@@ -74,7 +68,7 @@ def weights(model: Any, source: onnx.ModelProto, ranges: Ranges, match: Match) -
         ranges: By the name of an ONNX tensor.
         match: Receives what was found.
     """
-    arrays = qdq.constants(source)
+    arrays = onnx_file.constants(source)
     known = {
         name: channels(arrays[name], range_.axis)
         for name, range_ in ranges.items()
@@ -169,7 +163,7 @@ def _check_outputs(
         if found is None:  # integers, such as classes
             continue
         worst = np.abs(expected - found).max(initial=0.0) if expected.shape == found.shape else np.inf
-        if not worst <= _WRONG * verify.spread(expected):
+        if not worst <= _WRONG * runtimes.spread(expected):
             raise ConversionError(
                 f"{path.name} does not compute what its ONNX file computes: output {item.name!r} is off by {worst:.2g};"
                 " torchshrink verify --precision fp32 names the first operation that onnx2tf converted wrong"
@@ -183,7 +177,7 @@ def _values(
     before: dict[str, list[NDArray[Any]]] = {}
     after: dict[int, list[NDArray[Any]]] = {}
     kept, ends = set(_in_order(model)), {item.name for item in source.graph.output}
-    constants = {name: value for name, value in qdq.constants(source).items() if name in wanted}
+    constants = {name: value for name, value in onnx_file.constants(source).items() if name in wanted}
     for sample in samples(source):
         for name, value in (runtimes.onnx_values(source, wanted, sample) | constants).items():
             if name in wanted | ends:
@@ -202,7 +196,7 @@ def _in_order(model: Any) -> list[int]:
     graph = model.subgraphs[0]
     found = dict.fromkeys(int(index) for index in graph.inputs)
     for operator in graph.operators:
-        if tflite_file.op_name(model, operator) in _WITH_CONSTANTS:
+        if tflite_file.op_name(model, operator) in WITH_CONSTANTS:
             found |= dict.fromkeys(int(index) for index in operator.inputs)
         found |= dict.fromkeys(int(index) for index in operator.outputs)
     return list(found)

@@ -13,11 +13,8 @@ from typing import Any
 from ai_edge_litert import schema_py_generated as schema
 
 from torchshrink.converters import tflite_file
-from torchshrink.converters.int8_tflite.partition import FIXED_GRID, SAME_GRID
 from torchshrink.converters.ranges import Range, Ranges
-
-# Their output has parameters of its own.
-_RESCALES = {"LEAKY_RELU", "RELU", "RELU6", "RELU_N1_TO_1"}
+from torchshrink.converters.tflite_ops import FIXED_GRID, RESCALES, SAME_GRID
 
 
 def absorb(model: Any) -> int:
@@ -108,7 +105,7 @@ def _rescale(model: Any, graph: Any, operator: Any, index: int, grid: Range) -> 
 def _absorb_in(model: Any, graph: Any) -> int:
     count = 0
     for operator in list(graph.operators):
-        if tflite_file.op_name(model, operator) not in SAME_GRID | set(FIXED_GRID) | _RESCALES:
+        if tflite_file.op_name(model, operator) not in SAME_GRID | set(FIXED_GRID) | RESCALES:
             continue
         entry = next((each for each in map(partial(_producer, graph), operator.inputs) if each is not None), None)
         exits = _consumers(graph, operator.outputs[0])

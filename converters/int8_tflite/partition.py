@@ -8,22 +8,15 @@ from typing import Any
 from ai_edge_litert import schema_py_generated as schema
 
 from torchshrink.converters import tflite_file
-from torchshrink.converters.int8_tflite.matching import BIAS_INPUT, OUTPUT_AXIS, WEIGHT_INPUT
 from torchshrink.converters.ranges import Range
-
-# What the int8 kernels demand: the output on the grid of the input, or on one grid whatever the input.
-SAME_GRID = {
-    "AVERAGE_POOL_2D", "BROADCAST_TO", "DEPTH_TO_SPACE", "EXPAND_DIMS", "GATHER", "GATHER_ND", "MAX_POOL_2D",
-    "MIRROR_PAD", "PAD", "REDUCE_MIN", "RESHAPE", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "SLICE",
-    "SPACE_TO_DEPTH", "SPLIT", "SQUEEZE", "STRIDED_SLICE", "TILE", "TRANSPOSE", "UNPACK",
-}  # fmt: skip
-FIXED_GRID = {
-    "LOGISTIC": Range((1 / 256,), (-128,)),
-    "SOFTMAX": Range((1 / 256,), (-128,)),
-    "TANH": Range((1 / 128,), (0,)),
-}
-# Constants that these read are rounded to the grid of their output.
-ROUNDED_CONSTANTS = {"CONCATENATION", "MAXIMUM", "MINIMUM", "PADV2"}
+from torchshrink.converters.tflite_ops import (
+    BIAS_INPUT,
+    FIXED_GRID,
+    OUTPUT_AXIS,
+    ROUNDED_CONSTANTS,
+    SAME_GRID,
+    WEIGHT_INPUT,
+)
 
 
 def floating(model: Any, weights: Mapping[int, Range], grids: Mapping[int, Range]) -> list[Any]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
-from torchshrink.converters.export.to_onnx import load
+from torchshrink.converters.onnx_file import load
 from torchshrink.converters.proof import traces
 from torchshrink.report.activations import Activation, count_codes, count_floats
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from torchshrink.converters import qdq
-from torchshrink.converters.export.to_onnx import load
+from torchshrink.converters.onnx_file import load
 from torchshrink.converters.proof import traces
 from torchshrink.converters.proof.traces import Step
 from torchshrink.model import signature

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from torchshrink.converters import qdq, tflite_file
-from torchshrink.converters.export.to_onnx import load
-from torchshrink.converters.int8_tflite import partition
+from torchshrink.converters import onnx_file, qdq, tflite_file, tflite_ops
+from torchshrink.converters.onnx_file import load
 from torchshrink.converters.proof import scales
 from torchshrink.converters.proof.scales import Scale
 from torchshrink.converters.ranges import Range, Ranges
@@ -46,7 +45,7 @@ def _of_grid(name: str, range_: Range, ranges: Ranges) -> Scale:
 def _in_onnx(path: Path) -> Iterator[tuple[str, Range]]:
     model = load(path)
     floats, ranges = qdq.split(model)
-    constants = qdq.constants(floats)
+    constants = onnx_file.constants(floats)
     yield from ((name, range_) for name, range_ in ranges.items() if name in constants)
     yield from scales.grids(model)
 
@@ -63,5 +62,5 @@ def _in_tflite(path: Path) -> Iterator[tuple[str, Range]]:
             continue
         # A kernel's own grid, from which a QUANTIZE leads to the learned one, and constants on the grid of a result.
         is_imposed = readers == {"QUANTIZE"} and index not in list(graph.outputs)
-        if not is_imposed and not (is_constant and readers and readers <= partition.ROUNDED_CONSTANTS):
+        if not is_imposed and not (is_constant and readers and readers <= tflite_ops.ROUNDED_CONSTANTS):
             yield tflite_file.tensor_name(tensor), range_

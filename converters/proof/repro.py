@@ -11,8 +11,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import ModelProto, helper
 
-from torchshrink.converters import qdq, runtimes
-from torchshrink.converters.export.to_onnx import save
+from torchshrink.converters import onnx_file, qdq
+from torchshrink.converters.onnx_file import save
 from torchshrink.converters.proof import traces
 from torchshrink.converters.proof.divergence import Divergence
 from torchshrink.model import signature
@@ -41,11 +41,11 @@ def write(found: Divergence, source: ModelProto, sample: Inputs, folder: Path) -
     wanted = next((step for step in steps.values() if step.tensor == found.tensor), None)
     if wanted is None:
         return False
-    entries = dict(zip((item.name for item in runtimes.inputs(source)), arrays, strict=True))
+    entries = dict(zip((item.name for item in onnx_file.inputs(source)), arrays, strict=True))
     known = entries | {key: steps[key].values for key in wanted.parents}
     model = cut(source, wanted.key, known)
     save(model, folder / MODEL)
-    used = {item.name for item in runtimes.inputs(model)}
+    used = {item.name for item in onnx_file.inputs(model)}
     kept: dict[str, Any] = {name: value for name, value in known.items() if name in used}
     np.savez(folder / INPUTS, **kept)
     computed: dict[str, Any] = {} if found.computed is None else {"converted": found.computed}

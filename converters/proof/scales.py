@@ -11,9 +11,8 @@ import onnx
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
-from torchshrink.converters import qdq, runtimes, sparse, tflite_file, tflite_ops
-from torchshrink.converters.export.to_onnx import load
-from torchshrink.converters.int8_tflite import partition
+from torchshrink.converters import onnx_file, qdq, runtimes, sparse, tflite_file, tflite_ops
+from torchshrink.converters.onnx_file import load
 from torchshrink.converters.ranges import Range
 from torchshrink.model.signature import Inputs, first
 
@@ -111,13 +110,13 @@ def _is_rounded(model: Any, index: int) -> bool:
     graph = model.subgraphs[0]
     readers = [tflite_file.op_name(model, each) for each in graph.operators if index in list(each.inputs)]
     is_constant = tflite_file.constant(model, graph.tensors[index]) is not None
-    return is_constant and set(readers) <= partition.ROUNDED_CONSTANTS
+    return is_constant and set(readers) <= tflite_ops.ROUNDED_CONSTANTS
 
 
 def _in_onnx(model: onnx.ModelProto, entry: runtimes.Sample) -> list[_Held]:
     """Return the weights and activations of a QDQ graph; a tensor that is quantized to several grids, once for each."""
     float_graph, ranges = qdq.split(model)
-    arrays = qdq.constants(float_graph)
+    arrays = onnx_file.constants(float_graph)
     weights = [name for name in ranges if name in arrays and arrays[name].ndim > 1]
     found = grids(model)
     values = runtimes.onnx_values(model, set(found.values()), entry)
@@ -128,18 +127,18 @@ def _in_onnx(model: onnx.ModelProto, entry: runtimes.Sample) -> list[_Held]:
 
 def grids(model: onnx.ModelProto) -> dict[tuple[str, Range], str]:
     """Return every activation that is quantized, by name and grid, with the tensor that holds its rounded values."""
-    arrays = qdq.constants(model)
+    arrays = onnx_file.constants(model)
     last = {item.name for item in model.graph.output}
     codes: dict[str, str] = {}
     reals: dict[str, str] = {}
     found: dict[tuple[str, Range], str] = {}
     for node in model.graph.node:
         source, result = node.input[0], node.output[0]
-        if node.op_type == qdq.QUANTIZE:
+        if node.op_type == onnx_file.QUANTIZE:
             codes[result] = reals.get(source, source)
         elif node.op_type == "Clip" and source in codes:
             codes[result] = codes[source]
-        elif node.op_type == qdq.DEQUANTIZE and source in codes:
+        elif node.op_type == onnx_file.DEQUANTIZE and source in codes:
             reals[result] = codes[source]
             name = result if result in last else codes[source]
             found.setdefault((name, qdq.stored_range(node, arrays)), result)

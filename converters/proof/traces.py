@@ -15,7 +15,7 @@ from onnx import NodeProto
 from torch import Tensor, nn
 
 from torchshrink import quantize
-from torchshrink.converters import qdq, runtimes, tflite_file
+from torchshrink.converters import onnx_file, runtimes, tflite_file
 from torchshrink.model.signature import Inputs, as_tuple
 
 # Operations that a converter may fuse into the next one, so that their own output exists nowhere.
@@ -69,13 +69,13 @@ def of_onnx(model: onnx.ModelProto, sample: Sequence[NDArray[Any]], is_int8: boo
         sample: ``[1, C, *size]`` for each input.
         is_int8: Whether it is quantized.
     """
-    arrays = qdq.constants(model)
+    arrays = onnx_file.constants(model)
     producers = {name: node for node in model.graph.node for name in node.output}
     users = {name: node.op_type for node in model.graph.node for name in node.input}
 
     def is_compared(node: NodeProto) -> bool:
         if is_int8:
-            return node.op_type == qdq.DEQUANTIZE and node.input[0] not in arrays
+            return node.op_type == onnx_file.DEQUANTIZE and node.input[0] not in arrays
         return not (node.op_type in _FUSED_AWAY and users.get(node.output[0]) in ("Relu", "Clip", "Add"))
 
     wanted = {node.output[0]: node for node in model.graph.node if is_compared(node)}
@@ -117,7 +117,7 @@ def of_tflite(path: Path, sample: Sequence[NDArray[Any]]) -> list[Step]:
 
 def _unquantized(name: str, producers: dict[str, NodeProto]) -> str:
     """Return the tensor that was quantized and dequantized to become the one called ``name``."""
-    while name in producers and producers[name].op_type in (qdq.QUANTIZE, qdq.DEQUANTIZE):
+    while name in producers and producers[name].op_type in (onnx_file.QUANTIZE, onnx_file.DEQUANTIZE):
         name = producers[name].input[0]
     return name
 

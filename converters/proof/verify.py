@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from torch import nn
 from torch.fx import GraphModule, Node
 
 from torchshrink import bench
+from torchshrink.converters.runtimes import spread
 from torchshrink.errors import ConversionError, ModelError
 from torchshrink.model.macs import evaluating
 from torchshrink.model.signature import Inputs, as_tuple, leaves, tensors
@@ -131,11 +131,6 @@ def compare(
     passed = worst <= limit
     reason = "" if passed else f"largest difference {worst:.3g}, allowed {limit:.3g} ({precision})"
     return Parity(reference, worst, mean, None, passed, reason)
-
-
-def spread(values: NDArray[Any]) -> float:
-    """Return the range of values that differences are compared with; of nearly constant ones, a share of their size."""
-    return max(float(np.ptp(values)), 1e-2 * float(np.abs(values).max(initial=0.0)), 1e-6)
 
 
 def output_scales(model: nn.Module) -> list[float | None]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torchshrink.converters import tflite_file
-from torchshrink.converters.export.to_onnx import load
+from torchshrink.converters.onnx_file import load
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ import torch
 
 from torchshrink.bench import measurement
 from torchshrink.bench.footprint import Footprint
-from torchshrink.bench.measurement import Measurement, measure, measure_all, predict
+from torchshrink.bench.measurement import Measurement, measure, measure_all
 from torchshrink.errors import DataError, ModelError, RecipeError
+from torchshrink.runtime.predict import predict
 
 FILES = ["onnx_file", "tflite_file", "int8_file", "pt2_file"]
 

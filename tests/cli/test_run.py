@@ -14,7 +14,7 @@ import pytest
 from program import RECIPE, Run, call
 
 from torchshrink.converters import tflite_file
-from torchshrink.converters.export.to_onnx import get_metadata
+from torchshrink.converters.onnx_file import get_metadata
 
 ROW_KEYS = {
     "name", "variant", "format", "precision", "path", "bytes", "gzip_bytes", "entropy_bytes", "params", "nonzero",

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 import torchshrink as ts
 from torchshrink import bench, prune, quantize
-from torchshrink.converters import qdq, tflite, tflite_file
+from torchshrink.converters import onnx_file, qdq, tflite, tflite_file
 from torchshrink.converters.bridge import Bridge
 from torchshrink.converters.export import to_onnx
 from torchshrink.converters.tflite import FloatFiles
@@ -124,7 +124,7 @@ class Conversion:
 def conversion(export: Callable[[int], Exported], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Conversion]:
     model, ranges = qdq.split(export(2).generic)
     path = tmp_path_factory.mktemp("conversion") / "float.onnx"
-    to_onnx.save(model, path)
+    onnx_file.save(model, path)
     with ExitStack() as stack:
         (files,) = stack.enter_context(tflite.float_files([path]))
         yield Conversion(path, ranges, files)

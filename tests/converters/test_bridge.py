@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from torchshrink import bench
-from torchshrink.converters import islands, tflite_file
+from torchshrink.converters import tflite_file
+from torchshrink.converters.anatomy.inspect import find_islands
 from torchshrink.converters.bridge import Bridge
-from torchshrink.converters.export.to_onnx import get_metadata
+from torchshrink.converters.onnx_file import get_metadata
 
 NAMES = [
     "onnx-fp32",
@@ -81,7 +82,7 @@ def test_int8_tflite_takes_and_gives_int8(unet: Any, name: str, interpreter: Cal
 @pytest.mark.parametrize("name", INT8)
 def test_nothing_is_left_in_float(unet: Any, name: str) -> None:
     assert unet.artefacts[name].islands == ()
-    assert islands.find(unet.path(name)) == ()
+    assert find_islands(unet.path(name)) == ()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -16,8 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 
 from torchshrink import bench
-from torchshrink.converters import foreign, qdq, tflite, tflite_file
-from torchshrink.converters.export.to_onnx import save
+from torchshrink.converters import foreign, onnx_file, qdq, tflite, tflite_file
+from torchshrink.converters.onnx_file import save
 from torchshrink.converters.ranges import Range
 from torchshrink.errors import ConversionError
 
@@ -196,7 +196,7 @@ def _conv(**weight: Any) -> list[onnx.NodeProto]:
 
 def _weight(model: onnx.ModelProto) -> NDArray[Any]:
     floats, _ = qdq.split(model)
-    return qdq.constants(floats)["wr"]
+    return onnx_file.constants(floats)["wr"]
 
 
 def test_weights_that_the_graph_quantizes(onnx_model: Build) -> None:
@@ -282,7 +282,7 @@ def test_a_bias_of_int32(onnx_model: Build) -> None:
     nodes[4].input.append("b")
     constants = {"bi": np.array([40, -8], np.int32), "bs": SCALE * np.float32(0.05), "bz": np.zeros(2, np.int32)}
     floats, ranges = qdq.split(foreign.normalise(_model(onnx_model, nodes, constants), "m.onnx"))
-    assert np.allclose(qdq.constants(floats)["b"], [1.0, -0.1], rtol=1e-6)
+    assert np.allclose(onnx_file.constants(floats)["b"], [1.0, -0.1], rtol=1e-6)
     assert set(ranges) == {"x", "wr", "y"}
 
 
@@ -290,7 +290,7 @@ def test_a_free_batch_becomes_one(onnx_model: Build) -> None:
     model = foreign.normalise(_model(onnx_model, _conv(), {}, shape=("N", 3, 8, 12)), "m.onnx")
     assert [side.dim_value for side in model.graph.input[0].type.tensor_type.shape.dim] == list(SIZE)
     (convolution,) = [node for node in model.graph.node if node.op_type == "Conv"]
-    assert qdq.attribute(convolution, "kernel_shape") == [1, 1]
+    assert onnx_file.attribute(convolution, "kernel_shape") == [1, 1]
 
 
 def test_the_argument_is_left_alone(onnx_model: Build) -> None:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from torchshrink.converters import runtimes
-from torchshrink.converters.export.to_onnx import export, save
+from torchshrink.converters.export.to_onnx import export
 from torchshrink.converters.float_tflite import fuse
+from torchshrink.converters.onnx_file import save
 
 
 class Wrong(nn.Module):

@@ -12,7 +12,8 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from onnx import NodeProto, helper
 
-from torchshrink.converters import islands, tflite_file
+from torchshrink.converters import tflite_file
+from torchshrink.converters.anatomy.inspect import find_islands
 from torchshrink.converters.export import onnxruntime_int8
 from torchshrink.errors import ShrinkError
 
@@ -51,7 +52,7 @@ def _save(build: Callable[..., onnx.ModelProto], nodes: list[NodeProto], path: P
 
 def _kinds(path: Path) -> list[str]:
     """Return the operations that are islands; onnxruntime gives their tensors names of its own."""
-    return [found.split()[0] for found in islands.find(path)]
+    return [found.split()[0] for found in find_islands(path)]
 
 
 def test_a_sine_between_convolutions(onnx_model: Any, tmp_path: Path) -> None:
@@ -88,7 +89,7 @@ def test_a_file_that_onnxruntime_refuses_is_an_error_of_ours(onnx_model: Any, tm
     model.graph.node[0].op_type = "NoSuchOperation"
     onnx.save(model, str(tmp_path / "model.onnx"))
     with pytest.raises(ShrinkError, match=r"model\.onnx"):
-        islands.find(tmp_path / "model.onnx")
+        find_islands(tmp_path / "model.onnx")
     assert capfd.readouterr() == ("", "")
 
 
@@ -113,9 +114,9 @@ def _tflite(builder: Any, path: Path, is_island: bool) -> Path:
 
 
 def test_a_sine_in_a_tflite_file(tflite_builder: Any, tmp_path: Path) -> None:
-    found = islands.find(_tflite(tflite_builder, tmp_path / "model.tflite", is_island=True))
+    found = find_islands(_tflite(tflite_builder, tmp_path / "model.tflite", is_island=True))
     assert found == ("SIN sine",)
 
 
 def test_a_float_output_is_no_island(tflite_builder: Any, tmp_path: Path) -> None:
-    assert islands.find(_tflite(tflite_builder, tmp_path / "model.tflite", is_island=False)) == ()
+    assert find_islands(_tflite(tflite_builder, tmp_path / "model.tflite", is_island=False)) == ()

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from torchshrink.converters import tflite, tflite_file
-from torchshrink.converters.export.to_onnx import export, save
+from torchshrink.converters.export.to_onnx import export
 from torchshrink.converters.float_tflite import layout
+from torchshrink.converters.onnx_file import save
 from torchshrink.converters.proof import verify
 from torchshrink.errors import ConversionError
 

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from torchshrink import bench
-from torchshrink.converters import qdq, tflite, tflite_file
-from torchshrink.converters.export.to_onnx import export, save
+from torchshrink.converters import onnx_file, qdq, tflite, tflite_file
+from torchshrink.converters.export.to_onnx import export
 from torchshrink.converters.float_tflite import signals
+from torchshrink.converters.onnx_file import save
 
 CHANNELS, LENGTH = 3, 40
 MOVES = {"RESHAPE", "EXPAND_DIMS", "SQUEEZE", "TRANSPOSE"}
@@ -237,7 +238,7 @@ def _scaled(onnx_model: Any) -> ModelProto:
 def test_a_constant_declared_as_input_stays_one(scaled: ModelProto, run_onnx: Callable[..., NDArray[Any]]) -> None:
     lifted = signals.lift(scaled)
     assert [item.name for item in lifted.graph.input] == ["x", "scale_lifted"]
-    assert qdq.constants(lifted)["scale_lifted"].tolist() == [[[[2]], [[3]]]]
+    assert onnx_file.constants(lifted)["scale_lifted"].tolist() == [[[[2]], [[3]]]]
     entry = np.random.default_rng(1).standard_normal((1, 2, 9)).astype(np.float32)
     np.testing.assert_array_equal(run_onnx(lifted, entry), run_onnx(scaled, entry))
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from torchshrink.converters import to_onnx
-from torchshrink.converters.export.to_onnx import get_metadata, load
+from torchshrink.converters.onnx_file import get_metadata, load
 from torchshrink.errors import ModelError, UnsupportedOpError
 
 Run = Callable[..., NDArray[Any]]

@@ -15,8 +15,10 @@ from torch.fx import GraphModule
 from torch.nn import functional as F
 
 from torchshrink import quantize
-from torchshrink.converters import islands, qdq, tflite, tflite_file
-from torchshrink.converters.export.to_onnx import export, save, to_onnx
+from torchshrink.converters import qdq, tflite, tflite_file
+from torchshrink.converters.anatomy.inspect import find_islands
+from torchshrink.converters.export.to_onnx import export, to_onnx
+from torchshrink.converters.onnx_file import save
 from torchshrink.converters.proof import scales, verify
 
 
@@ -123,7 +125,7 @@ def test_tflite_computes_it_in_int8(converted: Converted) -> None:
     kinds = [tflite_file.op_name(model, operator) for operator in model.subgraphs[0].operators]
     last = [] if converted.operation.channels is None else ["CONV_2D"]
     assert kinds == ["CONV_2D", *converted.operation.tflite, *last]
-    assert islands.find(converted.tflite) == ()
+    assert find_islands(converted.tflite) == ()
 
 
 def test_tflite_agrees_with_pytorch(converted: Converted) -> None:
@@ -138,7 +140,7 @@ def test_tflite_has_the_trained_scales(converted: Converted) -> None:
 
 
 def test_onnxruntime_computes_it_in_int8(converted: Converted) -> None:
-    found = [item.split()[0] for item in islands.find(converted.onnx)]
+    found = [item.split()[0] for item in find_islands(converted.onnx)]
     assert sorted(found) == sorted(converted.operation.onnx_islands)
 
 

@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from torchshrink import quantize
-from torchshrink.converters import islands, qdq, tflite
-from torchshrink.converters.export.to_onnx import export, save, to_onnx
+from torchshrink.converters import qdq, tflite
+from torchshrink.converters.anatomy.inspect import find_islands
+from torchshrink.converters.export.to_onnx import export, to_onnx
+from torchshrink.converters.onnx_file import save
 from torchshrink.converters.proof import scales, verify
 
 
@@ -164,18 +166,18 @@ def test_scales_of_the_onnx_file(own: Own, tmp_path: Path) -> None:
     ("kind", "expected"), [(Residual, []), (Gated, []), (Sine, ["Sin"]), (Overlapping, ["ConvTranspose"])]
 )
 def test_islands_of_the_onnx_file(owns: Any, kind: type, expected: list[str], tmp_path: Path) -> None:
-    found = islands.find(owns[kind].to_onnx(tmp_path / "model.onnx"))
+    found = find_islands(owns[kind].to_onnx(tmp_path / "model.onnx"))
     assert [item.split()[0] for item in found] == expected
 
 
 @pytest.mark.parametrize(("kind", "expected"), [(Residual, []), (Gated, []), (Sine, ["SIN"]), (Overlapping, [])])
 def test_islands_of_the_tflite_file(owns: Any, kind: type, expected: list[str], tmp_path: Path) -> None:
-    found = islands.find(owns[kind].to_tflite(tmp_path / "model.tflite"))
+    found = find_islands(owns[kind].to_tflite(tmp_path / "model.tflite"))
     assert [item.split()[0] for item in found if not item.startswith("DEQUANTIZE")] == expected
 
 
 def test_an_island_names_its_tensor(owns: Any, tmp_path: Path) -> None:
-    (found,) = islands.find(owns[Sine].to_onnx(tmp_path / "model.onnx"))
+    (found,) = find_islands(owns[Sine].to_onnx(tmp_path / "model.onnx"))
     assert found == "Sin node_sin"
 
 

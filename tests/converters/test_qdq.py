@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, helper
 from torch.nn import functional as F
 
-from torchshrink.converters import qdq
+from torchshrink.converters import onnx_file, qdq
 from torchshrink.converters.ranges import Range
 from torchshrink.errors import ConversionError
 
@@ -84,7 +84,7 @@ def test_names_of_inputs_and_outputs_stay(convolution: onnx.ModelProto) -> None:
 
 def test_constants_that_nothing_uses_are_gone(convolution: onnx.ModelProto) -> None:
     floats, _ = qdq.split(convolution)
-    assert set(qdq.constants(floats)) == {"w_real", "bias"}
+    assert set(onnx_file.constants(floats)) == {"w_real", "bias"}
 
 
 def test_the_argument_is_left_alone(convolution: onnx.ModelProto) -> None:
@@ -155,8 +155,8 @@ def test_replaced_constants_keep_their_shape(onnx_model: Build, value: NDArray[A
     model = onnx_model(
         [helper.make_node("Identity", ["constant"], ["y"])], {"x": (1,)}, {"y": (1,)}, {"constant": np.float32(0)}
     )
-    qdq.replace_initializers(model, {"constant": value, "unused": np.ones(3)})
-    (found,) = qdq.constants(model).values()
+    onnx_file.replace_initializers(model, {"constant": value, "unused": np.ones(3)})
+    (found,) = onnx_file.constants(model).values()
     assert (found.shape, found.dtype, found.tolist()) == (value.shape, value.dtype, value.tolist())
 
 
@@ -176,7 +176,7 @@ def test_a_number_is_an_input_with_a_default(onnx_model: Build, run_onnx: Run) -
     model.graph.value_info.append(helper.make_tensor_value_info("conv", onnx.TensorProto.FLOAT, (1, 2, 3, 4)))
     floats, ranges = qdq.split(model)
     assert [item.name for item in floats.graph.input] == ["x", "number"]
-    assert qdq.constants(floats)["number"].tolist() == [[[[1.0]], [[-3.0]]]]
+    assert onnx_file.constants(floats)["number"].tolist() == [[[[1.0]], [[-3.0]]]]
     assert ranges["number"] == Range((0.5,), (1,))
     onnx.checker.check_model(floats, full_check=True)
     entry = np.random.default_rng(1).standard_normal((1, 1, 5, 6)).astype(np.float32)

@@ -10,7 +10,8 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 
 from torchshrink import bench
-from torchshrink.converters import float_ends, targets, tflite_file
+from torchshrink.converters import targets, tflite_file
+from torchshrink.converters.int8_tflite.ends import make_float
 from torchshrink.converters.proof import verify
 from torchshrink.errors import UnsupportedOpError
 
@@ -30,7 +31,7 @@ def test_floats_are_named(unet2d: Any, name: str, target: Any) -> None:
 
 def test_one_float_operator_among_many_is_found(unet2d: Any) -> None:
     model = tflite_file.read(unet2d.path("tflite-int8"))
-    float_ends.add(model)
+    make_float(model)
     with pytest.raises(UnsupportedOpError, match=r"QUANTIZE has the float32 tensor .*, DEQUANTIZE has"):
         targets.check(model, "integer-only", "model.tflite")
 
@@ -50,7 +51,7 @@ def test_operators_of_the_edge_tpu(unet2d: Any) -> None:
 def test_float_ends_compute_the_same(unet: Any, tmp_path: Path) -> None:
     model = tflite_file.read(unet.path("tflite-int8"))
     names = [tflite_file.tensor_name(model.subgraphs[0].tensors[i]) for i in model.subgraphs[0].inputs]
-    float_ends.add(model)
+    make_float(model)
     path = tmp_path / "float.tflite"
     tflite_file.write(model, path)
     graph = tflite_file.read(path).subgraphs[0]
@@ -64,5 +65,5 @@ def test_float_ends_compute_the_same(unet: Any, tmp_path: Path) -> None:
 def test_float_ends_of_a_float_file(unet2d: Any) -> None:
     model = tflite_file.read(unet2d.path("tflite-fp32"))
     before = len(model.subgraphs[0].operators)
-    float_ends.add(model)
+    make_float(model)
     assert len(model.subgraphs[0].operators) == before

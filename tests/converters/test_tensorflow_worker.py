@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from torchshrink import bench
 from torchshrink.converters import tflite, tflite_file
-from torchshrink.converters.export.to_onnx import export, save
+from torchshrink.converters.export.to_onnx import export
+from torchshrink.converters.onnx_file import save
 
 pytestmark = pytest.mark.slow
 SHAPE = (1, 3, 12, 10)

@@ -12,8 +12,9 @@ import numpy as np
 import onnx
 import pytest
 
-from torchshrink.converters import islands, qdq, ranges, tflite, tflite_file, to_tflite
-from torchshrink.converters.export.to_onnx import save
+from torchshrink.converters import qdq, ranges, tflite, tflite_file, to_tflite
+from torchshrink.converters.anatomy.inspect import find_islands
+from torchshrink.converters.onnx_file import save
 from torchshrink.converters.proof import scales, verify
 from torchshrink.converters.tflite import FloatFiles
 from torchshrink.errors import ConversionError, ModelError
@@ -114,7 +115,7 @@ def test_an_operation_with_a_missing_range_stays_float(conversion: Any, tmp_path
     ][1]
     known = {name: item for name, item in conversion.ranges.items() if name != left_out}
     tflite.write(conversion.files, conversion.onnx, tmp_path / "model.tflite", "int8", known)
-    found = islands.find(tmp_path / "model.tflite")
+    found = find_islands(tmp_path / "model.tflite")
     assert {item.split()[0] for item in found} >= {"CONV_2D"}
     assert {item.split()[0] for item in found} <= {"CONV_2D", "DEQUANTIZE", "MAX_POOL_2D", "CONCATENATION"}
 

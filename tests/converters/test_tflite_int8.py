@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
 from torchshrink.converters import qdq, tflite, tflite_file
-from torchshrink.converters.export.to_onnx import save
 from torchshrink.converters.int8_tflite import quantize
 from torchshrink.converters.int8_tflite.matching import Match
+from torchshrink.converters.onnx_file import save
 from torchshrink.converters.ranges import Range
 from torchshrink.errors import ConversionError
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from torchshrink import checkpoint
-from torchshrink.converters import contents, shapes
+from torchshrink.converters import contents
 from torchshrink.errors import ModelError
 
 DTYPES = {"fp32": np.float32, "int8": np.int8}
@@ -56,23 +56,23 @@ def test_a_checkpoint(unet2d: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["onnx-fp32", "onnx-fp16", "onnx-int8", "tflite-fp32", "tflite-int8-sparse"])
 def test_input_shape_in_the_layout_of_pytorch(unet: Any, name: str) -> None:
-    assert shapes.input_shape(unet.path(name)) == list(unet.inputs[:1].shape)
+    assert contents.input_shape(unet.path(name)) == list(unet.inputs[:1].shape)
 
 
 def test_input_shape_of_a_checkpoint(tmp_path: Path) -> None:
     checkpoint.save(nn.Conv1d(1, 1, 1), tmp_path / "model.safetensors", {"input_shape": [1, 1, 64]})
-    assert shapes.input_shape(tmp_path / "model.safetensors") == [1, 1, 64]
+    assert contents.input_shape(tmp_path / "model.safetensors") == [1, 1, 64]
 
 
 def test_a_checkpoint_that_does_not_say(tmp_path: Path) -> None:
     checkpoint.save(nn.Conv1d(1, 1, 1), tmp_path / "model.safetensors")
     with pytest.raises(ModelError, match=r"does not say what shape its input has: pass --data"):
-        shapes.input_shape(tmp_path / "model.safetensors")
+        contents.input_shape(tmp_path / "model.safetensors")
 
 
 @pytest.mark.parametrize("ending", [".onnx", ".tflite", ".safetensors"])
 @pytest.mark.parametrize("content", [None, b"", bytes(100), b"text" * 30], ids=["missing", "empty", "zeros", "text"])
-@pytest.mark.parametrize("read", [contents.read_weights, shapes.input_shape], ids=["weights", "shape"])
+@pytest.mark.parametrize("read", [contents.read_weights, contents.input_shape], ids=["weights", "shape"])
 def test_a_damaged_file_is_named(tmp_path: Path, read: Any, ending: str, content: bytes | None) -> None:
     path = tmp_path / f"damaged{ending}"
     if content is not None:

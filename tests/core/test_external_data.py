@@ -13,7 +13,7 @@ from program import call
 
 from torchshrink import UNet, bench, checkpoint, external_data
 from torchshrink.converters import runtimes
-from torchshrink.converters.export.to_onnx import load
+from torchshrink.converters.onnx_file import load
 from torchshrink.errors import ModelError
 from torchshrink.predict import shipped
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from html_page import CHROMIUM, EVIL, Page, keep, make_content, make_rows, open_page, row, section
 
+from torchshrink.bench.environment import environment
 from torchshrink.report import html, samples
-from torchshrink.report.text import environment, table, verdict
+from torchshrink.report.text import table, verdict
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from html_page import EVIL, Page, make_content, make_rows, section
 
 from torchshrink.errors import DataError
-from torchshrink.report import html, trials
+from torchshrink.report import document, html, trials
 from torchshrink.report import text as report
 from torchshrink.report.html import search as page_search
 
@@ -186,8 +186,8 @@ def test_reports_with_and_without_a_search(tmp_path: Path) -> None:
     assert "#search" not in html.page(content, tmp_path)
     assert "## Search" not in report.markdown(content)
     content["search"] = search()
-    report.save(content, tmp_path)
-    assert report.load(tmp_path)["search"] == search()
+    document.save(content, tmp_path)
+    assert document.load(tmp_path)["search"] == search()
     text = (tmp_path / "report.md").read_text()
     assert trials.summary(search()) in text
     assert "| 3 (recommended) | finished | 0.050 | 0.1 |" in text
@@ -201,7 +201,7 @@ def test_a_damaged_search_is_refused(tmp_path: Path, damage: dict[str, Any] | No
     content = make_content(make_rows()) | {"schema": 1, "search": [] if damage is None else search(**damage)}
     (tmp_path / "report.json").write_text(json.dumps(content))
     with pytest.raises(DataError, match=r"report.json lacks figures that a report needs"):
-        report.load(tmp_path)
+        document.load(tmp_path)
 
 
 def test_the_table_without_settings_has_every_cost() -> None:

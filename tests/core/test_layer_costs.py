@@ -13,9 +13,9 @@ from torch import nn
 
 from torchshrink import bench
 from torchshrink.errors import ModelError
-from torchshrink.layer_costs import costs
 from torchshrink.pipeline import recipe
 from torchshrink.pipeline import run as pipeline
+from torchshrink.sensitivity.measurement import layer_costs
 
 
 def test_counted_by_hand() -> None:
@@ -27,19 +27,19 @@ def test_counted_by_hand() -> None:
         model[0].bias[1] = 0
         model[3].weight[:2] = 0  # 64 of 96
     # 2 channels of 4 x 4 outputs, each a sum of 9 products; 3 outputs, each a sum of 32
-    assert costs(model, torch.zeros(5, 1, 4, 4)) == [
+    assert layer_costs(model, torch.zeros(5, 1, 4, 4)) == [
         {"name": "0", "params": 20, "nonzero": 10, "macs": 2 * 16 * 9},
         {"name": "3", "params": 96, "nonzero": 32, "macs": 3 * 32},
     ]
 
 
 def test_a_model_that_is_one_layer_goes_by_its_class() -> None:
-    assert [layer["name"] for layer in costs(nn.Linear(3, 2), torch.zeros(1, 3))] == ["Linear"]
+    assert [layer["name"] for layer in layer_costs(nn.Linear(3, 2), torch.zeros(1, 3))] == ["Linear"]
 
 
 def test_a_model_without_layers() -> None:
     with pytest.raises(ModelError, match="no convolution or linear layer"):
-        costs(nn.ReLU(), torch.zeros(1, 3))
+        layer_costs(nn.ReLU(), torch.zeros(1, 3))
 
 
 class _NoFiles:

@@ -10,7 +10,8 @@ import yaml
 
 from torchshrink.errors import RecipeError
 from torchshrink.pipeline import recipe
-from torchshrink.search.settings import Search
+from torchshrink.pipeline.assemble import resolve
+from torchshrink.pipeline.recipe import Search
 
 TRAIN: dict[str, Any] = {"train": {}}
 
@@ -340,18 +341,18 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str]
 def test_resolve_looks_in_the_current_folder(here: Callable[[str, str], None]) -> None:
     here("core_models_a", "def make():\n    return 42\n")
     path = list(sys.path)
-    assert recipe.resolve("core_models_a:make", "model")() == 42
+    assert resolve("core_models_a:make", "model")() == 42
     assert sys.path == path
 
 
 def test_resolve_finds_installed_modules() -> None:
-    assert recipe.resolve("pathlib:Path", "model") is Path
+    assert resolve("pathlib:Path", "model") is Path
 
 
 def test_resolve_keeps_the_path_that_a_module_sets(here: Callable[[str, str], None]) -> None:
     here("core_models_b", "import sys\nsys.path.insert(0, '/added')\ndef make(): pass\n")
     path = list(sys.path)
-    recipe.resolve("core_models_b:make", "model")
+    resolve("core_models_b:make", "model")
     try:
         assert sys.path == ["/added", *path]
     finally:
@@ -361,7 +362,7 @@ def test_resolve_keeps_the_path_that_a_module_sets(here: Callable[[str, str], No
 @pytest.mark.parametrize("reference", ["module", "module:", ":name", "", ":"])
 def test_resolve_needs_module_and_name(reference: str) -> None:
     with pytest.raises(RecipeError, match=rf"loss '{reference}': expected MODULE:NAME"):
-        recipe.resolve(reference, "loss")
+        resolve(reference, "loss")
 
 
 @pytest.mark.parametrize(
@@ -378,11 +379,11 @@ def test_resolve_of_broken_modules(here: Callable[[str, str], None], text: str, 
     here("core_models_c", text)
     path = list(sys.path)
     with pytest.raises(RecipeError, match="model 'core_models_c:make'") as caught:
-        recipe.resolve("core_models_c:make", "model")
+        resolve("core_models_c:make", "model")
     assert message in str(caught.value)
     assert sys.path == path
 
 
 def test_resolve_of_missing_modules() -> None:
     with pytest.raises(RecipeError, match=r"data 'absent\.module:f' cannot be imported: .*No module named 'absent'"):
-        recipe.resolve("absent.module:f", "data")
+        resolve("absent.module:f", "data")

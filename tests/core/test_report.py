@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from torchshrink.bench.environment import environment
 from torchshrink.errors import DataError
+from torchshrink.report import document, tradeoff
 from torchshrink.report import text as report
-from torchshrink.report import tradeoff
+from torchshrink.report.plot import plot
 
 
 def row(variant: str, format_: str, precision: str, **values: Any) -> dict[str, Any]:
@@ -70,7 +72,7 @@ def content(rows: list[dict[str, Any]]) -> dict[str, Any]:
             "seed": 4,
             "threads": 1,
         },
-        "environment": report.environment(),
+        "environment": environment(),
         "rows": rows,
         "failed": [{"name": "dense/onnx-fp16", "reason": "differs by 0.5"}],
     }
@@ -178,8 +180,8 @@ def test_markdown_without_islands_and_failures(content: dict[str, Any]) -> None:
 
 def test_save_and_load(content: dict[str, Any], tmp_path: Path) -> None:
     content["layers"] = {"dense": [{"name": "conv", "params": 9, "nonzero": 3, "macs": 81}]}
-    report.save(content, tmp_path / "out")
-    assert report.load(tmp_path / "out") == {"schema": 1, **content}
+    document.save(content, tmp_path / "out")
+    assert document.load(tmp_path / "out") == {"schema": 1, **content}
     names = ["report.csv", "report.html", "report.json", "report.md", "report.png"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
     assert json.loads((tmp_path / "out" / "report.json").read_text())["schema"] == 1
@@ -188,7 +190,7 @@ def test_save_and_load(content: dict[str, Any], tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("count", [6, 1, 0])
 def test_plot_is_a_png(rows: list[dict[str, Any]], tmp_path: Path, count: int) -> None:
-    report.plot(rows[:count], tmp_path / "p.png")
+    plot(rows[:count], tmp_path / "p.png")
     content = (tmp_path / "p.png").read_bytes()
     assert content[:8] == b"\x89PNG\r\n\x1a\n"
     assert struct.unpack(">II", content[16:24]) == (9 * 120, 660)  # 9 x 5.5 inches at 120 dpi
@@ -198,7 +200,7 @@ def test_plot_is_an_svg_that_names_the_files(rows: list[dict[str, Any]], tmp_pat
     import matplotlib as mpl
 
     with mpl.rc_context({"svg.fonttype": "none"}):
-        report.plot(rows, tmp_path / "p.svg")
+        plot(rows, tmp_path / "p.svg")
     text = (tmp_path / "p.svg").read_text()
     assert "<svg" in text
     for name in ("dense/torch-fp32", "dense/tflite-int8", "pruned/tflite-int8"):  # the largest, the smallest of each
@@ -211,7 +213,7 @@ def test_damaged_reports(tmp_path: Path, content: str | bytes | None) -> None:
     if content is not None:
         (tmp_path / "report.json").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DataError, match=r"report\.json is missing or damaged: `torchshrink run --out .*` makes it"):
-        report.load(tmp_path)
+        document.load(tmp_path)
 
 
 def test_reports_that_lack_figures(content: dict[str, Any], tmp_path: Path) -> None:
@@ -227,7 +229,7 @@ def test_reports_that_lack_figures(content: dict[str, Any], tmp_path: Path) -> N
     ):
         (tmp_path / "report.json").write_text(json.dumps({"schema": 1, **broken}))
         with pytest.raises(DataError, match="lacks figures"):
-            report.load(tmp_path)
+            document.load(tmp_path)
 
 
 HOSTILE = (
@@ -261,7 +263,7 @@ def test_reports_that_name_files_elsewhere(content: dict[str, Any], tmp_path: Pa
     content["rows"][0][key] = name
     (tmp_path / "report.json").write_text(json.dumps({"schema": 1, **content}))
     with pytest.raises(DataError, match=r"which is not in its folder: somebody changed it"):
-        report.load(tmp_path)
+        document.load(tmp_path)
 
 
 @pytest.mark.parametrize("secret", ["hunter2", "p4@ss:word"])
@@ -273,7 +275,7 @@ def test_the_command_holds_no_password(monkeypatch: pytest.MonkeyPatch, secret: 
     ]
     for arguments in (["--storage", url] for url in urls):
         monkeypatch.setattr("sys.argv", ["torchshrink", "search", *arguments, f"--artefacts={arguments[1]}"])
-        command = report.environment()["command"]
+        command = environment()["command"]
         assert secret not in command
         assert "host" in command or "bucket" in command or "h/db" in command
 
@@ -310,18 +312,18 @@ def test_recommendations_name_the_file_with_its_figures(rows: list[dict[str, Any
 
 def test_the_command_can_be_pasted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["torchshrink", "run", "--data", "my data; rm x"])
-    assert report.environment()["command"] == "torchshrink run --data 'my data; rm x'"
+    assert environment()["command"] == "torchshrink run --data 'my data; rm x'"
 
 
 @pytest.mark.parametrize("schema", [None, 0, 2])
 def test_other_schemas(tmp_path: Path, schema: int | None) -> None:
     (tmp_path / "report.json").write_text(json.dumps({"schema": schema, "rows": []}))
     with pytest.raises(DataError, match=f"has schema {schema}, this version reads 1"):
-        report.load(tmp_path)
+        document.load(tmp_path)
 
 
 def test_environment_names_versions() -> None:
-    found = report.environment()
+    found = environment()
     assert found["packages"]["torchshrink"] == "0.1.0"
     assert found["packages"]["torch"].startswith("2.")
     json.dumps(found)

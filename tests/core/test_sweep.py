@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from torchshrink.pipeline import recipe
-from torchshrink.pipeline.ladder import _series, ladder, plot
+from torchshrink.pipeline.ladder import ladder
+from torchshrink.report.plot import _series, plot_ladder
 
 
 def row(variant: str, file: str, **figures: float) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def test_series_are_sorted_and_start_at_dense() -> None:
 @pytest.mark.parametrize("suffix", ["png", "svg"])
 def test_plot(tmp_path: Path, suffix: str) -> None:
     rows = [row("dense", "tflite-fp32"), row("sparse-50", "tflite-fp32", loss=0.2), row("channels-25", "tflite-fp32")]
-    plot(rows, tmp_path / f"ladder.{suffix}")
+    plot_ladder(rows, tmp_path / f"ladder.{suffix}")
     assert (tmp_path / f"ladder.{suffix}").stat().st_size > 5_000
-    plot([], tmp_path / f"empty.{suffix}")  # everything failed: still a picture
+    plot_ladder([], tmp_path / f"empty.{suffix}")  # everything failed: still a picture
     assert (tmp_path / f"empty.{suffix}").is_file()

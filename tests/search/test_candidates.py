@@ -5,9 +5,8 @@ from typing import Any
 import pytest
 
 from torchshrink.pipeline import recipe
-from torchshrink.pipeline.recipe import Recipe
+from torchshrink.pipeline.recipe import Recipe, Search
 from torchshrink.search import candidates
-from torchshrink.search.settings import Search
 from torchshrink.search.space import Resolved, draw, shares
 
 SETTINGS: dict[str, Any] = {

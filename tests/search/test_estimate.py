@@ -10,10 +10,10 @@ from torch.utils.data import TensorDataset
 
 from torchshrink.losses import FocalTversky
 from torchshrink.model.unet import UNet
+from torchshrink.pipeline.recipe import Space
 from torchshrink.search import space as spaces
 from torchshrink.search.estimate import Estimator, latency
 from torchshrink.search.limits import Limits
-from torchshrink.search.settings import Space
 from torchshrink.search.space import Resolved, Stage, derive
 from torchshrink.task import Normalization, Task
 

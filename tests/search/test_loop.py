@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from torchshrink.errors import RecipeError
-from torchshrink.pipeline.recipe import Recipe
+from torchshrink.pipeline.recipe import Recipe, Search
 from torchshrink.progress import SILENT
 from torchshrink.search import candidates
 from torchshrink.search.candidates import Candidate
@@ -16,7 +16,6 @@ from torchshrink.search.engines.work import Request
 from torchshrink.search.estimate import Estimator
 from torchshrink.search.limits import Limits
 from torchshrink.search.loop import MOST_LOST, Budget, Loop
-from torchshrink.search.settings import Search
 from torchshrink.search.space import Resolved
 from torchshrink.search.study import Study, state_of
 

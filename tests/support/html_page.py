@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from torchshrink.report import samples, text
+from torchshrink.bench.environment import environment
+from torchshrink.report import samples
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 EVIL = "<script>alert(1)</script>&\"'{{ 7*7 }}"
@@ -90,7 +91,7 @@ def make_content(rows: list[dict[str, Any]]) -> dict[str, Any]:
     failed = [{"name": "dense/onnx-fp16", "path": None, "reason": "differs by 0.5", "parity": None}]
     task |= {"class_names": ["nucleus"], "normalization": {"mean": [1.0], "std": [2.0]}}
     layers = {"dense": [layer("conv", 40, 40, 2_500_000)], "pruned": [layer("conv", 40, 9, 2_500_000)]}
-    return {"task": task, "environment": text.environment(), "rows": rows, "layers": layers, "failed": failed}
+    return {"task": task, "environment": environment(), "rows": rows, "layers": layers, "failed": failed}
 
 
 def layer(name: str, params: int, nonzero: int, macs: int) -> dict[str, Any]:

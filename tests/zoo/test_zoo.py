@@ -9,8 +9,8 @@ import torch
 from zoo_files import FORMATS, Result, make
 from zoo_models import ZOO
 
-from torchshrink.converters import runtimes, tflite_file
-from torchshrink.converters.export.to_onnx import load
+from torchshrink.converters import onnx_file, tflite_file
+from torchshrink.converters.onnx_file import load
 
 # What cannot be converted, and a word of the reason that the user is given.
 REFUSED = {(name, format_): "5 dimensions" for name in ("volume",) for format_ in FORMATS}
@@ -73,7 +73,7 @@ def test_layouts_are_put_to_the_test() -> None:
 
 def test_names_and_order_of_several_inputs_and_outputs(zoo: Callable[[str], dict[str, Result]]) -> None:
     def inputs(path: Path) -> list[str]:
-        return [item.name for item in runtimes.inputs(load(path))]
+        return [item.name for item in onnx_file.inputs(load(path))]
 
     def tensors(path: Path, side: str) -> list[str]:
         graph = tflite_file.read(path).subgraphs[0]

@@ -11,8 +11,10 @@ from torch import nn
 from zoo_models import Entry
 
 from torchshrink import quantize
-from torchshrink.converters import islands, qdq, tflite, to_onnx
-from torchshrink.converters.export.to_onnx import export, save
+from torchshrink.converters import qdq, tflite, to_onnx
+from torchshrink.converters.anatomy.inspect import find_islands
+from torchshrink.converters.export.to_onnx import export
+from torchshrink.converters.onnx_file import save
 from torchshrink.converters.proof import scales, verify
 from torchshrink.converters.proof.scales import Scale
 from torchshrink.converters.proof.verify import Parity
@@ -141,7 +143,7 @@ def _checked(made: Any, source: nn.Module, entry: Entry, precision: str) -> Resu
     if precision != "int8":
         return Result(made, parity)
     graph = export(source, inputs, entry.batch)
-    return Result(made, parity, "", islands.find(made), tuple(scales.compare(made, graph, inputs)))
+    return Result(made, parity, "", find_islands(made), tuple(scales.compare(made, graph, inputs)))
 
 
 def _attempt(function: Any) -> Any:

@@ -9,9 +9,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torchshrink.bench.measurement import Latency, Measurement, measure, measure_all, predict, predict_all
+    from torchshrink.bench.measurement import Latency, Measurement, measure, measure_all
     from torchshrink.bench.sizes import entropy_bytes, gzip_bytes, size_bytes, zstd_bytes
     from torchshrink.model.macs import count_macs, count_parameters
+    from torchshrink.runtime.predict import predict, predict_all
 
 _MODULES = {
     "count_macs": "torchshrink.model.macs",
@@ -20,8 +21,8 @@ _MODULES = {
     "Measurement": "torchshrink.bench.measurement",
     "measure": "torchshrink.bench.measurement",
     "measure_all": "torchshrink.bench.measurement",
-    "predict": "torchshrink.bench.measurement",
-    "predict_all": "torchshrink.bench.measurement",
+    "predict": "torchshrink.runtime.predict",
+    "predict_all": "torchshrink.runtime.predict",
     "entropy_bytes": "torchshrink.bench.sizes",
     "gzip_bytes": "torchshrink.bench.sizes",
     "size_bytes": "torchshrink.bench.sizes",

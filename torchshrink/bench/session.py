@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchshrink.bench import footprint, history, ratio
+from torchshrink.bench.environment import environment
 from torchshrink.bench.measurement import MOST_WORKERS_ALIVE, Measurement, measure_all
 from torchshrink.bench.sizes import size_bytes
 from torchshrink.progress import Progress, Silent
-from torchshrink.report import text
 from torchshrink.runtime.process import Worker
 
 _ROUNDS = 12
@@ -64,7 +64,7 @@ def run(
     labels = names(files)
     session: history.Session = {
         "schema": history.SCHEMA,
-        "environment": text.environment(),
+        "environment": environment(),
         "reference": labels[reference],
         "method": ratio.METHOD,
         "rows": [],

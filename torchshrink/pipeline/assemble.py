@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +16,6 @@ from torchshrink import checkpoint, losses
 from torchshrink.data import open_task
 from torchshrink.errors import ModelError, RecipeError
 from torchshrink.model.unet import UNet
-from torchshrink.pipeline import recipe as recipes
 from torchshrink.pipeline.recipe import Recipe
 from torchshrink.task import Task
 
@@ -25,7 +26,7 @@ def make_task(recipe: Recipe) -> Task:
     if recipe.loss is None:
         return task
     if ":" in recipe.loss.name:
-        make = recipes.resolve(recipe.loss.name, "loss")
+        make = resolve(recipe.loss.name, "loss")
         try:
             loss = make(**recipe.loss.settings)
         except TypeError as error:
@@ -50,7 +51,7 @@ def make_model(recipe: Recipe, task: Task) -> nn.Module:
         }
         factory = _call(UNet, {**shape, **settings.arguments}, "unet")
     else:
-        factory = _call(recipes.resolve(settings.factory, "model"), settings.arguments, settings.factory)
+        factory = _call(resolve(settings.factory, "model"), settings.arguments, settings.factory)
     torch.manual_seed(recipe.seed)
     if settings.checkpoint is None:
         return factory()
@@ -80,3 +81,26 @@ def _call(function: Callable[..., nn.Module], arguments: dict[str, Any], name: s
             raise RecipeError(f"model {name!r} does not take {arguments}: {error}") from error
 
     return make
+
+
+def resolve(reference: str, what: str) -> Callable[..., Any]:
+    """Import ``module:name``, looking in the current folder too.
+
+    Raises:
+        RecipeError: When it cannot be imported; ``what`` says what it was to be.
+    """
+    module, _, name = reference.partition(":")
+    if not module or not name:
+        raise RecipeError(f"{what} {reference!r}: expected MODULE:NAME, such as my_package.models:make")
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except Exception as error:  # whatever the user's module does
+        raise RecipeError(f"{what} {reference!r} cannot be imported: {type(error).__name__}: {error}") from error
+    finally:
+        if here in sys.path:
+            sys.path.remove(here)
+    if not callable(found):
+        raise RecipeError(f"{what} {reference!r} is not callable")
+    return found  # type: ignore[no-any-return]

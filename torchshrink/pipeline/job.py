@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from torchshrink import bench, checkpoint, layer_costs, quantize, stages
+from torchshrink import bench, checkpoint, quantize, stages
+from torchshrink.bench.environment import environment
 from torchshrink.errors import ConversionError, ModelError, ShrinkError
 from torchshrink.files import atomic, sha256
 from torchshrink.metrics import Scores, score, stack
@@ -23,9 +24,10 @@ from torchshrink.pipeline.assemble import make_model, make_task
 from torchshrink.pipeline.recipe import Recipe, Variant
 from torchshrink.pipeline.steps import Steps, digest
 from torchshrink.progress import Progress
-from torchshrink.report import samples, text
+from torchshrink.report import samples
 from torchshrink.report.activations import Activation, Reader
 from torchshrink.sensitivity.keep_float import layers_to_keep
+from torchshrink.sensitivity.measurement import layer_costs
 from torchshrink.task import Task
 from torchshrink.training import History, Settings
 
@@ -197,7 +199,7 @@ class Job:
         figures, _ = self._step("measure", settings, work)
         return {
             "task": self._describe_task(),
-            "environment": text.environment(),
+            "environment": environment(),
             "rows": [{**row, **figures[row["name"]]} for row in rows],
             "layers": self._layers(),
             "failed": [item for state in self.states.values() for item in state.failed]
@@ -220,7 +222,7 @@ class Job:
             if self._is_quantized(name):
                 continue
             try:
-                found[name] = layer_costs.costs(self._load(self.states[name].path), self.task.example_input)
+                found[name] = layer_costs(self._load(self.states[name].path), self.task.example_input)
             except ModelError as error:
                 self.progress.note(f"{name}: the report has no figures per layer: {error}")
         return found

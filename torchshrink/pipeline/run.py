@@ -14,7 +14,7 @@ from torchshrink.pipeline.job import Job
 from torchshrink.pipeline.recipe import Recipe
 from torchshrink.pipeline.steps import FOLDER, Steps
 from torchshrink.progress import SILENT, Progress
-from torchshrink.report import text
+from torchshrink.report import document
 
 
 def run(
@@ -52,7 +52,7 @@ def run(
             errors[name] = error  # the other variants are worth having without this one
             progress.note(f"{name} failed: {error}")
     result = job.report(errors)
-    text.save(result, out)
+    document.save(result, out)
     if failure := _failure(errors, result["failed"]):
         failure.is_reported = True
         raise failure

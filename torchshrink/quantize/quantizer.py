@@ -17,7 +17,7 @@ from torchao.quantization.pt2e.quantizer import (
 from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
 from torchshrink.quantize import keep, scheme
-from torchshrink.quantize.folding import fold_batch_norms
+from torchshrink.quantize.batch_norms import fold_batch_norms
 from torchshrink.quantize.rewriting import rewrite
 
 aten = torch.ops.aten

@@ -1,91 +1,19 @@
-"""report.json and what is made of it: report.md, report.csv, report.png and the page report.html."""
+"""The figures of a run as text: a table, Markdown, CSV, sentences."""
 
 from __future__ import annotations
 
 import csv
 import io
-import json
-import os
-import platform
-import shlex
-import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
-from torchshrink.errors import DataError
-from torchshrink.files import atomic, is_inside
-from torchshrink.harmless import csv_cell, without_passwords
+from torchshrink.harmless import csv_cell
 from torchshrink.harmless import markdown as md
 from torchshrink.report import trials
 from torchshrink.report.tradeoff import BUDGET, Recommendation, Row, recommend, reference
 
-SCHEMA = 1
-_PACKAGES = ("torchshrink", "torch", "torchao", "onnx", "onnxruntime", "onnx2tf", "tensorflow", "ai-edge-litert",
-             "ai-edge-quantizer", "numpy")  # fmt: skip
 _HEADINGS = ("file", "MB", "smaller", "sparse", "loss", "dice", "ms", "faster", "RAM MB", "parity")
-_LAYER = {"name", "params", "nonzero", "macs"}
 _PLACES = ("path", "name", "variant")  # what files and folders are called by
-_NEEDED = {
-    "name", "variant", "format", "precision", "bytes", "sparsity", "loss", "metrics", "latency_ms", "peak_rss_mb",
-    "parity", "islands",
-}  # fmt: skip
-
-
-def environment() -> dict[str, Any]:
-    """Return where the figures were measured: versions, processor, system."""
-    return {
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.release()}",
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "packages": {name: _version(name) for name in _PACKAGES},
-        "command": shlex.join(["torchshrink", *map(without_passwords, sys.argv[1:])]),
-    }
-
-
-def save(report: dict[str, Any], out: Path) -> None:
-    """Write report.json into a folder, and everything that is made of it."""
-    with atomic(out / "report.json") as temporary:
-        temporary.write_text(json.dumps({"schema": SCHEMA, **report}, indent=1))
-    render(report, out)
-
-
-def render(report: dict[str, Any], out: Path) -> list[Path]:
-    """Write report.html, report.md, report.csv and report.png into the folder of a run, and return their paths."""
-    from torchshrink.report import html
-
-    paths = [out / f"report.{ending}" for ending in ("html", "md", "csv", "png")]
-    texts = (html.page(report, out), markdown(report), table_csv(report["rows"]))
-    for path, text in zip(paths, texts, strict=False):
-        with atomic(path) as temporary:
-            temporary.write_text(text, encoding="utf-8", newline="")
-    plot(report["rows"], paths[-1])
-    return paths
-
-
-def load(out: Path) -> dict[str, Any]:
-    """Read a run's report.json.
-
-    Raises:
-        DataError: When there is none, or of another schema.
-    """
-    path = out / "report.json"
-    try:
-        report: dict[str, Any] = json.loads(path.read_text())
-        if not isinstance(report, dict):
-            raise ValueError("not an object")
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} is missing or damaged: `torchshrink run --out {out}` makes it") from error
-    if report.get("schema") != SCHEMA:
-        raise DataError(f"{path} has schema {report.get('schema')}, this version reads {SCHEMA}")
-    stray = [row[key] for row in report.get("rows") or [] if isinstance(row, dict) for key in _PLACES if key in row]
-    if outside := [name for name in stray if not is_inside(out, name)]:
-        raise DataError(f"{path} names {outside[0]!r}, which is not in its folder: somebody changed it")
-    if not _is_whole(report):
-        raise DataError(f"{path} lacks figures that a report needs: `torchshrink run --out {out}` makes it again")
-    return report
 
 
 def table(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -194,68 +122,6 @@ def conditions(report: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def plot(rows: Sequence[Row], path: Path) -> None:
-    """Draw size against test loss, the area of a marker standing for latency, as PNG or SVG by the path's ending."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter
-
-    figure = Figure(figsize=(9, 5.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    colors = {"torch": "#ee4c2c", "onnx": "#4477aa", "tflite": "#228833", "h5": "#aa7733"}
-    slowest = max((row["latency_ms"]["median"] for row in rows), default=1.0)
-    for row in rows:
-        area = 40 + 900 * row["latency_ms"]["median"] / slowest
-        marker = {"fp32": "o", "fp16": "s", "int8": "D"}.get(row["precision"], "^")
-        axes.scatter(
-            row["bytes"] / 1e6, row["loss"], s=area, c=colors[row["format"]], marker=marker, alpha=0.35, linewidths=0
-        )
-        axes.scatter(row["bytes"] / 1e6, row["loss"], s=8, c=colors[row["format"]])
-    _label(axes, rows)
-    axes.set_xscale("log")
-    axes.margins(x=0.15, y=0.12)
-    for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-        axis(FuncFormatter(lambda value, _: f"{value:g}"))  # megabytes, not powers of ten
-    axes.set_xlabel("size of the file [MB]")
-    axes.set_ylabel("test loss (computed with the file)")
-    axes.set_title("Smaller is left, better is low; the larger the marker, the slower")
-    axes.grid(alpha=0.3, which="both")
-    handles = [axes.scatter([], [], s=60, c=color, label=name) for name, color in colors.items() if name != "h5"]
-    handles += [
-        axes.scatter([], [], s=60, c="#888888", marker=marker, label=name)
-        for name, marker in {"fp32": "o", "fp16": "s", "int8": "D"}.items()
-    ]
-    axes.legend(handles=handles, ncols=2, fontsize=8)
-    with atomic(path) as temporary:
-        figure.savefig(temporary, dpi=120)
-
-
-def _label(axes: Any, rows: Sequence[Row]) -> None:
-    """Name the smallest file of every variant and the largest of all, which is what a reader looks for."""
-    chosen = {id(max(rows, key=lambda row: row["bytes"])): max(rows, key=lambda row: row["bytes"])} if rows else {}
-    for variant in {row["variant"] for row in rows}:
-        best = min((row for row in rows if row["variant"] == variant), key=lambda row: row["bytes"])
-        chosen[id(best)] = best
-    for row in chosen.values():
-        axes.annotate(row["name"], (row["bytes"] / 1e6, row["loss"]), (6, 8), textcoords="offset points", fontsize=8)
-
-
-def _is_whole(report: dict[str, Any]) -> bool:
-    rows = report.get("rows")
-    has_parts = isinstance(report.get("task"), dict) and isinstance(report.get("environment"), dict)
-    if not has_parts or not isinstance(rows, list) or not _have(rows, _NEEDED):
-        return False
-    if report.get("search") is not None and not trials.is_whole(report["search"]):
-        return False
-    layers = report.get("layers", {})  # unknown to a report of an older version
-    return isinstance(layers, dict) and all(isinstance(each, list) and _have(each, _LAYER) for each in layers.values())
-
-
-def _have(items: Sequence[Any], keys: set[str]) -> bool:
-    return all(isinstance(item, dict) and set(item) >= keys for item in items)
-
-
 def _flat(row: Row) -> dict[str, Any]:
     """Return a row's figures under one name each."""
     plain = ("name", "variant", "format", "precision", "path", "bytes", "gzip_bytes", "entropy_bytes", "params",
@@ -333,19 +199,3 @@ def _matched(rows: Sequence[Row]) -> str:
     if partly:
         return f"Activations whose range was learned in PyTorch: {', '.join(partly)}; in every other int8 file, all."
     return "Every int8 activation has the range that was learned in PyTorch." if shares else "No ranges were matched."
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

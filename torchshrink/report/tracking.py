@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from torchshrink.errors import MissingExtraError
-from torchshrink.report import text
+from torchshrink.report import document
 
 Tracker = Literal["mlflow", "tensorboard"]
 TRACKERS: tuple[str, ...] = get_args(Tracker)
@@ -35,7 +35,7 @@ def log(folder: Path, tracker: Tracker) -> str:
         DataError: When there is no report in the folder.
         MissingExtraError: When the tracker is not installed.
     """
-    content = text.load(folder)
+    content = document.load(folder)
     check(tracker)
     return _to_mlflow(content, folder) if tracker == "mlflow" else _to_tensorboard(content, folder)
 

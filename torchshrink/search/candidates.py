@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from torchshrink.pipeline.recipe import Channels, Dense, Pruning, Qat, Recipe, Variant
-from torchshrink.search.settings import Search
+from torchshrink.pipeline.recipe import Channels, Dense, Pruning, Qat, Recipe, Search, Variant
 from torchshrink.search.space import LEAST_SPARSITY, Resolved, Settings, shares
 
 FORMATS = {"litert": "tflite", "onnxruntime": "onnx"}

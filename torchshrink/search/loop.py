@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial
 
 from torchshrink.errors import ShrinkError
 from torchshrink.pipeline import recipe as recipes
+from torchshrink.pipeline.recipe import Search
 from torchshrink.progress import Progress
 from torchshrink.search.candidates import Candidate
 from torchshrink.search.engines.local import Engine, Outcome
@@ -20,7 +21,6 @@ from torchshrink.search.estimate import Estimator
 from torchshrink.search.halving import Standing, front, next_up
 from torchshrink.search.limits import Limits
 from torchshrink.search.outlook import Forecast, Outlook, outlooks
-from torchshrink.search.settings import Search
 from torchshrink.search.space import Resolved, Settings
 from torchshrink.search.study import Study, state_of
 

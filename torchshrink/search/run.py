@@ -15,11 +15,11 @@ from torchshrink.files import atomic
 from torchshrink.pipeline import recipe as recipes
 from torchshrink.pipeline.assemble import make_model, make_task
 from torchshrink.pipeline.job import Job
-from torchshrink.pipeline.recipe import Recipe
+from torchshrink.pipeline.recipe import Recipe, Search
 from torchshrink.pipeline.run import claim, run
 from torchshrink.pipeline.steps import Steps, digest
 from torchshrink.progress import SILENT, Progress
-from torchshrink.report import text
+from torchshrink.report import document
 from torchshrink.report.trials import summary
 from torchshrink.search import candidates, result
 from torchshrink.search.engines import work
@@ -27,7 +27,6 @@ from torchshrink.search.engines.local import Engine, Local
 from torchshrink.search.estimate import Estimator
 from torchshrink.search.limits import Limits
 from torchshrink.search.loop import Budget, Loop
-from torchshrink.search.settings import Search
 from torchshrink.search.space import Resolved, Settings, derive
 from torchshrink.search.starts import starts
 from torchshrink.search.study import NAME, Study, delete
@@ -275,8 +274,8 @@ def _recommend(
         content = run(final, folder, bridge, is_fresh=is_fresh, progress=progress)
     except ShrinkError as error:
         if error.is_reported:
-            text.save({**text.load(folder), "search": found}, folder)
+            document.save({**document.load(folder), "search": found}, folder)
         raise
     content = {**content, "search": found}
-    text.save(content, folder)
+    document.save(content, folder)
     return content

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from torchshrink import prune, sensitivity
 from torchshrink.errors import ModelError
 from torchshrink.model.macs import evaluating
+from torchshrink.pipeline.recipe import Space, Strict
 from torchshrink.progress import SILENT, Progress
-from torchshrink.search.settings import Space
-from torchshrink.strict import Strict
 from torchshrink.task import Task
 
 Settings = dict[str, Any]
@@ -42,7 +41,7 @@ class Stage(Strict):
 
 
 class Resolved(Strict):
-    """A complete space, as `torchshrink.search.settings.Space` with nothing left out."""
+    """A complete space, as `torchshrink.pipeline.recipe.Space` with nothing left out."""
 
     channels: tuple[float, float]
     stages: tuple[Stage, ...]

@@ -37,7 +37,7 @@ def page(report: dict[str, Any], out: Path) -> str:
     """Return the page of a run as HTML that loads nothing.
 
     Args:
-        report: As `torchshrink.report.text.load` returns it.
+        report: As `torchshrink.report.document.load` returns it.
         out: The run's folder; its ``samples`` and ``recipe.json`` are shown when it has them.
     """
     import jinja2

@@ -11,9 +11,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from torchshrink.pipeline.ladder import plot
 from torchshrink.report import samples
 from torchshrink.report.html import svg
+from torchshrink.report.plot import plot_ladder
 from torchshrink.report.tradeoff import Row, front, value
 
 COLORS = {"torch": "#e8590c", "onnx": "#4c8dd6", "tflite": "#2f9e44", "h5": "#9c6ade"}
@@ -51,7 +51,7 @@ def ladder(rows: Sequence[Row]) -> Plot | None:
     if not any(re.fullmatch(r"(sparse|channels)-[\d.]+", row["variant"]) for row in rows):
         return None
     label = "Loss, size, latency and RAM against the share of weights or channels removed"
-    return Plot("The ladder", svg.embed(lambda path: plot(rows, path), "ladder", label))
+    return Plot("The ladder", svg.embed(lambda path: plot_ladder(rows, path), "ladder", label))
 
 
 def histograms(rows: Sequence[Row], out: Path) -> list[Plot]:
