@@ -1,18 +1,12 @@
 """A space, a recipe and candidates that nothing has to be trained for."""
 
 import pytest
-import torch
 
 from torchshrink.pipeline import recipe
 from torchshrink.pipeline.recipe import Recipe
 from torchshrink.search.space import Resolved, Stage
 
 DENSE = {"size": 40_000.0, "latency": 1.0, "latency_ms": 2.0, "rss": 60.0, "loss": 0.2, "int8_latency": 0.5}
-
-
-@pytest.fixture(autouse=True)
-def fixed_seed() -> None:
-    torch.manual_seed(0)
 
 
 @pytest.fixture

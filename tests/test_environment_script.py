@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "environment"
+SCRIPT = Path(__file__).parents[1] / "scripts" / "environment"
 # Answers what the script asks a Python, and makes environments whose own Python does nothing.
 PYTHON = """#!/bin/sh
 case "$1" in

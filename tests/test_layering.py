@@ -12,7 +12,7 @@ import pytest
 
 import torchshrink
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PACKAGES = {"torchshrink": "torchshrink", "converters": "torchshrink.converters", "cli": "torchshrink.cli"}
 

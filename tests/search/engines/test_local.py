@@ -82,7 +82,7 @@ def test_closing_kills_what_is_under_way(
     monkeypatch.setenv("SLEEPER", str(place))
     script = f"""
 import sys
-sys.path.insert(0, {str(Path(__file__).parents[1] / "support")!r})
+sys.path.insert(0, {str(Path(__file__).parents[2] / "support")!r})
 from pathlib import Path
 from stand import Stand, request
 from torchshrink.search.engines.local import Local
