@@ -1,20 +1,18 @@
-"""Imports point one way, cli -> converters -> torchshrink, and nothing heavy is loaded before it is needed."""
+"""Imports point one way, cli -> converters -> torchshrink, down within each; nothing heavy is loaded too early."""
 
-import ast
 import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from import_graph import FLOORS, FOLDERS, Arrow, arrows, circles, imported, package_of, sources, upward
 
 import torchshrink
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-PACKAGES = {"torchshrink": "torchshrink", "converters": "torchshrink.converters", "cli": "torchshrink.cli"}
 
 # What each folder must not import. `cli` and `converters` are the names of folders, not of packages.
 NOBODY = ("cli", "converters")
@@ -25,29 +23,6 @@ FORBIDDEN = {
     "cli": (*NOBODY, *TENSORFLOW),
 }
 WORKER = "converters/float_tflite/_tensorflow_worker.py"  # a script, run in its own process
-
-
-def sources() -> list[Path]:
-    return sorted(path.relative_to(ROOT) for folder in PACKAGES for path in (ROOT / folder).rglob("*.py"))
-
-
-def package_of(path: Path) -> str:
-    """``converters/tflite.py`` and ``converters/__init__.py`` are both in ``torchshrink.converters``."""
-    return ".".join([PACKAGES[path.parts[0]], *path.parts[1:-1]])
-
-
-def imported(source: str, package: str) -> Iterator[str]:
-    """Everything that a module of ``package`` imports at any depth, by its absolute name."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parents = package.split(".")
-                base = ".".join([*parents[: len(parents) - node.level + 1], *([base] if base else [])])
-            yield base
-            yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
 def offences(source: str, path: Path) -> list[str]:
@@ -61,7 +36,7 @@ def offences(source: str, path: Path) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("path", sources(), ids=str)
+@pytest.mark.parametrize("path", sources(ROOT), ids=str)
 def test_imports_point_one_way(path: Path) -> None:
     assert offences((ROOT / path).read_text(), path) == []
 
@@ -94,22 +69,76 @@ def test_the_check_can_fail(path: str, source: str, expected: list[str]) -> None
 
 
 def test_every_folder_is_checked() -> None:
-    found = {path.parts[0] for path in sources()}
-    assert found == set(PACKAGES)
-    assert Path(WORKER) in sources()
+    found = {path.parts[0] for path in sources(ROOT)}
+    assert found == set(FOLDERS)
+    assert Path(WORKER) in sources(ROOT)
+
+
+def test_rooms_import_downward_only() -> None:
+    found = arrows(ROOT)
+    assert upward(found) == []
+    assert circles(found) == []
+
+
+def test_every_floor_is_somewhere() -> None:
+    here = {"/".join(path.with_suffix("").parts[:2]) for path in sources(ROOT)}
+    assert {f"{folder}/{room}" for folder, names in FLOORS.items() for room in names} == here
+
+
+@pytest.mark.parametrize(
+    ("files", "wrong", "circle"),
+    [
+        ({"torchshrink/low.py": "", "torchshrink/high/a.py": "from torchshrink import low"}, [], []),
+        ({"torchshrink/low.py": "from torchshrink.high.a import x", "torchshrink/high/a.py": ""}, ["low.py"], []),
+        (
+            {"torchshrink/low.py": "if 1:\n  from .high import a", "torchshrink/high/a.py": "from .. import low"},
+            ["low.py"],
+            [["torchshrink/high", "torchshrink/low"]],
+        ),
+        ({"torchshrink/low.py": "import torchshrink.converters.top", "converters/top.py": ""}, ["low.py"], []),
+        ({"converters/top.py": "from torchshrink import low", "torchshrink/low.py": ""}, [], []),
+        ({"torchshrink/low.py": "", "torchshrink/new.py": "import torchshrink.low"}, ["new has no floor"], []),
+        ({"torchshrink/high/a.py": "from torchshrink.high import b", "torchshrink/high/b.py": ""}, [], []),
+    ],
+)  # fmt: skip
+def test_what_stands_higher_is_found(
+    tmp_path: Path, files: dict[str, str], wrong: list[str], circle: list[list[str]]
+) -> None:
+    for name, source in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(source)
+    found = arrows(tmp_path)
+    lines = upward(found, {"torchshrink": ("low", "high"), "converters": ("top",)})
+    assert [part in line for part, line in zip(wrong, lines, strict=True)] == [True] * len(wrong)
+    assert circles(found) == circle
+
+
+def test_long_circles_are_found() -> None:
+    found = [Arrow("f.py", source, target) for source, target in ("ab", "bc", "ca", "cd", "ed")]
+    assert circles(found) == [["a", "b", "c"]]
 
 
 def test_no_package_is_forgotten() -> None:
-    folders = {path.parent for path in sources()}
-    on_disk = {".".join([PACKAGES[folder.parts[0]], *folder.parts[1:]]) for folder in folders}
+    folders = {path.parent for path in sources(ROOT)}
+    on_disk = {".".join([FOLDERS[folder.parts[0]], *folder.parts[1:]]) for folder in folders}
     settings = PROJECT["tool"]["setuptools"]
     assert sorted(settings["packages"]) == sorted(on_disk)
-    assert settings["package-dir"] == {name: folder for folder, name in PACKAGES.items()}
+    assert settings["package-dir"] == {name: folder for folder, name in FOLDERS.items()}
     assert [str(folder) for folder in folders if not (ROOT / folder / "__init__.py").is_file()] == []
 
 
 @pytest.mark.parametrize(
-    "module", ["torchshrink", "torchshrink.errors", "torchshrink.pipeline.recipe", "torchshrink.report.text"]
+    "module",
+    [
+        "torchshrink",
+        "torchshrink.errors",
+        "torchshrink.parallel.launch",
+        "torchshrink.pipeline.recipe",
+        "torchshrink.predict.run",
+        "torchshrink.report.document",
+        "torchshrink.report.text",
+        "torchshrink.runtime.process",
+    ],
 )
 def test_importing_is_light(module: str) -> None:
     heavy = ("torch", "torchao", "onnxruntime", *TENSORFLOW)
