@@ -107,8 +107,8 @@ def load_recipe(path: Path | None, data: str | None, trust: bool, allow_pickle: 
     Raises:
         RecipeError: When it is wrong, or names code that nobody said to trust.
     """
-    from torchshrink import trust as trusted
     from torchshrink.pipeline import recipe as recipes
+    from torchshrink.pipeline import trust as trusted
 
     recipe = recipes.load(path) if path is not None else recipes.Recipe()
     if not trust:

@@ -11,9 +11,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper
 
-from torchshrink import external_data
 from torchshrink.errors import ModelError
 from torchshrink.files import atomic
+from torchshrink.runtime import external_data
 
 METADATA_KEY = "torchshrink"
 

@@ -16,9 +16,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from torchshrink import external_data
 from torchshrink.converters.onnx_file import inputs
 from torchshrink.errors import ConversionError, ModelError
+from torchshrink.runtime import external_data
 
 # What a model is run on: the array of its only input, or one for each.
 Sample = NDArray[Any] | Sequence[NDArray[Any]]

@@ -20,8 +20,8 @@ from torch.fx import GraphModule
 
 from torchshrink.errors import ModelError, OutputError
 from torchshrink.files import atomic
-from torchshrink.graph_operators import LARGEST
 from torchshrink.model import graphs
+from torchshrink.model.graph_operators import LARGEST
 from torchshrink.model.resize import resize, sizes
 from torchshrink.model.unet import UNet
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.fx import GraphModule, symbolic_trace
 
-from torchshrink import graph_operators, quantize
+from torchshrink import quantize
 from torchshrink.errors import ModelError
-from torchshrink.model import graphs
+from torchshrink.model import graph_operators, graphs
 
 X: dict[str, Any] = {"op": "placeholder", "name": "x"}
 

@@ -1,6 +1,6 @@
 """Write a traced graph as plain JSON and build it again, without pickles and without the model's own code.
 
-What a file may hold is checked as a whole by `torchshrink.graph_schema` before anything is built.
+What a file may hold is checked as a whole by `torchshrink.model.graph_schema` before anything is built.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node
 from torch.utils._pytree import tree_unflatten
 
-from torchshrink import graph_operators
 from torchshrink.errors import ModelError
-from torchshrink.graph_schema import CONSTANTS, Call, Constant, Description, Named, Result
+from torchshrink.model import graph_operators
+from torchshrink.model.graph_schema import CONSTANTS, Call, Constant, Description, Named, Result
 
 
 def to_json(module: GraphModule) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -83,8 +83,9 @@ def claim(out: Path, recipe: Recipe, is_fresh: bool) -> None:
     content = recipes.dump(recipe)
     if marker.is_file():
         try:
-            is_same = json.loads(marker.read_bytes()) == content
-        except ValueError:
+            # Read as a recipe: an earlier version may have written settings that are no longer stored.
+            is_same = recipes.dump(recipes.parse(json.loads(marker.read_bytes()))) == content
+        except (ValueError, RecipeError):
             is_same = False  # damaged: nobody knows which run it was
         has_begun = any(path != marker for path in out.iterdir())  # a wrong path to the data leaves only the marker
         if not is_same and not is_fresh and has_begun:

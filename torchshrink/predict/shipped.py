@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torchshrink import external_data
 from torchshrink.errors import ModelError
+from torchshrink.runtime import external_data
 
 METADATA_NAME = "torchshrink"  # the key under which `torchshrink.converters` stores it
 _ONNX_FLOATS = (1, 10, 11)  # TensorProto.FLOAT, FLOAT16, DOUBLE

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from torchshrink import external_data
+from torchshrink.runtime import external_data
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 from program import call
 
-from torchshrink import trust
 from torchshrink.errors import RecipeError
-from torchshrink.pipeline import recipe
+from torchshrink.pipeline import recipe, trust
 
 
 @pytest.fixture

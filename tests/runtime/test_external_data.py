@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from program import call
 
-from torchshrink import UNet, bench, checkpoint, external_data
+from torchshrink import UNet, bench, checkpoint
 from torchshrink.converters import runtimes
 from torchshrink.converters.onnx_file import load
 from torchshrink.errors import ModelError
 from torchshrink.predict import shipped
+from torchshrink.runtime import external_data
 
 OUTSIDE = [
     "/etc/hostname",

@@ -1,7 +1,7 @@
 """What a graph's description in a file may hold, checked as a whole before anything is built from it.
 
 torch.fx writes a graph as Python source and runs it. Of what a file says, nothing reaches that source but names,
-numbers, results of earlier nodes, and what `torchshrink.graph_operators` lists.
+numbers, results of earlier nodes, and what `torchshrink.model.graph_operators` lists.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 from typing_extensions import TypeAliasType  # typing's own needs Python 3.12
 
-from torchshrink import graph_operators
-from torchshrink.graph_operators import Reference
+from torchshrink.model import graph_operators
+from torchshrink.model.graph_operators import Reference
 
 _MOST_NODES = 100_000
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}")
