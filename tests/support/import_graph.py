@@ -13,8 +13,8 @@ FOLDERS = {"torchshrink": "torchshrink", "converters": "torchshrink.converters",
 FLOORS: dict[str, tuple[str, ...]] = {
     "torchshrink": (
         "__init__", "errors", "progress", "harmless", "files", "parallel", "losses", "model", "checkpoint", "prune",
-        "task", "metrics", "data", "quantize", "report", "runtime", "bench", "predict", "training", "stages", "sensitivity",
-        "pipeline", "search",
+        "task", "metrics", "data", "quantize", "report", "runtime", "bench", "predict", "training", "stages",
+        "sensitivity", "pipeline", "search",
     ),
     "converters": (
         "onnx_file", "ranges", "runtimes", "qdq", "tflite_file", "foreign", "half", "sparse", "targets", "tflite_ops",
