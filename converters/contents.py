@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torchshrink import checkpoint
 from torchshrink.converters import onnx_file, sparse, tflite_file
 from torchshrink.converters.onnx_file import load
+from torchshrink.converters.tflite_file import Graph, graphs
 from torchshrink.errors import ModelError
 
 
@@ -37,11 +38,9 @@ def read_weights(path: Path) -> list[NDArray[Any]]:
 def _from_tflite(path: Path) -> list[NDArray[Any]]:
     model = tflite_file.read(path)
     found: dict[int, NDArray[Any]] = {}
-    for graph in model.subgraphs:
-        for tensor in graph.tensors:
-            values = (
-                sparse.decode(model, tensor) if tensor.sparsity is not None else tflite_file.constant(model, tensor)
-            )
+    for graph in graphs(model):
+        for index, tensor in enumerate(graph.tensors):
+            values = sparse.decode(model, tensor) if tensor.sparsity is not None else graph.constant(index)
             if values is not None and values.ndim >= 2 and not np.issubdtype(values.dtype, np.int32):
                 found[tensor.buffer] = values
     return list(found.values())
@@ -54,7 +53,7 @@ def input_shape(path: Path) -> list[int]:
         ModelError: When the file does not say.
     """
     if path.suffix == ".tflite":
-        graph = tflite_file.read(path).subgraphs[0]
+        graph = Graph(tflite_file.read(path))
         batch, *size, channels = (int(side) for side in graph.tensors[graph.inputs[0]].shape)
         return [batch, channels, *size]
     if path.suffix == ".onnx":

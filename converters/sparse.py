@@ -7,7 +7,6 @@ all dimensions dense but the innermost, which is compressed.
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -16,63 +15,57 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from torchshrink.converters import tflite_file
+from torchshrink.converters.tflite_file import Graph, graphs
+from torchshrink.converters.tflite_ops import row
 
 # What the vector tables, the DENSIFY operator and its output tensor cost on top of the values, about.
 _OVERHEAD_BYTES = 400
-# Operators whose weights XNNPACK and the reference kernels accept from a DENSIFY operator. Float16 weights are not
-# among them: where a DEQUANTIZE follows and the bias is float32, XNNPACK was seen computing something else, silently.
-_CONSUMERS = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "TRANSPOSE_CONV"}
 
 
 def encode(source: Path, target: Path) -> int:
     """Write ``source`` with every weight sparse that is smaller that way, and return how many were.
 
-    The values are unchanged, to the bit.
+    The values are unchanged, to the bit. XNNPACK and the reference kernels accept every weight from a DENSIFY operator,
+    but float16 ones: where a DEQUANTIZE follows and the bias is float32, XNNPACK was seen computing something else,
+    silently.
     """
     model = tflite_file.read(source)
-    count = sum(_encode_graph(model, graph) for graph in model.subgraphs)
+    count = sum(_encode_graph(graph) for graph in graphs(model))
     tflite_file.write(model, target)
     return count
 
 
-def _encode_graph(model: Any, graph: Any) -> int:
+def _encode_graph(graph: Graph) -> int:
     weights = {
         index
         for operator in graph.operators
-        if tflite_file.op_name(model, operator) in _CONSUMERS
+        if row(graph.kind(operator)).weight is not None
         for index in operator.inputs
         if index >= 0
     }
-    users = _buffer_users(model)
+    users = _buffer_users(graph.model)
     densify = []
     for index in sorted(weights):
-        tensor = graph.tensors[index]
-        values = tflite_file.constant(model, tensor)
-        if values is None or values.ndim < 2 or users[tensor.buffer] > 1:
+        values = graph.constant(index)
+        if values is None or values.ndim < 2 or users[graph.tensors[index].buffer] > 1:
             continue
         packed, parameters = _best_layout(values)
         if packed.nbytes + _index_bytes(parameters) + _OVERHEAD_BYTES >= values.nbytes:
             continue
-        densify.append(_make_sparse(model, graph, index, packed, parameters))
-    graph.operators = densify + graph.operators
+        densify.append(_make_sparse(graph, index, packed, parameters))
+    graph.operators[:0] = densify
     return len(densify)
 
 
-def _make_sparse(model: Any, graph: Any, index: int, packed: NDArray[Any], parameters: Any) -> Any:
+def _make_sparse(graph: Graph, index: int, packed: NDArray[Any], parameters: Any) -> Any:
     """Turn tensor ``index`` into the dense result of a DENSIFY operator, which is returned."""
-    dense = graph.tensors[index]
-    sparse = copy.copy(dense)
-    sparse.sparsity = parameters
-    sparse.name = f"{tflite_file.tensor_name(dense)}_sparse"
-    model.buffers[dense.buffer].data = np.frombuffer(packed.tobytes(), np.uint8)
+    dense, sparse = graph.tensors[index], graph.add_copy(index, f"{graph.name(index)}_sparse")
+    graph.tensors[sparse].sparsity = parameters
+    graph.model.buffers[dense.buffer].data = np.frombuffer(packed.tobytes(), np.uint8)
     dense.buffer = 0
-    graph.tensors.append(sparse)
-    operator = schema.OperatorT()
-    operator.opcodeIndex = tflite_file.opcode(model, schema.BuiltinOperator.DENSIFY)
+    operator = graph.step("DENSIFY", sparse, index, version=1)
     operator.builtinOptionsType = schema.BuiltinOptions.DensifyOptions
     operator.builtinOptions = schema.DensifyOptionsT()
-    operator.inputs = [len(graph.tensors) - 1]
-    operator.outputs = [index]
     return operator
 
 

@@ -7,21 +7,14 @@ from typing import Any, Literal, get_args
 
 from ai_edge_litert import schema_py_generated as schema
 
-from torchshrink.converters import tflite_file
+from torchshrink.converters.tflite_file import Graph, graphs
+from torchshrink.converters.tflite_ops import row
 from torchshrink.errors import UnsupportedOpError
 
 Target = Literal["litert", "integer-only", "edgetpu"]
 TARGETS: tuple[str, ...] = get_args(Target)
 
 _FLOATS = {schema.TensorType.FLOAT32: "float32", schema.TensorType.FLOAT16: "float16"}
-# Source: "TensorFlow models on the Edge TPU", coral.ai/docs/edgetpu/models-intro, table 1.
-_EDGE_TPU = {
-    "ADD", "AVERAGE_POOL_2D", "CONCATENATION", "CONV_2D", "DEPTHWISE_CONV_2D", "EXPAND_DIMS", "FULLY_CONNECTED",
-    "L2_NORMALIZATION", "LOGISTIC", "LSTM", "MAX_POOL_2D", "MAXIMUM", "MEAN", "MINIMUM", "MUL", "PACK", "PAD",
-    "PRELU", "QUANTIZE", "REDUCE_MAX", "REDUCE_MIN", "RELU", "RELU6", "RELU_N1_TO_1", "RESHAPE", "RESIZE_BILINEAR",
-    "RESIZE_NEAREST_NEIGHBOR", "RSQRT", "SLICE", "SOFTMAX", "SPACE_TO_DEPTH", "SPLIT", "SQUARED_DIFFERENCE", "SQUEEZE",
-    "STRIDED_SLICE", "SUB", "SUM", "TANH", "TRANSPOSE", "TRANSPOSE_CONV",
-}  # fmt: skip
 
 
 def check(model: Any, target: Target, name: str) -> None:
@@ -38,28 +31,26 @@ def check(model: Any, target: Target, name: str) -> None:
     """
     if target == "litert":
         return
-    if floats := list(_floats(model)):
+    if floats := [found for graph in graphs(model) for found in _floats(graph)]:
         raise UnsupportedOpError(
             f"{name} is not integer-only: {_listed(floats)}; quantize the model (--precision int8) and replace "
             "what has no int8 kernel (torchshrink inspect names it)"
         )
-    used = {tflite_file.op_name(model, operator) for graph in model.subgraphs for operator in graph.operators}
-    foreign = sorted(used - _EDGE_TPU)
+    used = {graph.kind(operator) for graph in graphs(model) for operator in graph.operators}
+    foreign = sorted(kind for kind in used if not row(kind).edge_tpu)
     if target == "edgetpu" and foreign:
         hint = "; leave out --sparse" if "DENSIFY" in foreign else ": replace them in the model"
         raise UnsupportedOpError(f"{name}: the Edge TPU has no {_listed(foreign)}{hint}")
 
 
-def _floats(model: Any) -> Iterator[str]:
+def _floats(graph: Graph) -> Iterator[str]:
     """Yield every operator with a float tensor, and which."""
-    for graph in model.subgraphs:
-        for operator in graph.operators:
-            for index in (*operator.inputs, *operator.outputs):
-                kind = _FLOATS.get(graph.tensors[index].type) if index >= 0 else None
-                if kind is not None:
-                    name = tflite_file.tensor_name(graph.tensors[index])
-                    yield f"{tflite_file.op_name(model, operator)} has the {kind} tensor {name!r}"
-                    break
+    for operator in graph.operators:
+        for index in (*operator.inputs, *operator.outputs):
+            kind = _FLOATS.get(graph.tensors[index].type) if index >= 0 else None
+            if kind is not None:
+                yield f"{graph.kind(operator)} has the {kind} tensor {graph.name(index)!r}"
+                break
 
 
 def _listed(items: list[str], most: int = 3) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import flatbuffers
 import numpy as np
@@ -157,6 +158,107 @@ def redirect(graph: Any, old: int, new: int) -> None:
     for operator in graph.operators:
         operator.inputs = [new if index == old else index for index in operator.inputs]
     graph.outputs = [new if index == old else index for index in graph.outputs]
+
+
+class Graph:
+    """The main graph of a TFLite model, or another of its graphs; what is changed here is changed in the model.
+
+    Tensors go by their number; operators and tensors are the schema's own objects, in lists that are changed in place.
+
+    Attributes:
+        model: The model object.
+        content: The schema's own object of this graph.
+        tensors: By number.
+        operators: In the order of computation.
+    """
+
+    def __init__(self, model: Any, position: int = 0) -> None:
+        self.model, self.content = model, model.subgraphs[position]
+        self.tensors: list[Any] = self.content.tensors
+        self.operators: list[Any] = self.content.operators
+
+    @property
+    def inputs(self) -> list[int]:
+        """What the caller gives."""
+        return [int(index) for index in self.content.inputs]
+
+    @property
+    def outputs(self) -> list[int]:
+        """What the caller gets."""
+        return [int(index) for index in self.content.outputs]
+
+    def kind(self, operator: Any) -> str:
+        """Return the name of an operator, such as CONV_2D."""
+        return op_name(self.model, operator)
+
+    def name(self, index: int) -> str:
+        """Return a tensor's name."""
+        return tensor_name(self.tensors[index])
+
+    def grid(self, index: int) -> Range | None:
+        """Return how a tensor is quantized, None when it is not."""
+        return quantization(self.model, self.tensors[index])
+
+    def constant(self, index: int) -> NDArray[Any] | None:
+        """Return a tensor's values; None for a computed or sparse one, or one of an unusual type."""
+        return constant(self.model, self.tensors[index])
+
+    def has_data(self, index: int) -> bool:
+        """Return whether a tensor is constant, of any type, sparse ones too."""
+        data = self.model.buffers[self.tensors[index].buffer].data
+        return data is not None and len(data) > 0
+
+    def is_float(self, index: int) -> bool:
+        """Return whether a tensor is float32."""
+        return bool(self.tensors[index].type == schema.TensorType.FLOAT32)
+
+    def is_int8(self, index: int) -> bool:
+        """Return whether a tensor is int8."""
+        return bool(self.tensors[index].type == schema.TensorType.INT8)
+
+    def producer(self, index: int) -> Any | None:
+        """Return the operator that computes a tensor; None for inputs and constants."""
+        return next((operator for operator in self.operators if index in list(operator.outputs)), None)
+
+    def readers(self, index: int) -> list[Any]:
+        """Return the operators that read a tensor."""
+        return [operator for operator in self.operators if index in list(operator.inputs)]
+
+    def step(self, kind: str, source: int, target: int, version: int = 2) -> Any:
+        """Return an operator from one tensor to another, not yet among the graph's."""
+        made = schema.OperatorT()
+        made.opcodeIndex = opcode(self.model, getattr(schema.BuiltinOperator, kind), version)
+        made.inputs, made.outputs = [source], [target]
+        return made
+
+    def add_copy(self, index: int, name: str) -> int:
+        """Add a tensor that is like another one and that nothing computes or reads yet; return its number."""
+        added = copy.copy(self.tensors[index])
+        added.name = name
+        self.tensors.append(added)
+        return len(self.tensors) - 1
+
+    def make_int8(self, index: int, grid: Range) -> None:
+        """Let a tensor hold int8 codes on this grid."""
+        tensor = self.tensors[index]
+        tensor.type, tensor.quantization = schema.TensorType.INT8, schema.QuantizationParametersT()
+        tensor.quantization.scale, tensor.quantization.zeroPoint = list(grid.scale), list(grid.zero_point)
+
+    def redirect(self, old: int, new: int) -> None:
+        """Let everything that reads tensor ``old`` read ``new``, the caller too."""
+        redirect(self.content, old, new)
+
+    def replace_end(self, side: Literal["inputs", "outputs"], old: int, new: int) -> None:
+        """Put another tensor in an input's or output's place, in the file's signatures too."""
+        setattr(self.content, side, [new if index == old else index for index in getattr(self, side)])
+        for signature in self.model.signatureDefs or []:
+            for item in getattr(signature, side):
+                item.tensorIndex = new if item.tensorIndex == old else item.tensorIndex
+
+
+def graphs(model: Any) -> list[Graph]:
+    """Return every graph of a model, the main one first."""
+    return [Graph(model, position) for position in range(len(model.subgraphs))]
 
 
 def set_metadata(model: Any, content: dict[str, Any]) -> None:

@@ -1,95 +1,202 @@
-"""What is known of the operators of TFLite: which inputs hold what, which only move values, what they compute."""
+"""What is known of the operators of TFLite: one row for each. `converters/README.md` says how to add one.
+
+What stands in no row is unknown, and treated with care: such an operator stays float, and no range passes through it.
+"""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
-from torchshrink.converters import tflite_file
 from torchshrink.converters.ranges import Range
 
-_MOVES = {"RESHAPE", "TRANSPOSE", "PAD", "MAX_POOL_2D", "SLICE", "STRIDED_SLICE", "SPLIT", "SQUEEZE", "EXPAND_DIMS",
-          "RESIZE_NEAREST_NEIGHBOR", "DEPTH_TO_SPACE", "SPACE_TO_DEPTH"}  # fmt: skip
-_VALUES_INPUT = {"SPLIT": 1}
-
-# The dimension of each operator's weight that holds the output channels, and where the weight and the bias stand.
-OUTPUT_AXIS = {"CONV_2D": 0, "TRANSPOSE_CONV": 0, "FULLY_CONNECTED": 0, "DEPTHWISE_CONV_2D": 3}
-WEIGHT_INPUT = 1
-BIAS_INPUT = {"CONV_2D": 2, "TRANSPOSE_CONV": 3, "FULLY_CONNECTED": 2, "DEPTHWISE_CONV_2D": 2}
-WITH_CONSTANTS = {"ADD", "SUB", "MUL", "DIV", "MAXIMUM", "MINIMUM"}
-
-# What the int8 kernels demand: the output on the grid of the input, or on one grid whatever the input.
-SAME_GRID = {
-    "AVERAGE_POOL_2D", "BROADCAST_TO", "DEPTH_TO_SPACE", "EXPAND_DIMS", "GATHER", "GATHER_ND", "MAX_POOL_2D",
-    "MIRROR_PAD", "PAD", "REDUCE_MIN", "RESHAPE", "RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR", "SLICE",
-    "SPACE_TO_DEPTH", "SPLIT", "SQUEEZE", "STRIDED_SLICE", "TILE", "TRANSPOSE", "UNPACK",
-}  # fmt: skip
-FIXED_GRID = {
-    "LOGISTIC": Range((1 / 256,), (-128,)),
-    "SOFTMAX": Range((1 / 256,), (-128,)),
-    "TANH": Range((1 / 128,), (0,)),
-}
-# Constants that these read are rounded to the grid of their output.
-ROUNDED_CONSTANTS = {"CONCATENATION", "MAXIMUM", "MINIMUM", "PADV2"}
-
-# These quantize their input at every inference where only their weights are integers.
-HYBRID = {"CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED", "BATCH_MATMUL"}
-# Tensors of the kinds that have multiply-accumulates: output, then inputs. Source: TFLite's kernels.
-MACS: dict[str, Callable[[Any, list[list[int]]], int]] = {
-    "CONV_2D": lambda _, shapes: math.prod(shapes[0]) * math.prod(shapes[2][1:]),
-    "DEPTHWISE_CONV_2D": lambda _, shapes: math.prod(shapes[0]) * math.prod(shapes[2][1:3]),
-    "TRANSPOSE_CONV": lambda _, shapes: math.prod(shapes[3]) * math.prod(shapes[2][:3]),
-    "FULLY_CONNECTED": lambda _, shapes: math.prod(shapes[0]) * shapes[2][-1],
-    "BATCH_MATMUL": lambda options, shapes: (
-        math.prod(shapes[0]) * shapes[1][-2 if options is not None and options.adjX else -1]
-    ),
-}
-
-# Their output has parameters of its own.
-RESCALES = {"LEAKY_RELU", "RELU", "RELU6", "RELU_N1_TO_1"}
-
-NOT_IN_LITERT = {
-    "ATAN2", "CEIL", "COMPLEX_ABS", "CONV_3D", "CONV_3D_TRANSPOSE", "COS", "FLOOR", "IMAG", "L2_POOL_2D",
-    "LOCAL_RESPONSE_NORMALIZATION", "POW", "REAL", "RFFT2D", "ROUND", "SIGN", "SIN", "SQUARE",
-}  # fmt: skip
+Macs = Callable[[Any, list[list[int]]], int]
 
 
-def origins(model: Any, known: Iterable[int]) -> dict[int, int]:
-    """Return which tensor of ``known`` every other one takes its values from or gives them to, where there is one.
+@dataclass(frozen=True)
+class Op:
+    """An operator. Of what has a place among its inputs, the number says which.
 
-    Converters add such tensors (a PAD, a RESHAPE), which have no counterpart in the model that was converted. What is
-    joined by a concatenation gives its values to the whole; the whole, though, has several origins and none is taken.
+    Attributes:
+        grid: What the int8 kernel demands: its result on a grid of its ``"own"``, on that of the ``"input"``, the
+            inputs (constants too) on that of the ``"output"``, or the result on one grid whatever the input. None: not
+            tried, so it stays float.
+        moves: Whether every value of the output is one of the input, or zero, so that a range of one holds for both.
+        values: The input that holds the values.
+        weight: The input that holds the weight.
+        bias: The input that holds the bias.
+        axis: The dimension of the weight that holds the output channels.
+        is_pair: Whether it computes element by element on two tensors, of which either may be constant.
+        macs: Multiply-accumulates, from the operator's options and the shapes of its output and then its inputs.
+        is_hybrid: Whether it quantizes its input at every inference where only its weight is integer.
+        int8: Whether LiteRT has a kernel of its own for int8 tensors.
+        xnnpack: Whether XNNPACK takes it over in float.
+        xnnpack_int8: Whether XNNPACK takes it over in int8.
+        micro: Whether LiteRT for Microcontrollers has it.
+        edge_tpu: Whether the Edge TPU has it.
     """
-    graph = model.subgraphs[0]
-    found = {index: index for index in known}
-    links = list(_links(model, graph))
-    is_growing = True
-    while is_growing:
-        is_growing = False
-        for before, after, is_forward, is_backward in links:
-            if is_forward and before in found and after not in found:
-                found[after], is_growing = found[before], True
-            elif is_backward and after in found and before not in found:
-                found[before], is_growing = found[after], True
-    return {index: origin for index, origin in found.items() if index != origin}
+
+    grid: Literal["own", "input", "output"] | Range | None = None
+    moves: bool = False
+    values: int = 0
+    weight: int | None = None
+    bias: int | None = None
+    axis: int | None = None
+    is_pair: bool = False
+    macs: Macs | None = None
+    is_hybrid: bool = False
+    int8: bool | None = None
+    xnnpack: bool | None = None
+    xnnpack_int8: bool | None = None
+    micro: bool | None = None
+    edge_tpu: bool = False
+
+    def __post_init__(self) -> None:
+        if self.moves and self.grid != "input":
+            raise ValueError("what only moves codes cannot give them another meaning: grid is 'input'")
+        if (self.weight is None) != (self.axis is None):
+            raise ValueError("a weight has an axis for its output channels")
+
+    def demanded_grid(self, source: Range | None) -> Range | None:
+        """Return the only grid on which the int8 kernel gives its result for an input on this one; None for any."""
+        return source if self.grid == "input" else self.grid if isinstance(self.grid, Range) else None
+
+    @property
+    def stands_alone(self) -> bool:
+        """Whether the int8 kernel takes one tensor, and gives its result on a grid that does not hang on the others."""
+        return self.grid not in (None, "output") and self.macs is None and not self.is_pair
 
 
-def _links(model: Any, graph: Any) -> Iterable[tuple[int, int, bool, bool]]:
-    """Yield pairs of tensors of which the second holds values of the first, and which of the two may follow the other.
+def _convolution(_: Any, shapes: list[list[int]]) -> int:
+    return math.prod(shapes[0]) * math.prod(shapes[2][1:])
 
-    The first follows the second only where nothing else reads it, since that would have to follow too.
-    """
-    readers = Counter(int(index) for operator in graph.operators for index in operator.inputs)
-    readers.update(int(index) for index in graph.outputs)
-    for operator in graph.operators:
-        kind = tflite_file.op_name(model, operator)
-        if kind in _MOVES:
-            before = operator.inputs[_VALUES_INPUT.get(kind, 0)]
-            for after in operator.outputs:
-                yield before, after, True, readers[before] == len(operator.outputs) == 1
-        elif kind == "CONCATENATION":
-            for before in operator.inputs:
-                is_computed = tflite_file.constant(model, graph.tensors[before]) is None
-                yield before, operator.outputs[0], False, is_computed and readers[before] == 1
+
+def _depthwise(_: Any, shapes: list[list[int]]) -> int:
+    return math.prod(shapes[0]) * math.prod(shapes[2][1:3])
+
+
+def _transposed(_: Any, shapes: list[list[int]]) -> int:
+    return math.prod(shapes[3]) * math.prod(shapes[2][:3])
+
+
+def _linear(_: Any, shapes: list[list[int]]) -> int:
+    return math.prod(shapes[0]) * shapes[2][-1]
+
+
+def _product(options: Any, shapes: list[list[int]]) -> int:
+    return math.prod(shapes[0]) * shapes[1][-2 if options is not None and options.adjX else -1]
+
+
+def _moves(**columns: Any) -> Op:
+    return Op(grid="input", moves=True, **columns)
+
+
+def _everywhere(op: Op) -> Op:
+    return replace(op, int8=True, xnnpack=True, xnnpack_int8=True, micro=True, edge_tpu=True)
+
+
+_UNIT, _SIGNED_UNIT = Range((1 / 256,), (-128,)), Range((1 / 128,), (0,))
+
+# Which operators only move values stood in three lists: for the origin of a range (12), for advice (12 others) and for
+# what kernels demand (21). The first two asked the same, whether each value of the output is one of the input, and each
+# had forgotten some; what answers it here holds for both. It takes in maxima, since cutting to a range and choosing may
+# be swapped. Averages and bilinear resizing, of the third list, are on the grid of their input and yet new values: a
+# range seen after them says too little about what is before.
+#
+# Sources: LiteRT 2.1's kernels (grid, MACs, int8; tests ask LiteRT again); the README of its XNNPACK delegate; TFLite
+# Micro's python_ops_resolver.cc; "TensorFlow models on the Edge TPU", coral.ai/docs/edgetpu/models-intro, table 1. Only
+# the last is complete: what the others do not name may still be there, as a batched product was seen to be in XNNPACK.
+OPERATORS: dict[str, Op] = {
+    # weighted sums
+    "CONV_2D": _everywhere(Op("own", weight=1, bias=2, axis=0, macs=_convolution, is_hybrid=True)),
+    "DEPTHWISE_CONV_2D": _everywhere(Op("own", weight=1, bias=2, axis=3, macs=_depthwise, is_hybrid=True)),
+    "TRANSPOSE_CONV": _everywhere(Op("own", values=2, weight=1, bias=3, axis=0, macs=_transposed)),
+    "FULLY_CONNECTED": _everywhere(Op("own", weight=1, bias=2, axis=0, macs=_linear, is_hybrid=True)),
+    "BATCH_MATMUL": Op("own", macs=_product, is_hybrid=True, int8=True, xnnpack=True, xnnpack_int8=True),
+    # two tensors, element by element
+    "ADD": _everywhere(Op("own", is_pair=True)),
+    "SUB": _everywhere(Op("own", is_pair=True)),
+    "MUL": _everywhere(Op("own", is_pair=True)),
+    "DIV": Op("own", is_pair=True, xnnpack=True, micro=True),
+    "MAXIMUM": Op("output", is_pair=True, int8=True, xnnpack=True, micro=True, edge_tpu=True),
+    "MINIMUM": Op("output", is_pair=True, int8=True, xnnpack=True, micro=True, edge_tpu=True),
+    "SQUARED_DIFFERENCE": Op(xnnpack=True, micro=True, edge_tpu=True),
+    # activations
+    "RELU": Op("own", int8=True, xnnpack=True, micro=True, edge_tpu=True),
+    "RELU6": Op("own", int8=True, xnnpack=True, micro=True, edge_tpu=True),
+    "RELU_N1_TO_1": Op("own", int8=True, xnnpack=True, edge_tpu=True),
+    "LEAKY_RELU": Op("own", int8=True, xnnpack=True, xnnpack_int8=True, micro=True),
+    "HARD_SWISH": Op("own", int8=True, xnnpack=True, micro=True),
+    "GELU": Op(int8=True),
+    "LOGISTIC": _everywhere(Op(_UNIT)),
+    "SOFTMAX": Op(_UNIT, int8=True, xnnpack=True, micro=True, edge_tpu=True),
+    "TANH": _everywhere(Op(_SIGNED_UNIT)),
+    "ELU": Op(int8=True, xnnpack=True, xnnpack_int8=True, micro=True),
+    "PRELU": Op(int8=True, xnnpack=True, micro=True, edge_tpu=True),
+    # one tensor, value by value
+    "EXP": Op(int8=True, micro=True),
+    "LOG": Op(int8=True, micro=True),
+    "ABS": Op(int8=True, xnnpack=True, micro=True),
+    "NEG": Op(xnnpack=True, micro=True),
+    "SQRT": Op(xnnpack=True, micro=True),
+    "RSQRT": Op(micro=True, edge_tpu=True),
+    "CEIL": Op(int8=False, xnnpack=True, micro=True),
+    "FLOOR": Op(int8=False, xnnpack=True, micro=True),
+    "ROUND": Op(int8=False, xnnpack=True, micro=True),
+    "SQUARE": Op(int8=False, xnnpack=True, micro=True),
+    "SIN": Op(int8=False, micro=True),
+    "COS": Op(int8=False, micro=True),
+    "SIGN": Op(int8=False),
+    "POW": Op(int8=False),
+    "ATAN2": Op(int8=False),
+    # over dimensions
+    "MEAN": _everywhere(Op("own")),
+    "SUM": Op(int8=True, micro=True, edge_tpu=True),
+    "AVERAGE_POOL_2D": Op("input", int8=True, xnnpack=True, micro=True, edge_tpu=True),
+    "RESIZE_BILINEAR": _everywhere(Op("input")),
+    "L2_NORMALIZATION": Op(int8=True, micro=True, edge_tpu=True),
+    "L2_POOL_2D": Op(int8=False, micro=True),
+    "LOCAL_RESPONSE_NORMALIZATION": Op(int8=False),
+    "LSTM": Op(edge_tpu=True),
+    "CONV_3D": Op(int8=False),
+    "CONV_3D_TRANSPOSE": Op(int8=False),
+    "RFFT2D": Op(int8=False),
+    "COMPLEX_ABS": Op(int8=False),
+    "IMAG": Op(int8=False),
+    "REAL": Op(int8=False),
+    # only moved or chosen
+    "MAX_POOL_2D": _everywhere(_moves()),
+    "REDUCE_MAX": Op(int8=True, micro=True, edge_tpu=True),
+    "REDUCE_MIN": _moves(int8=True, edge_tpu=True),
+    "RESHAPE": _everywhere(_moves()),
+    "TRANSPOSE": _everywhere(_moves()),
+    "SQUEEZE": _moves(int8=True, micro=True, edge_tpu=True),
+    "EXPAND_DIMS": _moves(int8=True, micro=True, edge_tpu=True),
+    "SLICE": _everywhere(_moves()),
+    "STRIDED_SLICE": _moves(int8=True, xnnpack=True, micro=True, edge_tpu=True),
+    "SPLIT": _everywhere(_moves(values=1)),
+    "UNPACK": _moves(int8=True, micro=True),
+    "GATHER": _moves(int8=True, micro=True),
+    "GATHER_ND": _moves(int8=True, micro=True),
+    "PAD": _everywhere(_moves()),
+    "MIRROR_PAD": _moves(int8=True, micro=True),
+    "TILE": _moves(int8=True),
+    "BROADCAST_TO": _moves(int8=True, micro=True),
+    "RESIZE_NEAREST_NEIGHBOR": _moves(int8=True, micro=True, edge_tpu=True),
+    "DEPTH_TO_SPACE": _moves(int8=True, xnnpack=True, xnnpack_int8=True, micro=True),
+    "SPACE_TO_DEPTH": _everywhere(_moves()),
+    # joined
+    "CONCATENATION": _everywhere(Op("output")),
+    "PADV2": Op("output", int8=True, micro=True),
+    "PACK": Op(int8=True, micro=True, edge_tpu=True),
+    # between grids
+    "QUANTIZE": Op(int8=True, xnnpack_int8=True, micro=True, edge_tpu=True),
+    "DEQUANTIZE": Op(int8=True, xnnpack_int8=True, micro=True),
+}  # fmt: skip
+
+
+def row(kind: str) -> Op:
+    """Return what is known of an operator by its name, such as CONV_2D."""
+    return OPERATORS.get(kind, Op())

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torchshrink.converters.anatomy import kernels
 from torchshrink.converters.anatomy.kernels import Runtime
 from torchshrink.converters.anatomy.operations import Detour, Operation
+from torchshrink.converters.correspondence import nearest
 
 _MOST_NAMES = 3
 _WORTH_SAYING = 0.01  # of the time
@@ -127,15 +128,14 @@ def _followers(group: list[Detour], culprits: list[Operation], total: float) -> 
 
 def _nearest(operation: Operation, detour: Detour, culprits: list[Operation], is_forward: bool) -> Operation | None:
     """Return the closest culprit before or after an operation, within the detour."""
-    seen: list[Operation] = [operation]
-    for current in seen:
-        tensors = set(current.outputs if is_forward else current.inputs)
-        for other in detour.operations:
-            if other not in seen and tensors & set(other.inputs if is_forward else other.outputs):
-                if other in culprits:
-                    return other
-                seen.append(other)
-    return None
+
+    def neighbours(one: Operation) -> list[Operation]:
+        ends = [
+            (one.outputs, other.inputs) if is_forward else (one.inputs, other.outputs) for other in detour.operations
+        ]
+        return [other for other, (mine, its) in zip(detour.operations, ends, strict=True) if set(mine) & set(its)]
+
+    return next(iter(nearest(neighbours(operation), culprits, neighbours)), None)
 
 
 def _why_unused(group: list[Detour], runtime: Runtime) -> str:

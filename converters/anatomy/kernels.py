@@ -11,7 +11,7 @@ from typing import Literal
 
 from ai_edge_litert import schema_py_generated as schema
 
-from torchshrink.converters.tflite_ops import NOT_IN_LITERT
+from torchshrink.converters.tflite_ops import row
 
 Runtime = Literal["LiteRT", "ONNX Runtime"]
 
@@ -23,10 +23,9 @@ _IN_ONNXRUNTIME = {
 }  # fmt: skip
 # ONNX Runtime puts these around its float convolutions and poolings.
 _LAYOUT = {"ReorderInput", "ReorderOutput"}
-_MOVES = {
-    "DEPTH_TO_SPACE", "EXPAND_DIMS", "GATHER", "PAD", "RESHAPE", "SLICE", "SPACE_TO_DEPTH", "SPLIT", "SQUEEZE",
-    "STRIDED_SLICE", "TILE", "TRANSPOSE", "DepthToSpace", "Expand", "Flatten", "Gather", "Pad", "Reshape", "Slice",
-    "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
+_MOVES_IN_ONNX = {
+    "DepthToSpace", "Expand", "Flatten", "Gather", "Pad", "Reshape", "Slice", "SpaceToDepth", "Split", "Squeeze",
+    "Tile", "Transpose", "Unsqueeze",
 }  # fmt: skip
 
 _RELU = {"LiteRT": "ReLU or ReLU6", "ONNX Runtime": "ReLU, leaky ReLU or a sigmoid"}
@@ -66,7 +65,7 @@ def has_int8(kind: str, runtime: Runtime) -> bool:
     """Return whether a runtime has a kernel for int8 tensors of an operation."""
     if runtime == "ONNX Runtime":
         return kind in _IN_ONNXRUNTIME | _LAYOUT
-    return hasattr(schema.BuiltinOperator, kind) and kind not in NOT_IN_LITERT and not kind.startswith("STABLEHLO")
+    return hasattr(schema.BuiltinOperator, kind) and row(kind).int8 is not False and not kind.startswith("STABLEHLO")
 
 
 def is_layout(kind: str) -> bool:
@@ -76,7 +75,7 @@ def is_layout(kind: str) -> bool:
 
 def only_moves(kind: str) -> bool:
     """Return whether an operation computes nothing, only moves values."""
-    return kind in _MOVES
+    return row(kind).moves or kind in _MOVES_IN_ONNX
 
 
 def advice(kind: str, runtime: Runtime) -> str:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torchshrink.converters import tflite_file
 from torchshrink.converters.anatomy.tflite_operations import constant_tensors
 from torchshrink.converters.runtimes import silent_stderr
+from torchshrink.converters.tflite_file import Graph
 from torchshrink.errors import ModelError
 
 _ROUNDS = 3  # so that a machine that slows down slows all alike
@@ -45,7 +46,8 @@ def measure(
     Raises:
         ModelError: When LiteRT does not run the file.
     """
-    graph, constants = model.subgraphs[0], constant_tensors(model)
+    graph = Graph(model)
+    constants = constant_tensors(graph)
     keys = [_key(graph, graph.operators[position], constants) for position in positions]
     with tempfile.TemporaryDirectory(prefix="torchshrink-") as folder, silent_stderr():
         try:
@@ -70,7 +72,8 @@ def alone(model: Any, position: int) -> Any:
 
     Its computed inputs are inputs of the model; operators that compute constants for it come along.
     """
-    graph, constants = model.subgraphs[0], constant_tensors(model)
+    graph = Graph(model)
+    constants = constant_tensors(graph)
     operator = graph.operators[position]
     needed = [item for item in graph.operators if set(item.outputs) <= constants & set(operator.inputs)]
     operators = [copy.copy(item) for item in (*needed, operator)]
@@ -83,10 +86,8 @@ def alone(model: Any, position: int) -> Any:
     single.buffers, kept.tensors, kept.operators = [schema.BufferT()], [], operators
     for index in used:
         tensor = copy.copy(graph.tensors[index])
-        data = model.buffers[tensor.buffer].data
-        tensor.buffer = 0
-        if data is not None and len(data):
-            tensor.buffer = tflite_file.add_buffer(single, bytes(data))
+        data = model.buffers[tensor.buffer].data if graph.has_data(index) else b""
+        tensor.buffer = tflite_file.add_buffer(single, bytes(data)) if graph.has_data(index) else 0
         kept.tensors.append(tensor)
     for item in operators:
         for part in parts:
@@ -96,7 +97,7 @@ def alone(model: Any, position: int) -> Any:
     return single
 
 
-def _entries(graph: Any, operator: Any, constants: set[int]) -> list[int]:
+def _entries(graph: Graph, operator: Any, constants: set[int]) -> list[int]:
     """Return the tensors that an operator must be given: neither constants nor what it keeps between inferences."""
     computed = [int(index) for index in operator.inputs if index >= 0 and index not in constants]
     return [index for index in dict.fromkeys(computed) if not graph.tensors[index].isVariable]
@@ -107,7 +108,7 @@ def _indices(operator: Any, part: str) -> list[int]:
     return [] if found is None else list(found)
 
 
-def _key(graph: Any, operator: Any, constants: set[int]) -> str:
+def _key(graph: Graph, operator: Any, constants: set[int]) -> str:
     """Return what decides the time of an operator: all but the values that it computes with."""
     tensors = [
         (

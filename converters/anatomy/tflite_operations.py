@@ -7,9 +7,9 @@ from typing import Any
 
 from ai_edge_litert import schema_py_generated as schema
 
-from torchshrink.converters import tflite_file
 from torchshrink.converters.anatomy.operations import Operation, Precision
-from torchshrink.converters.tflite_ops import HYBRID, MACS
+from torchshrink.converters.tflite_file import Graph, custom_name
+from torchshrink.converters.tflite_ops import row
 
 _Types = schema.TensorType
 _FLOATS = {_Types.FLOAT32, _Types.FLOAT16, _Types.FLOAT64, _Types.BFLOAT16}
@@ -22,49 +22,37 @@ def read(model: Any) -> tuple[list[Operation], list[int]]:
 
     What is computed once, when the file is loaded, is left out: expanded sparse weights, dequantized float16 ones.
     """
-    graph = model.subgraphs[0]
+    graph = Graph(model)
     names = _unique_names(graph)
-    constants = constant_tensors(model)
+    constants = constant_tensors(graph)
     found, positions = [], []
     for position, operator in enumerate(graph.operators):
         if set(operator.outputs) <= constants:
             continue
         positions.append(position)
-        found.append(_operation(model, operator, names, constants))
+        found.append(_operation(graph, operator, names, constants))
     return found, positions
 
 
-def constant_tensors(model: Any) -> set[int]:
-    """Return which tensors of the main graph hold the same values at every inference, computed ones among them."""
-    graph = model.subgraphs[0]
-    found = {index for index, tensor in enumerate(graph.tensors) if _has_data(model, tensor)}
+def constant_tensors(graph: Graph) -> set[int]:
+    """Return which tensors hold the same values at every inference, computed ones among them."""
+    found = {index for index in range(len(graph.tensors)) if graph.has_data(index)}
     for operator in graph.operators:
-        if tflite_file.op_name(model, operator) in ("DENSIFY", "DEQUANTIZE") and set(operator.inputs) <= found:
+        if graph.kind(operator) in ("DENSIFY", "DEQUANTIZE") and set(operator.inputs) <= found:
             found |= set(operator.outputs)
     return found
 
 
-def op_kind(model: Any, operator: Any) -> str:
-    """Return the kind of an operator; that of a custom one is the name that the file gives it."""
-    kind, custom = tflite_file.op_name(model, operator), model.operatorCodes[operator.opcodeIndex].customCode
-    if kind != "CUSTOM" or custom is None:
-        return kind
-    return custom.decode() if isinstance(custom, bytes) else str(custom)
-
-
-def _has_data(model: Any, tensor: Any) -> bool:
-    data = model.buffers[tensor.buffer].data
-    return data is not None and len(data) > 0
-
-
-def _unique_names(graph: Any) -> list[str]:
-    names = [tflite_file.tensor_name(tensor) for tensor in graph.tensors]
+def _unique_names(graph: Graph) -> list[str]:
+    names = [graph.name(index) for index in range(len(graph.tensors))]
     counts = Counter(names)
     return [name if counts[name] == 1 else f"{name}#{index}" for index, name in enumerate(names)]
 
 
-def _operation(model: Any, operator: Any, names: list[str], constants: set[int]) -> Operation:
-    graph, kind = model.subgraphs[0], op_kind(model, operator)
+def _operation(graph: Graph, operator: Any, names: list[str], constants: set[int]) -> Operation:
+    kind = graph.kind(operator)
+    if kind == "CUSTOM":
+        kind = custom_name(graph.model.operatorCodes[operator.opcodeIndex]) or kind
     inputs = [int(index) for index in operator.inputs if index >= 0]
     outputs = [int(index) for index in operator.outputs]
     computed = [index for index in inputs if index not in constants]
@@ -84,13 +72,14 @@ def _precision(kind: str, types: set[int], constant_types: set[int]) -> Precisio
     if has_floats and has_codes and kind in _CONVERSIONS:
         return "conversion"
     if has_floats:
-        return "int8" if kind in HYBRID and _CODES & constant_types else "float"
+        return "int8" if row(kind).is_hybrid and _CODES & constant_types else "float"
     return "int8" if has_codes else "other"
 
 
-def _macs(graph: Any, kind: str, operator: Any) -> int:
-    if kind not in MACS:
+def _macs(graph: Graph, kind: str, operator: Any) -> int:
+    count = row(kind).macs
+    if count is None:
         return 0
     indices = [operator.outputs[0], *operator.inputs]
     shapes = [[int(side) for side in graph.tensors[index].shape] if index >= 0 else [] for index in indices]
-    return MACS[kind](operator.builtinOptions, shapes)
+    return count(operator.builtinOptions, shapes)

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import onnx
 
-from torchshrink.converters import runtimes, tflite_file
+from torchshrink.converters import runtimes
 from torchshrink.converters.int8_tflite import matching
 from torchshrink.converters.int8_tflite.matching import Match
 from torchshrink.converters.ranges import Range
+from torchshrink.converters.tflite_file import Graph
 
 # Operations that have an int8 form.
 _INTEGER = {
@@ -27,7 +28,7 @@ _INTEGER = {
 
 
 def calibrate(
-    model: Any,
+    graph: Graph,
     path: Path,
     source: onnx.ModelProto,
     grids: Mapping[int, Range],
@@ -37,36 +38,34 @@ def calibrate(
     """Return ranges for the tensors inside of quantized operations, seen on samples.
 
     Args:
-        model: The float TFLite model.
+        graph: Of the float TFLite model.
         path: Its file.
         source: The float ONNX model.
         grids: The ranges that are known, by tensor.
         match: Receives which tensors were calibrated.
         samples: Inputs in PyTorch's layout; without any nothing is calibrated.
     """
-    inside = _inside(model, source, grids, match) if samples else set()
+    inside = _inside(graph, source, grids, match) if samples else set()
     if not inside:
         return {}
-    graph = model.subgraphs[0]
     seen: dict[int, list[float]] = {index: [0.0] for index in inside}
     for sample in samples:
         for index, tensor in runtimes.tflite_values(path, sample).items():
             if index in inside:
                 seen[index] += [float(tensor.values.min()), float(tensor.values.max())]
-    match.calibrated += [tflite_file.tensor_name(graph.tensors[index]) for index in sorted(inside)]
+    match.calibrated += [graph.name(index) for index in sorted(inside)]
     return {index: _range(min(values), max(values)) for index, values in seen.items()}
 
 
-def _inside(model: Any, source: onnx.ModelProto, grids: Mapping[int, Range], match: Match) -> set[int]:
+def _inside(graph: Graph, source: onnx.ModelProto, grids: Mapping[int, Range], match: Match) -> set[int]:
     """Return the tensors on whose every way to the next known tensor there is one ONNX operation, an int8 one."""
-    graph = model.subgraphs[0]
     producers = {index: operator for operator in graph.operators for index in operator.outputs}
-    unknown = matching.computed(model) - set(grids)
+    unknown = matching.computed(graph) - set(grids)
     found: set[int] = set()
     refused: set[int] = set()
-    for end in {*grids, *(int(index) for index in graph.outputs)}:
+    for end in {*grids, *graph.outputs}:
         region = _region(end, producers, unknown) | ({end} & unknown)
-        name = match.sources.get(tflite_file.tensor_name(graph.tensors[end]))
+        name = match.sources.get(graph.name(end))
         (found if name is not None and _is_one_operation(source, name, match) else refused).update(region)
     return found - refused
 

@@ -6,13 +6,12 @@ float, too, it gives out in float.
 
 from __future__ import annotations
 
-import copy
-from typing import Any
+from typing import Any, Literal
 
 from ai_edge_litert import schema_py_generated as schema
 
-from torchshrink.converters import tflite_file
 from torchshrink.converters.ranges import Range, Ranges
+from torchshrink.converters.tflite_file import Graph, add_buffer
 
 _GUARD = "no_reader_of_outputs"
 
@@ -24,21 +23,20 @@ def quantize(model: Any, learned: Ranges) -> None:
         model: A quantized file.
         learned: By the name of a tensor in the file.
     """
-    graph = model.subgraphs[0]
-    for index in list(graph.inputs):
-        grid = learned.get(tflite_file.tensor_name(graph.tensors[index]))
-        if grid is not None and graph.tensors[index].type == schema.TensorType.FLOAT32:
-            _quantize_input(model, graph, index, grid)
-    for index in list(graph.outputs):
-        source = _dequantized(model, graph, index)
-        grid = learned.get(tflite_file.tensor_name(graph.tensors[index]))
-        if source is not None:
-            _replace_end(model, graph, "outputs", index, source)
-            _drop_unread(model, graph, index)
-        elif grid is not None and graph.tensors[index].type == schema.TensorType.FLOAT32:
-            codes = _as_codes(graph, index, grid)
-            graph.operators.append(_step(model, schema.BuiltinOperator.QUANTIZE, index, codes))
-            _replace_end(model, graph, "outputs", index, codes)
+    graph = Graph(model)
+    for index in graph.inputs:
+        grid = learned.get(graph.name(index))
+        if grid is not None and graph.is_float(index):
+            _quantize_input(graph, index, grid)
+    for index in graph.outputs:
+        grid, producer = learned.get(graph.name(index)), graph.producer(index)
+        if producer is not None and graph.kind(producer) == "DEQUANTIZE":
+            graph.replace_end("outputs", index, int(producer.inputs[0]))
+            _drop_unread(graph, index)
+        elif grid is not None and graph.is_float(index):
+            codes = _add_codes(graph, index, grid)
+            graph.operators.append(graph.step("QUANTIZE", index, codes))
+            graph.replace_end("outputs", index, codes)
 
 
 def guard(model: Any) -> None:
@@ -47,91 +45,33 @@ def guard(model: Any) -> None:
     ai-edge-quantizer counts the caller of a model as the reader -1 of an output, and then rewires operator -1 when it
     dequantizes that output for it. `unguard` removes the operator.
     """
-    graph = model.subgraphs[0]
+    graph = Graph(model)
     if not graph.operators or not set(graph.outputs) & set(graph.operators[-1].inputs):
         return
-    ends = []
     for name, kind in (("", schema.TensorType.FLOAT32), ("_rank", schema.TensorType.INT32)):
         tensor = schema.TensorT()
         tensor.name, tensor.shape, tensor.type, tensor.buffer = f"{_GUARD}{name}", [1], kind, 0
         graph.tensors.append(tensor)
-        ends.append(len(graph.tensors) - 1)
-    graph.tensors[ends[0]].buffer = tflite_file.add_buffer(model, bytes(4))
-    graph.operators.append(_step(model, schema.BuiltinOperator.RANK, *ends))
+    first = len(graph.tensors) - 2
+    graph.tensors[first].buffer = add_buffer(model, bytes(4))
+    graph.operators.append(graph.step("RANK", first, first + 1, version=1))
 
 
 def unguard(model: Any) -> None:
     """Remove what `guard` appended, in place."""
-    graph = model.subgraphs[0]
-    first = next((i for i, t in enumerate(graph.tensors) if tflite_file.tensor_name(t) == _GUARD), None)
+    graph = Graph(model)
+    first = next((index for index in range(len(graph.tensors)) if graph.name(index) == _GUARD), None)
     if first is None:
         return
-    graph.operators = [each for each in graph.operators if first not in list(each.inputs)]
+    for reader in graph.readers(first):
+        graph.operators.remove(reader)
     del graph.tensors[first : first + 2]
-    for holder, ends in [(graph, ("inputs", "outputs")), *((each, ("inputs", "outputs")) for each in graph.operators)]:
-        for end in ends:
-            setattr(holder, end, [index - 2 * (index > first) for index in getattr(holder, end)])
+    for holder in (graph.content, *graph.operators):
+        for side in ("inputs", "outputs"):
+            setattr(holder, side, [index - 2 * (index > first) for index in getattr(holder, side)])
     for signature in model.signatureDefs or []:
         for item in (*signature.inputs, *signature.outputs):
             item.tensorIndex -= 2 * (item.tensorIndex > first)
-
-
-def _quantize_input(model: Any, graph: Any, index: int, grid: Range) -> None:
-    """Put int8 before a float input: what quantizes it to this grid reads that, everything else dequantizes it."""
-    codes = _as_codes(graph, index, grid)
-    _replace_end(model, graph, "inputs", index, codes)
-    for operator in [each for each in graph.operators if index in list(each.inputs)]:
-        after = graph.tensors[operator.outputs[0]]
-        if tflite_file.op_name(model, operator) == "QUANTIZE" and tflite_file.quantization(model, after) == grid:
-            graph.operators.remove(operator)
-            tflite_file.redirect(graph, operator.outputs[0], codes)
-    graph.operators.insert(0, _step(model, schema.BuiltinOperator.DEQUANTIZE, codes, index))
-    _drop_unread(model, graph, index)
-
-
-def _dequantized(model: Any, graph: Any, index: int) -> int | None:
-    """Return the int8 tensor of which ``index`` is the dequantized one."""
-    for operator in graph.operators:
-        if index in list(operator.outputs) and tflite_file.op_name(model, operator) == "DEQUANTIZE":
-            return int(operator.inputs[0])
-    return None
-
-
-def _drop_unread(model: Any, graph: Any, index: int) -> None:
-    """Remove the DEQUANTIZE that computes a tensor which nothing reads."""
-    if index in list(graph.outputs) or any(index in list(operator.inputs) for operator in graph.operators):
-        return
-    graph.operators = [
-        each
-        for each in graph.operators
-        if not (tflite_file.op_name(model, each) == "DEQUANTIZE" and index in list(each.outputs))
-    ]
-
-
-def _as_codes(graph: Any, index: int, grid: Range) -> int:
-    """Add an int8 tensor for a float one and return its index."""
-    tensor = copy.copy(graph.tensors[index])
-    tensor.name = f"{tflite_file.tensor_name(tensor)}_codes"
-    tensor.type = schema.TensorType.INT8
-    tensor.quantization = schema.QuantizationParametersT()
-    tensor.quantization.scale, tensor.quantization.zeroPoint = list(grid.scale), list(grid.zero_point)
-    graph.tensors.append(tensor)
-    return len(graph.tensors) - 1
-
-
-def _step(model: Any, kind: int, source: int, target: int) -> Any:
-    step = schema.OperatorT()
-    step.opcodeIndex = tflite_file.opcode(model, kind, version=1 if kind == schema.BuiltinOperator.RANK else 2)
-    step.inputs, step.outputs = [source], [target]
-    return step
-
-
-def _replace_end(model: Any, graph: Any, end: str, old: int, new: int) -> None:
-    """Put another tensor in an input's or output's place, in the file's signatures too."""
-    setattr(graph, end, [new if index == old else int(index) for index in getattr(graph, end)])
-    for signature in model.signatureDefs or []:
-        for item in getattr(signature, end):
-            item.tensorIndex = new if item.tensorIndex == old else item.tensorIndex
 
 
 def make_float(model: Any) -> None:
@@ -139,30 +79,45 @@ def make_float(model: Any) -> None:
 
     The names of inputs and outputs stay with what the caller sees.
     """
-    graph = model.subgraphs[0]
-    before = [_converted(model, graph, "inputs", index) for index in _int8(graph, graph.inputs)]
-    after = [_converted(model, graph, "outputs", index) for index in _int8(graph, graph.outputs)]
-    graph.operators = before + graph.operators + after
+    graph = Graph(model)
+    before = [_converted(graph, "inputs", index) for index in graph.inputs if graph.is_int8(index)]
+    after = [_converted(graph, "outputs", index) for index in graph.outputs if graph.is_int8(index)]
+    graph.operators[:] = before + graph.operators + after
 
 
-def _int8(graph: Any, ends: Any) -> list[int]:
-    return [int(index) for index in ends if graph.tensors[index].type == schema.TensorType.INT8]
+def _quantize_input(graph: Graph, index: int, grid: Range) -> None:
+    """Put int8 before a float input: what quantizes it to this grid reads that, everything else dequantizes it."""
+    codes = _add_codes(graph, index, grid)
+    graph.replace_end("inputs", index, codes)
+    for reader in graph.readers(index):
+        if graph.kind(reader) == "QUANTIZE" and graph.grid(reader.outputs[0]) == grid:
+            graph.operators.remove(reader)
+            graph.redirect(reader.outputs[0], codes)
+    graph.operators.insert(0, graph.step("DEQUANTIZE", codes, index))
+    _drop_unread(graph, index)
 
 
-def _converted(model: Any, graph: Any, end: str, codes: int) -> Any:
+def _drop_unread(graph: Graph, index: int) -> None:
+    """Remove the DEQUANTIZE that computes a tensor which nothing reads."""
+    producer = graph.producer(index)
+    is_read = index in graph.outputs or bool(graph.readers(index))
+    if producer is not None and not is_read and graph.kind(producer) == "DEQUANTIZE":
+        graph.operators.remove(producer)
+
+
+def _add_codes(graph: Graph, index: int, grid: Range) -> int:
+    """Add an int8 tensor for a float one and return its number."""
+    codes = graph.add_copy(index, f"{graph.name(index)}_codes")
+    graph.make_int8(codes, grid)
+    return codes
+
+
+def _converted(graph: Graph, side: Literal["inputs", "outputs"], codes: int) -> Any:
     """Put a float32 tensor in the place of an end, and return the operator between the two."""
-    real = copy.copy(graph.tensors[codes])
-    real.type, real.quantization = schema.TensorType.FLOAT32, None
-    graph.tensors[codes].name = f"{tflite_file.tensor_name(real)}_codes"
-    graph.tensors.append(real)
-    added = len(graph.tensors) - 1
-    setattr(graph, end, [added if index == codes else int(index) for index in getattr(graph, end)])
-    for signature in model.signatureDefs or []:
-        for item in getattr(signature, end):
-            item.tensorIndex = added if item.tensorIndex == codes else item.tensorIndex
-    step = schema.OperatorT()
-    builtin = schema.BuiltinOperator
-    kind, pair = (builtin.QUANTIZE, (added, codes)) if end == "inputs" else (builtin.DEQUANTIZE, (codes, added))
-    step.opcodeIndex = tflite_file.opcode(model, kind, version=2 if kind == builtin.DEQUANTIZE else 1)
-    step.inputs, step.outputs = [pair[0]], [pair[1]]
-    return step
+    real = graph.add_copy(codes, graph.name(codes))
+    graph.tensors[real].type, graph.tensors[real].quantization = schema.TensorType.FLOAT32, None
+    graph.tensors[codes].name = f"{graph.name(real)}_codes"
+    graph.replace_end(side, codes, real)
+    if side == "inputs":
+        return graph.step("QUANTIZE", real, codes, version=1)
+    return graph.step("DEQUANTIZE", codes, real)

@@ -6,8 +6,9 @@ sorted values are, on two random inputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from torchshrink.converters import onnx_file, runtimes, tflite_file, tflite_ops
+from torchshrink.converters import onnx_file, runtimes
+from torchshrink.converters.correspondence import distances, nearest, origins
 from torchshrink.converters.ranges import Range, Ranges
-from torchshrink.converters.tflite_ops import OUTPUT_AXIS, WEIGHT_INPUT, WITH_CONSTANTS
+from torchshrink.converters.tflite_file import Graph
+from torchshrink.converters.tflite_ops import row
 from torchshrink.errors import ConversionError
 
 # The same numbers, computed in another order: a share of the largest one. Nearer ones than this are not told apart.
@@ -57,13 +60,13 @@ def samples(source: onnx.ModelProto) -> list[list[NDArray[Any]]]:
     return [first, [(2 * value).astype(value.dtype) for value in second]]
 
 
-def weights(model: Any, source: onnx.ModelProto, ranges: Ranges, match: Match) -> dict[int, Range]:
+def weights(graph: Graph, source: onnx.ModelProto, ranges: Ranges, match: Match) -> dict[int, Range]:
     """Return the range of every weight, one scale for each of its output channels, by tensor.
 
     A converter may keep a part of the channels in a tensor of its own (groups); those are found too.
 
     Args:
-        model: The float TFLite model.
+        graph: Of the float TFLite model.
         source: The float ONNX model.
         ranges: By the name of an ONNX tensor.
         match: Receives what was found.
@@ -75,28 +78,26 @@ def weights(model: Any, source: onnx.ModelProto, ranges: Ranges, match: Match) -
         if range_.axis is not None and name in arrays
     }
     found: dict[int, Range] = {}
-    graph = model.subgraphs[0]
     for operator in graph.operators:
-        kind = tflite_file.op_name(model, operator)
-        index = operator.inputs[WEIGHT_INPUT] if kind in OUTPUT_AXIS else -1
-        values = tflite_file.constant(model, graph.tensors[index]) if index >= 0 else None
-        if values is None or index in found:
+        op = row(graph.kind(operator))
+        index = operator.inputs[op.weight] if op.weight is not None else -1
+        values = graph.constant(index) if index >= 0 else None
+        if values is None or op.axis is None or index in found:
             continue
-        axis, used = OUTPUT_AXIS[kind], set(match.sources.values())
-        place = _find_channels(channels(values, axis), known, used)
+        place = _find_channels(channels(values, op.axis), known, set(match.sources.values()))
         if place is not None:
             name, start = place
-            stop = start + values.shape[axis]
-            match.sources[tflite_file.tensor_name(graph.tensors[index])] = name
-            found[index] = Range(ranges[name].scale[start:stop], ranges[name].zero_point[start:stop], axis)
+            stop = start + values.shape[op.axis]
+            match.sources[graph.name(index)] = name
+            found[index] = Range(ranges[name].scale[start:stop], ranges[name].zero_point[start:stop], op.axis)
     return found
 
 
-def activations(model: Any, path: Path, source: onnx.ModelProto, ranges: Ranges, match: Match) -> dict[int, Range]:
+def activations(graph: Graph, path: Path, source: onnx.ModelProto, ranges: Ranges, match: Match) -> dict[int, Range]:
     """Return the range of every activation and of every constant that is added or multiplied, by tensor.
 
     Args:
-        model: The float TFLite model.
+        graph: Of the float TFLite model.
         path: Its file.
         source: The float ONNX model.
         ranges: By the name of an ONNX tensor.
@@ -106,19 +107,25 @@ def activations(model: Any, path: Path, source: onnx.ModelProto, ranges: Ranges,
         ConversionError: When the TFLite file does not compute what the ONNX file computes.
     """
     wanted = {name for name, range_ in ranges.items() if range_.axis is None}
-    seen_before, seen_after = _values(source, path, wanted, model)
-    _check_outputs(model, path, source, seen_before, seen_after)
+    seen_before, seen_after = _values(source, path, wanted, graph)
+    _check_outputs(graph, path, source, seen_before, seen_after)
     seen_before = {name: values for name, values in seen_before.items() if name in wanted}
     inputs_before = {name: list(node.input) for node in source.graph.node for name in node.output}
     order = {name: position for position, name in enumerate(inputs_before)}
-    parents = {name: _nearest(name, inputs_before.get, wanted) for name in seen_before}
-    graph = model.subgraphs[0]
     inputs_after = {index: list(operator.inputs) for operator in graph.operators for index in operator.outputs}
+
+    def before(name: str) -> list[str]:
+        return inputs_before.get(name, [])
+
+    def before_index(index: int) -> list[int]:
+        return inputs_after.get(index, [])
+
+    parents = {name: set(nearest(before(name), wanted, before)) for name in seen_before}
     chosen: dict[int, str] = {}
-    for index in _in_order(model):
+    for index in _in_order(graph):
         if index not in seen_after:
             continue
-        near = {chosen[each] for each in _nearest(index, inputs_after.get, chosen)}
+        near = {chosen[each] for each in nearest(before_index(index), chosen, before_index)}
 
         def preference(name: str, near: set[str] = near) -> tuple[bool, bool, int, bool, int]:
             is_used = name in chosen.values()
@@ -128,12 +135,11 @@ def activations(model: Any, path: Path, source: onnx.ModelProto, ranges: Ranges,
         tied = _tied(seen_after[index], seen_before)
         if tied:  # the next tensor of the graph, or else a copy of the one that it is made of
             chosen[index] = min(tied, key=preference)
-    names = [tflite_file.tensor_name(tensor) for tensor in graph.tensors]
-    match.sources |= {names[index]: name for index, name in chosen.items()}
+    match.sources |= {graph.name(index): name for index, name in chosen.items()}
     grids = {index: ranges[name] for index, name in chosen.items()}
-    for index, origin in tflite_ops.origins(model, grids).items():
+    for index, origin in origins(graph, grids).items():
         grids[index] = grids[origin]
-        match.inherited[names[index]] = names[origin]
+        match.inherited[graph.name(index)] = graph.name(origin)
     return grids
 
 
@@ -143,23 +149,22 @@ def channels(values: NDArray[Any], axis: int | None) -> NDArray[Any]:
     return np.sort(rows, axis=1)
 
 
-def computed(model: Any) -> set[int]:
-    """Return the float tensors of a TFLite model that are not constants: its inputs, and what operators compute."""
-    graph = model.subgraphs[0]
-    found = {index for operator in graph.operators for index in operator.outputs} | set(graph.inputs)
-    return {int(index) for index in found if graph.tensors[index].type == 0}
+def computed(graph: Graph) -> set[int]:
+    """Return the float tensors of a TFLite graph that are not constants: its inputs, and what operators compute."""
+    found = {int(index) for operator in graph.operators for index in operator.outputs} | set(graph.inputs)
+    return {index for index in found if graph.is_float(index)}
 
 
 def _check_outputs(
-    model: Any,
+    graph: Graph,
     path: Path,
     source: onnx.ModelProto,
     before: Mapping[str, NDArray[Any]],
     after: Mapping[int, NDArray[Any]],
 ) -> None:
     """Refuse a file that the converter made wrong: ranges would be put on tensors that were never theirs."""
-    for item, index in zip(source.graph.output, model.subgraphs[0].outputs, strict=True):
-        expected, found = before[item.name], after.get(int(index))
+    for item, index in zip(source.graph.output, graph.outputs, strict=True):
+        expected, found = before[item.name], after.get(index)
         if found is None:  # integers, such as classes
             continue
         worst = np.abs(expected - found).max(initial=0.0) if expected.shape == found.shape else np.inf
@@ -171,12 +176,12 @@ def _check_outputs(
 
 
 def _values(
-    source: onnx.ModelProto, path: Path, wanted: set[str], model: Any
+    source: onnx.ModelProto, path: Path, wanted: set[str], graph: Graph
 ) -> tuple[dict[str, NDArray[Any]], dict[int, NDArray[Any]]]:
     """Return ``[inputs, n]`` with the sorted values of every tensor, of the ONNX and of the TFLite model."""
     before: dict[str, list[NDArray[Any]]] = {}
     after: dict[int, list[NDArray[Any]]] = {}
-    kept, ends = set(_in_order(model)), {item.name for item in source.graph.output}
+    kept, ends = set(_in_order(graph)), {item.name for item in source.graph.output}
     constants = {name: value for name, value in onnx_file.constants(source).items() if name in wanted}
     for sample in samples(source):
         for name, value in (runtimes.onnx_values(source, wanted, sample) | constants).items():
@@ -191,42 +196,22 @@ def _values(
     )
 
 
-def _in_order(model: Any) -> list[int]:
+def _in_order(graph: Graph) -> list[int]:
     """Return the tensors that need a range, those that an operator reads before those that it computes."""
-    graph = model.subgraphs[0]
-    found = dict.fromkeys(int(index) for index in graph.inputs)
+    found = dict.fromkeys(graph.inputs)
     for operator in graph.operators:
-        if tflite_file.op_name(model, operator) in WITH_CONSTANTS:
+        if row(graph.kind(operator)).is_pair:
             found |= dict.fromkeys(int(index) for index in operator.inputs)
         found |= dict.fromkeys(int(index) for index in operator.outputs)
     return list(found)
 
 
-def _nearest(start: Any, inputs_of: Callable[[Any], list[Any] | None], known: Iterable[Any]) -> set[Any]:
-    """Return the known tensors from which ``start`` is computed without another known one between."""
-    known, found, waiting, seen = set(known), set(), list(inputs_of(start) or []), set()
-    while waiting:
-        each = waiting.pop()
-        if each in seen:
-            continue
-        seen.add(each)
-        if each in known:
-            found.add(each)
-        else:
-            waiting += inputs_of(each) or []
-    return found
-
-
 def _tied(values: NDArray[Any], candidates: Mapping[str, NDArray[Any]]) -> list[str]:
     """Return the candidates that hold the same values and of which none is nearer than another."""
     size = max(float(np.abs(values).max(initial=0.0)), 1e-6)
-    distances = {
-        name: float(np.abs(candidate - values).max(initial=0.0))
-        for name, candidate in candidates.items()
-        if candidate.shape == values.shape
-    }
-    limit = min(_TOLERANCE * size, min(distances.values(), default=0.0) + _NOISE * size)
-    return [name for name, distance in distances.items() if distance <= limit]
+    found = distances(values, candidates, partial(np.max, initial=0.0))
+    limit = min(_TOLERANCE * size, min(found.values(), default=0.0) + _NOISE * size)
+    return [name for name, distance in found.items() if distance <= limit]
 
 
 def _find_channels(values: NDArray[Any], known: Mapping[str, NDArray[Any]], used: set[str]) -> tuple[str, int] | None:

@@ -6,15 +6,11 @@ and lets the parts of a concatenation be computed on the grid of the whole, what
 
 from __future__ import annotations
 
-import copy
-from functools import partial
 from typing import Any
 
-from ai_edge_litert import schema_py_generated as schema
-
-from torchshrink.converters import tflite_file
 from torchshrink.converters.ranges import Range, Ranges
-from torchshrink.converters.tflite_ops import FIXED_GRID, RESCALES, SAME_GRID
+from torchshrink.converters.tflite_file import Graph, graphs
+from torchshrink.converters.tflite_ops import row
 
 
 def absorb(model: Any) -> int:
@@ -26,7 +22,7 @@ def absorb(model: Any) -> int:
     Returns:
         How many operations were replaced.
     """
-    return sum(_absorb_in(model, graph) for graph in model.subgraphs)
+    return sum(_absorb_in(graph) for graph in graphs(model))
 
 
 def drop_idle(model: Any) -> int:
@@ -34,7 +30,7 @@ def drop_idle(model: Any) -> int:
 
     One that computes an output of the model stays: outputs keep their tensors.
     """
-    return sum(_drop_idle_in(model, graph) for graph in model.subgraphs)
+    return sum(_drop_idle_in(graph) for graph in graphs(model))
 
 
 def restore_grids(model: Any, learned: Ranges) -> int:
@@ -51,115 +47,86 @@ def restore_grids(model: Any, learned: Ranges) -> int:
     Returns:
         How many tensors were rescaled.
     """
-    return sum(_restore_grids_in(model, graph, learned) for graph in model.subgraphs)
+    return sum(_restore_grids_in(graph, learned) for graph in graphs(model))
 
 
-def _drop_idle_in(model: Any, graph: Any) -> int:
-    idle = []
-    for operator in graph.operators:
-        if tflite_file.op_name(model, operator) == "QUANTIZE" and operator.outputs[0] not in list(graph.outputs):
-            before, after = (graph.tensors[index] for index in (operator.inputs[0], operator.outputs[0]))
-            grids = tflite_file.quantization(model, before), tflite_file.quantization(model, after)
-            is_same = grids[0] is not None and grids[0] == grids[1] and before.type == after.type
-            idle += [operator] if is_same else []
+def _drop_idle_in(graph: Graph) -> int:
+    idle = [operator for operator in graph.operators if _is_idle(graph, operator)]
     for operator in idle:
         graph.operators.remove(operator)
-        tflite_file.redirect(graph, operator.outputs[0], operator.inputs[0])
+        graph.redirect(operator.outputs[0], operator.inputs[0])
     return len(idle)
 
 
-def _restore_grids_in(model: Any, graph: Any, learned: Ranges) -> int:
+def _is_idle(graph: Graph, operator: Any) -> bool:
+    if graph.kind(operator) != "QUANTIZE" or operator.outputs[0] in graph.outputs:
+        return False
+    before, after = operator.inputs[0], operator.outputs[0]
+    is_same_type = graph.tensors[before].type == graph.tensors[after].type
+    return is_same_type and graph.grid(before) is not None and graph.grid(before) == graph.grid(after)
+
+
+def _restore_grids_in(graph: Graph, learned: Ranges) -> int:
     count = 0
     for operator in list(graph.operators):
         for index in operator.outputs:
-            grid = learned.get(tflite_file.tensor_name(graph.tensors[index]))
-            if grid is not None and _has_imposed_grid(model, graph, operator, index, grid):
-                _rescale(model, graph, operator, index, grid)
+            grid = learned.get(graph.name(index))
+            if grid is not None and _has_imposed_grid(graph, operator, index, grid):
+                _rescale(graph, operator, index, grid)
                 count += 1
     return count
 
 
-def _has_imposed_grid(model: Any, graph: Any, operator: Any, index: int, learned: Range) -> bool:
+def _has_imposed_grid(graph: Graph, operator: Any, index: int, learned: Range) -> bool:
     """Return whether an int8 tensor has neither the learned grid nor the only one that its kernel computes on."""
-    tensor, source = graph.tensors[index], graph.tensors[operator.inputs[0]]
-    own = (tflite_file.quantization(model, source), FIXED_GRID.get(tflite_file.op_name(model, operator)))
-    return tensor.type == schema.TensorType.INT8 and tflite_file.quantization(model, tensor) not in (learned, *own)
+    own = (graph.grid(operator.inputs[0]), row(graph.kind(operator)).demanded_grid(None))
+    return graph.is_int8(index) and graph.grid(index) not in (learned, *own)
 
 
-def _rescale(model: Any, graph: Any, operator: Any, index: int, grid: Range) -> None:
+def _rescale(graph: Graph, operator: Any, index: int, grid: Range) -> None:
     """Give tensor ``index``, which ``operator`` computes, that grid, and its readers a copy on the one that it had."""
-    tensor = graph.tensors[index]
-    rescaled = copy.copy(tensor)
-    rescaled.name = f"{tflite_file.tensor_name(tensor)}_rescaled"
-    tensor.quantization = copy.copy(tensor.quantization)
-    tensor.quantization.scale, tensor.quantization.zeroPoint = list(grid.scale), list(grid.zero_point)
-    graph.tensors.append(rescaled)
-    for reader in _consumers(graph, index):
-        reader.inputs = [len(graph.tensors) - 1 if each == index else each for each in reader.inputs]
-    step = schema.OperatorT()
-    step.opcodeIndex = tflite_file.opcode(model, schema.BuiltinOperator.QUANTIZE, version=2)
-    step.inputs, step.outputs = [index], [len(graph.tensors) - 1]
-    graph.operators.insert(graph.operators.index(operator) + 1, step)
+    rescaled = graph.add_copy(index, f"{graph.name(index)}_rescaled")
+    graph.make_int8(index, grid)
+    for reader in graph.readers(index):
+        reader.inputs = [rescaled if each == index else each for each in reader.inputs]
+    graph.operators.insert(graph.operators.index(operator) + 1, graph.step("QUANTIZE", index, rescaled))
 
 
-def _absorb_in(model: Any, graph: Any) -> int:
+def _absorb_in(graph: Graph) -> int:
     count = 0
     for operator in list(graph.operators):
-        if tflite_file.op_name(model, operator) not in SAME_GRID | set(FIXED_GRID) | RESCALES:
-            continue
-        entry = next((each for each in map(partial(_producer, graph), operator.inputs) if each is not None), None)
-        exits = _consumers(graph, operator.outputs[0])
-        if not _is_island(model, graph, operator, entry, exits):
-            continue
-        assert entry is not None
-        grid = _kernel_grid(model, operator, graph.tensors[entry.inputs[0]])
-        operator.inputs = [entry.inputs[0] if index == entry.outputs[0] else index for index in operator.inputs]
-        after = graph.tensors[exits[0].outputs[0]]
-        if grid is None or grid == tflite_file.quantization(model, after):
-            operator.outputs = [exits[0].outputs[0]]
-            graph.operators.remove(exits[0])
-        else:  # the QUANTIZE stays, and rescales what is now int8 before it too
-            _make_integer(graph.tensors[operator.outputs[0]], after, grid)
-        for item in exits[1:]:
-            graph.operators.remove(item)
-            tflite_file.redirect(graph, item.outputs[0], exits[0].outputs[0])
-        if not _consumers(graph, entry.outputs[0]) and entry.outputs[0] not in list(graph.outputs):
-            graph.operators.remove(entry)
-        count += 1
+        producers = (graph.producer(index) for index in operator.inputs)
+        entry = next((each for each in producers if each is not None), None)
+        exits = graph.readers(operator.outputs[0])
+        if row(graph.kind(operator)).stands_alone and entry is not None and _is_island(graph, operator, entry, exits):
+            _absorb_one(graph, operator, entry, exits)
+            count += 1
     return count
 
 
-def _is_island(model: Any, graph: Any, operator: Any, entry: Any | None, exits: list[Any]) -> bool:
+def _absorb_one(graph: Graph, operator: Any, entry: Any, exits: list[Any]) -> None:
+    codes, real, result = entry.inputs[0], entry.outputs[0], exits[0].outputs[0]
+    operator.inputs = [codes if index == real else index for index in operator.inputs]
+    grid = row(graph.kind(operator)).demanded_grid(graph.grid(codes))
+    if grid is None or grid == graph.grid(result):
+        operator.outputs = [result]
+        graph.operators.remove(exits[0])
+    else:  # the QUANTIZE stays, and rescales what is now int8 before it too
+        graph.make_int8(operator.outputs[0], grid)
+    for other in exits[1:]:
+        graph.operators.remove(other)
+        graph.redirect(other.outputs[0], result)
+    if not graph.readers(real) and real not in graph.outputs:
+        graph.operators.remove(entry)
+
+
+def _is_island(graph: Graph, operator: Any, entry: Any, exits: list[Any]) -> bool:
     """Return whether one tensor is dequantized for ``operator``, and its result quantized, to one grid, and no more."""
-    if entry is None or tflite_file.op_name(model, entry) != "DEQUANTIZE" or len(operator.outputs) != 1:
+    if graph.kind(entry) != "DEQUANTIZE" or len(operator.outputs) != 1 or operator.outputs[0] in graph.outputs:
         return False
-    if not exits or any(tflite_file.op_name(model, item) != "QUANTIZE" for item in exits):
+    if not exits or any(graph.kind(each) != "QUANTIZE" for each in exits):
         return False
-    before, after = graph.tensors[entry.inputs[0]], [graph.tensors[item.outputs[0]] for item in exits]
-    grids = [tflite_file.quantization(model, tensor) for tensor in after]
-    return (
-        operator.outputs[0] not in list(graph.outputs)
-        and tflite_file.quantization(model, before) is not None
-        and all(grid is not None and grid == grids[0] for grid in grids)
-        and all(tensor.type == before.type for tensor in after)
-    )
-
-
-def _kernel_grid(model: Any, operator: Any, before: Any) -> Range | None:
-    """Return the grid on which the int8 kernel of an operator computes; None where it takes any."""
-    kind = tflite_file.op_name(model, operator)
-    return tflite_file.quantization(model, before) if kind in SAME_GRID else FIXED_GRID.get(kind)
-
-
-def _make_integer(tensor: Any, like: Any, grid: Range) -> None:
-    tensor.type = like.type
-    tensor.quantization = copy.copy(like.quantization)
-    tensor.quantization.scale, tensor.quantization.zeroPoint = list(grid.scale), list(grid.zero_point)
-
-
-def _producer(graph: Any, index: int) -> Any | None:
-    return next((operator for operator in graph.operators if index in list(operator.outputs)), None)
-
-
-def _consumers(graph: Any, index: int) -> list[Any]:
-    return [operator for operator in graph.operators if index in list(operator.inputs)]
+    ends = [entry.inputs[0], *(each.outputs[0] for each in exits)]
+    before, *after = (graph.grid(index) for index in ends)
+    is_one_grid = before is not None and after[0] is not None and all(grid == after[0] for grid in after)
+    return is_one_grid and all(map(graph.is_int8, ends))

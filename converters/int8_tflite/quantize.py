@@ -22,6 +22,7 @@ from torchshrink.converters import runtimes, tflite_file
 from torchshrink.converters.int8_tflite import consistency, decomposition, ends, matching, mend, partition
 from torchshrink.converters.int8_tflite.matching import Match
 from torchshrink.converters.ranges import Range, Ranges
+from torchshrink.converters.tflite_file import Graph
 from torchshrink.errors import ConversionError
 
 
@@ -48,14 +49,15 @@ def quantize(
 
     model, source, match = tflite_file.read(float_tflite), onnx.load(str(float_onnx)), Match()
     _check_names(source, ranges, float_onnx)
-    weights = matching.weights(model, source, ranges, match)
-    grids = matching.activations(model, float_tflite, source, ranges, match)
-    grids |= decomposition.calibrate(model, float_tflite, source, grids, match, samples)
-    floating = partition.floating(model, weights, grids)
-    _note(model, grids, floating, match)
+    graph = Graph(model)
+    weights = matching.weights(graph, source, ranges, match)
+    grids = matching.activations(graph, float_tflite, source, ranges, match)
+    grids |= decomposition.calibrate(graph, float_tflite, source, grids, match, samples)
+    floating = partition.floating(graph, weights, grids)
+    _note(graph, grids, floating, match)
     if not match.quantized:
         raise ConversionError(f"no operation of {float_onnx.name} could be quantized: none of its tensors has a range")
-    recipe, statistics = _recipe(model, grids, floating), _statistics(model, weights | grids)
+    recipe, statistics = _recipe(graph, grids, floating), _statistics(graph, weights | grids)
     ends.guard(model)
     try:
         with runtimes.silent_stderr(), warnings.catch_warnings():
@@ -65,8 +67,7 @@ def quantize(
     except (ValueError, RuntimeError, KeyError) as error:
         raise ConversionError(f"ai-edge-quantizer refused {float_tflite.name}: {error}") from error
     quantized = tflite_file.parse(bytes(content), target.name)
-    names = [tflite_file.tensor_name(tensor) for tensor in model.subgraphs[0].tensors]
-    learned = {names[index]: grid for index, grid in grids.items()}
+    learned = {graph.name(index): grid for index, grid in grids.items()}
     ends.unguard(quantized)
     ends.quantize(quantized, learned)
     mend.absorb(quantized)
@@ -89,28 +90,26 @@ def _check_names(source: onnx.ModelProto, ranges: Ranges, path: Path) -> None:
         )
 
 
-def _note(model: Any, grids: Mapping[int, Range], floating: Sequence[Any], match: Match) -> None:
+def _note(graph: Graph, grids: Mapping[int, Range], floating: Sequence[Any], match: Match) -> None:
     """Write down which activations are int8 and which stay float."""
-    graph = model.subgraphs[0]
     kept = {id(operator) for operator in floating}
     integer = {i for op in graph.operators if id(op) not in kept for i in (*op.inputs, *op.outputs)}
-    for index in sorted(matching.computed(model)):
+    for index in sorted(matching.computed(graph)):
         is_quantized = index in grids and (index in integer or index in (*graph.inputs, *graph.outputs))
-        (match.quantized if is_quantized else match.floating).append(tflite_file.tensor_name(graph.tensors[index]))
+        (match.quantized if is_quantized else match.floating).append(graph.name(index))
 
 
-def _recipe(model: Any, grids: Mapping[int, Range], floating: Sequence[Any]) -> list[dict[str, Any]]:
+def _recipe(graph: Graph, grids: Mapping[int, Range], floating: Sequence[Any]) -> list[dict[str, Any]]:
     """Return ai-edge-quantizer's recipe: everything static int8 but the operators that stay float."""
     from ai_edge_quantizer import recipe
 
     entries: list[dict[str, Any]] = recipe.static_wi8_ai8()
-    graph = model.subgraphs[0]
     if floating:
-        scopes = ("".join(tflite_file.tensor_name(graph.tensors[i]) + ";" for i in op.outputs) for op in floating)
+        scopes = ("".join(f"{graph.name(index)};" for index in op.outputs) for op in floating)
         entries.append(_left_alone(f"^(?:{'|'.join(map(re.escape, scopes))})$", "*"))
     # All ends of a model are quantized, or none; `ends.quantize` then does those that have a range.
     for kind, indices in (("INPUT", graph.inputs), ("OUTPUT", graph.outputs)):
-        if any(index not in grids and graph.tensors[index].type == 0 for index in indices):
+        if any(index not in grids and graph.is_float(index) for index in indices):
             entries.append(_left_alone(".*", kind))
     return entries
 
@@ -119,14 +118,13 @@ def _left_alone(scope: str, operation: str) -> dict[str, Any]:
     return {"regex": scope, "operation": operation, "algorithm_key": "no_quantize", "op_config": {}}
 
 
-def _statistics(model: Any, grids: Mapping[int, Range]) -> dict[str, dict[str, NDArray[np.float64]]]:
+def _statistics(graph: Graph, grids: Mapping[int, Range]) -> dict[str, dict[str, NDArray[np.float64]]]:
     """Return least and greatest value as ai-edge-quantizer wants them: of as many dimensions as the tensor."""
     found = {}
     for index, range_ in grids.items():
-        tensor = model.subgraphs[0].tensors[index]
-        shape = [1] * len(tensor.shape)
+        shape = [1] * len(graph.tensors[index].shape)
         if range_.axis is not None:
             shape[range_.axis] = -1
         low, high = range_.limits
-        found[tflite_file.tensor_name(tensor)] = {"min": low.reshape(shape), "max": high.reshape(shape)}
+        found[graph.name(index)] = {"min": low.reshape(shape), "max": high.reshape(shape)}
     return found

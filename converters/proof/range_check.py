@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from torchshrink.converters import onnx_file, qdq, tflite_file, tflite_ops
+from torchshrink.converters import onnx_file, qdq, tflite_file
 from torchshrink.converters.onnx_file import load
 from torchshrink.converters.proof import scales
 from torchshrink.converters.proof.scales import Scale
 from torchshrink.converters.ranges import Range, Ranges
+from torchshrink.converters.tflite_file import Graph
 
 
 def compare(path: Path, ranges: Ranges) -> list[Scale]:
@@ -51,16 +52,13 @@ def _in_onnx(path: Path) -> Iterator[tuple[str, Range]]:
 
 
 def _in_tflite(path: Path) -> Iterator[tuple[str, Range]]:
-    model = tflite_file.read(path)
-    graph = model.subgraphs[0]
+    graph = Graph(tflite_file.read(path))
     for index, tensor in enumerate(graph.tensors):
-        range_ = tflite_file.quantization(model, tensor)
-        readers = {tflite_file.op_name(model, each) for each in graph.operators if index in list(each.inputs)}
-        is_constant = tensor.sparsity is not None or tflite_file.constant(model, tensor) is not None
-        is_used = bool(readers) or index in list(graph.outputs)
-        if range_ is None or tensor.type in scales.BIAS_TYPES or not is_used:
+        range_, readers, is_output = graph.grid(index), graph.readers(index), index in graph.outputs
+        if range_ is None or tensor.type in scales.BIAS_TYPES or not (readers or is_output):
             continue
         # A kernel's own grid, from which a QUANTIZE leads to the learned one, and constants on the grid of a result.
-        is_imposed = readers == {"QUANTIZE"} and index not in list(graph.outputs)
-        if not is_imposed and not (is_constant and readers and readers <= tflite_ops.ROUNDED_CONSTANTS):
-            yield tflite_file.tensor_name(tensor), range_
+        is_imposed = not is_output and {graph.kind(reader) for reader in readers} == {"QUANTIZE"}
+        is_constant = tensor.sparsity is not None or graph.constant(index) is not None
+        if not is_imposed and not (is_constant and readers and scales.has_grid_of_result(graph, index)):
+            yield graph.name(index), range_

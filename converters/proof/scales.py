@@ -11,9 +11,12 @@ import onnx
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
-from torchshrink.converters import onnx_file, qdq, runtimes, sparse, tflite_file, tflite_ops
+from torchshrink.converters import onnx_file, qdq, runtimes, sparse, tflite_file
+from torchshrink.converters.correspondence import distances, origins
 from torchshrink.converters.onnx_file import load
 from torchshrink.converters.ranges import Range
+from torchshrink.converters.tflite_file import Graph
+from torchshrink.converters.tflite_ops import row
 from torchshrink.model.signature import Inputs, first
 
 BIAS_TYPES = (schema.TensorType.INT32, schema.TensorType.INT64)
@@ -73,11 +76,11 @@ def compare(path: Path, graph: onnx.ModelProto, sample: Inputs) -> list[Scale]:
     batch = graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
     entry = [value.numpy() for value in first(sample, batch)]
     trained = _in_onnx(graph, entry)
-    shipped = _in_tflite(path, entry) if path.suffix == ".tflite" else dict(enumerate(_in_onnx(load(path), entry)))
+    file = Graph(tflite_file.read(path)) if path.suffix == ".tflite" else None
+    shipped = dict(enumerate(_in_onnx(load(path), entry))) if file is None else _in_tflite(file, path, entry)
     sources = {index: source for index, held in shipped.items() if (source := _nearest(held, trained)) is not None}
-    if path.suffix == ".tflite":
-        added = tflite_ops.origins(tflite_file.read(path), sources)
-        sources |= {index: sources[origin] for index, origin in added.items()}
+    if file is not None:
+        sources |= {index: sources[origin] for index, origin in origins(file, sources).items()}
     rows = []
     for index, held in shipped.items():
         source = sources.get(index)
@@ -86,18 +89,18 @@ def compare(path: Path, graph: onnx.ModelProto, sample: Inputs) -> list[Scale]:
     return rows
 
 
-def _in_tflite(path: Path, entry: runtimes.Sample) -> dict[int, _Held]:
+def _in_tflite(graph: Graph, path: Path, entry: runtimes.Sample) -> dict[int, _Held]:
     """Return the weights and activations of a TFLite file by the index of the tensor."""
-    model = tflite_file.read(path)
     computed = runtimes.tflite_values(path, entry)
     found = {}
-    for index, tensor in enumerate(model.subgraphs[0].tensors):
-        name, range_ = tflite_file.tensor_name(tensor), tflite_file.quantization(model, tensor)
+    for index, tensor in enumerate(graph.tensors):
+        name, range_, codes = graph.name(index), graph.grid(index), graph.constant(index)
         if range_ is None or tensor.type in BIAS_TYPES:
             continue
-        if _is_rounded(model, index):
+        if codes is not None and has_grid_of_result(graph, index):
             continue
-        codes = sparse.decode(model, tensor) if tensor.sparsity is not None else tflite_file.constant(model, tensor)
+        if tensor.sparsity is not None:
+            codes = sparse.decode(graph.model, tensor)
         if codes is not None:
             found[index] = _Held(name, range_, qdq.dequantize(codes, range_), True)
         elif index in computed and range_.axis is None:
@@ -105,12 +108,9 @@ def _in_tflite(path: Path, entry: runtimes.Sample) -> dict[int, _Held]:
     return found
 
 
-def _is_rounded(model: Any, index: int) -> bool:
-    """Return whether a tensor is a constant that has the grid of what it is put into, such as the value of a PADV2."""
-    graph = model.subgraphs[0]
-    readers = [tflite_file.op_name(model, each) for each in graph.operators if index in list(each.inputs)]
-    is_constant = tflite_file.constant(model, graph.tensors[index]) is not None
-    return is_constant and set(readers) <= tflite_ops.ROUNDED_CONSTANTS
+def has_grid_of_result(graph: Graph, index: int) -> bool:
+    """Return whether a constant is only put into results, such as the value of a PADV2, and is on their grid."""
+    return all(row(graph.kind(reader)).grid == "output" for reader in graph.readers(index))
 
 
 def _in_onnx(model: onnx.ModelProto, entry: runtimes.Sample) -> list[_Held]:
@@ -147,11 +147,10 @@ def grids(model: onnx.ModelProto) -> dict[tuple[str, Range], str]:
 
 def _nearest(held: _Held, candidates: list[_Held]) -> _Held | None:
     """Return the candidate whose sorted values are nearest, when they are no further than a few quantization steps."""
-    values = np.sort(held.values.ravel())
-    distances = [
-        (float(np.abs(np.sort(candidate.values.ravel()) - values).mean()), candidate)
-        for candidate in candidates
-        if candidate.is_constant == held.is_constant and candidate.values.size == values.size
+    likely = [
+        each for each in candidates if each.is_constant == held.is_constant and each.values.size == held.values.size
     ]
-    distance, best = min(distances, key=lambda item: item[0], default=(np.inf, None))
-    return best if distance <= 2 * max(held.range_.scale) else None
+    flat = {place: np.sort(each.values, axis=None) for place, each in enumerate(likely)}
+    found = distances(np.sort(held.values, axis=None), flat, np.mean)
+    best = min(found, key=found.__getitem__, default=None)
+    return likely[best] if best is not None and found[best] <= 2 * max(held.range_.scale) else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from torchshrink import quantize
 from torchshrink.converters import onnx_file, runtimes, tflite_file
+from torchshrink.converters.correspondence import nearest
+from torchshrink.converters.tflite_file import Graph
 from torchshrink.model.signature import Inputs, as_tuple
 
 # Operations that a converter may fuse into the next one, so that their own output exists nowhere.
@@ -86,8 +88,8 @@ def of_onnx(model: onnx.ModelProto, sample: Sequence[NDArray[Any]], is_int8: boo
         tensor = _unquantized(name, producers)
         operation = producers[tensor].op_type if tensor in producers else INPUT
         allowed = _STEPS_ALLOWED * float(arrays[node.input[1]].ravel()[0]) if is_int8 else _share(values[name])
-        parents = _nearest(node.input, set(known), lambda key: producers[key].input if key in producers else ())
-        steps.append(Step(name, operation, tensor, values[name], allowed, parents))
+        parents = nearest(node.input, known, lambda key: producers[key].input if key in producers else ())
+        steps.append(Step(name, operation, tensor, values[name], allowed, frozenset(parents)))
     return steps
 
 
@@ -98,18 +100,15 @@ def of_tflite(path: Path, sample: Sequence[NDArray[Any]]) -> list[Step]:
         path: The file.
         sample: ``[1, C, *size]`` for each input.
     """
-    model = tflite_file.read(path)
-    graph = model.subgraphs[0]
+    graph = Graph(tflite_file.read(path))
     producers = {int(index): operator for operator in graph.operators for index in operator.outputs}
     values = runtimes.tflite_values(path, sample)
     steps = []
     for index in [*(values.keys() - producers.keys()), *(each for each in producers if each in values)]:
-        if index in producers:
-            operation = tflite_file.op_name(model, producers[index])
-        else:
-            operation = INPUT if index in list(graph.inputs) else CONSTANT
-        inputs = producers[index].inputs if index in producers else ()
-        parents = {str(each) for each in inputs if each in producers or each in list(graph.inputs)}
+        producer = producers.get(index)
+        source = INPUT if index in graph.inputs else CONSTANT
+        operation, inputs = (source, ()) if producer is None else (graph.kind(producer), producer.inputs)
+        parents = {str(each) for each in inputs if each in producers or each in graph.inputs}
         value = values[index]
         steps.append(Step(str(index), operation, value.name, value.values, 0.0, frozenset(parents)))
     return steps
@@ -120,19 +119,6 @@ def _unquantized(name: str, producers: dict[str, NodeProto]) -> str:
     while name in producers and producers[name].op_type in (onnx_file.QUANTIZE, onnx_file.DEQUANTIZE):
         name = producers[name].input[0]
     return name
-
-
-def _nearest(names: Iterable[str], known: set[str], inputs: Callable[[str], Iterable[str]]) -> frozenset[str]:
-    """Return the first of ``known`` on every way back from ``names``."""
-    found, seen, waiting = set(), set(), list(names)
-    while waiting:
-        name = waiting.pop()
-        if name in known:
-            found.add(name)
-        elif name not in seen:
-            seen.add(name)
-            waiting.extend(inputs(name))
-    return frozenset(found)
 
 
 def _share(values: NDArray[Any]) -> float:
@@ -169,7 +155,7 @@ class _Recorder(torch.fx.Interpreter):
     def _keep(self, node: torch.fx.Node, source: torch.fx.Node, values: NDArray[Any], allowed: float) -> None:
         nodes = {each.name: each for each in node.graph.nodes}
         inputs = [each.name for each in node.all_input_nodes]
-        parents = _nearest(inputs, set(self._kept), lambda name: [each.name for each in nodes[name].all_input_nodes])
+        parents = nearest(inputs, self._kept, lambda name: [each.name for each in nodes[name].all_input_nodes])
         operation = INPUT if source.op == "placeholder" else str(source.target)
         self._kept[node.name] = source.name
-        self.steps.append(Step(node.name, operation, source.name, values, allowed, parents))
+        self.steps.append(Step(node.name, operation, source.name, values, allowed, frozenset(parents)))

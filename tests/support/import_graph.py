@@ -17,9 +17,9 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "sensitivity", "pipeline", "search",
     ),
     "converters": (
-        "onnx_file", "ranges", "runtimes", "qdq", "tflite_file", "foreign", "half", "sparse", "targets", "tflite_ops",
-        "contents", "anatomy", "export", "float_tflite", "int8_tflite", "proof", "tflite", "__init__", "sizes",
-        "bridge",
+        "onnx_file", "ranges", "runtimes", "qdq", "tflite_file", "tflite_ops", "correspondence", "foreign", "half",
+        "sparse", "targets", "contents", "anatomy", "export", "float_tflite", "int8_tflite", "proof", "tflite",
+        "__init__", "sizes", "bridge",
     ),
     "cli": (
         "console", "options", "doctor", "predict", "train", "convert", "run", "report", "search", "file_inspection",

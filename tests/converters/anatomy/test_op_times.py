@@ -11,6 +11,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from torchshrink.converters import tflite_file
 from torchshrink.converters.anatomy import kernels, op_times, tflite_operations
+from torchshrink.converters.tflite_file import Graph
 from torchshrink.errors import ModelError
 
 FLOAT32, INT8 = schema.TensorType.FLOAT32, schema.TensorType.INT8
@@ -31,7 +32,7 @@ def test_an_operator_alone_computes_the_same(unet2d: Any, interpreter: Any, tmp_
         tflite_file.write(op_times.alone(model, position), path)
         single = interpreter(path)
         sources = [index for index in operator.inputs if index >= 0]
-        computed = [index for index in sources if index not in tflite_operations.constant_tensors(model)]
+        computed = [index for index in sources if index not in tflite_operations.constant_tensors(Graph(model))]
         for detail, index in zip(single.get_input_details(), computed, strict=True):
             single.set_tensor(detail["index"], whole.get_tensor(index))
         single.invoke()
@@ -81,7 +82,8 @@ def test_operators_that_differ_are_timed_apart(tflite_builder: Any, tmp_path: Pa
     inputs = [entry, small] if difference == "shape" else [entry]
     model = tflite_builder.finish(inputs, [second])
     tflite_file.write(model, path)
-    graph, constants = model.subgraphs[0], tflite_operations.constant_tensors(model)
+    graph = Graph(model)
+    constants = tflite_operations.constant_tensors(graph)
     keys = {op_times._key(graph, operator, constants) for operator in graph.operators}
     assert len(keys) == 2
 
