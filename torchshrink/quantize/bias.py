@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from torchshrink.quantize.quantizer import CONVOLUTIONS, TRANSPOSED
+from torchshrink.quantize.operators import role
 
-_WEIGHTED = CONVOLUTIONS | TRANSPOSED | {torch.ops.aten.linear.default}
 _INT32 = 2**31 - 1
 
 
@@ -22,7 +21,7 @@ def round_biases(graph: GraphModule) -> None:
     Source: https://ai.google.dev/edge/litert/models/quantization_spec, "CONV_2D ... Bias".
     """
     for node in graph.graph.nodes:
-        if node.target not in _WEIGHTED or len(node.args) < 3 or not isinstance(node.args[2], Node):
+        if role(node) != "weighted" or len(node.args) < 3 or not isinstance(node.args[2], Node):
             continue
         source, weight, bias = node.args[:3]
         if not (_is_dequantize(source) and _is_dequantize(weight)) or bias.op != "get_attr":
