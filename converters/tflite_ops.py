@@ -138,7 +138,7 @@ OPERATORS: dict[str, Op] = {
     # one tensor, value by value
     "EXP": Op(int8=True, micro=True),
     "LOG": Op(int8=True, micro=True),
-    "ABS": Op(int8=True, xnnpack=True, micro=True),
+    "ABS": Op("own", int8=True, xnnpack=True, micro=True),
     "NEG": Op(xnnpack=True, micro=True),
     "SQRT": Op(xnnpack=True, micro=True),
     "RSQRT": Op(micro=True, edge_tpu=True),
@@ -168,7 +168,7 @@ OPERATORS: dict[str, Op] = {
     "REAL": Op(int8=False),
     # only moved or chosen
     "MAX_POOL_2D": _everywhere(_moves()),
-    "REDUCE_MAX": Op(int8=True, micro=True, edge_tpu=True),
+    "REDUCE_MAX": _moves(int8=True, micro=True, edge_tpu=True),
     "REDUCE_MIN": _moves(int8=True, edge_tpu=True),
     "RESHAPE": _everywhere(_moves()),
     "TRANSPOSE": _everywhere(_moves()),

@@ -1,13 +1,14 @@
-"""Which tensors hold the values of others, on graphs of a few operators."""
+"""Which tensors hold the values of others, and which are the nearest, on graphs of a few operators."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 
-from torchshrink.converters.correspondence import origins
+from torchshrink.converters.correspondence import distances, nearest, origins
 from torchshrink.converters.tflite_file import Graph
 
 FLOAT32 = schema.TensorType.FLOAT32
@@ -51,3 +52,31 @@ def test_parts_of_a_concatenation(tflite_builder: Any) -> None:
     graph = Graph(tflite_builder.finish([first, second], [whole]))
     assert origins(graph, [whole]) == {first: whole, second: whole}
     assert origins(graph, [first]) == {}
+
+
+# --- walking back ---
+
+BEFORE = {"f": ["d", "e"], "d": ["b"], "e": ["b", "c"], "b": ["a"], "c": ["a"]}
+
+
+@pytest.mark.parametrize(
+    ("starts", "known", "expected"),
+    [
+        (["d", "e"], {"a"}, ["a"]),  # found once, though four ways lead there
+        (["d", "e"], {"b", "a"}, ["b", "a"]),  # one way is cut at b, another goes on to a
+        (["d", "e"], {"c", "d"}, ["d", "c"]),  # a start counts; the closest first
+        (["d", "e"], set(), []),
+    ],
+)
+def test_the_nearest_known_ones(starts: list[str], known: set[str], expected: list[str]) -> None:
+    assert nearest(starts, known, lambda name: BEFORE.get(name, [])) == expected
+
+
+# --- values ---
+
+
+def test_distances_are_of_candidates_of_the_same_shape() -> None:
+    values = np.float32([1, 2, 4])
+    candidates = {"near": np.float32([1, 2, 5]), "far": np.float32([4, 2, 4]), "other": np.float32([1, 2])}
+    assert distances(values, candidates, np.max) == {"near": 1, "far": 3}
+    assert distances(values, candidates, np.mean) == pytest.approx({"near": 1 / 3, "far": 1})

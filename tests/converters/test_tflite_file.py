@@ -12,6 +12,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from torchshrink.converters import tflite_file
 from torchshrink.converters.ranges import Range
+from torchshrink.converters.tflite_file import Graph
 from torchshrink.errors import ModelError
 
 FLOAT32, INT8, INT32 = schema.TensorType.FLOAT32, schema.TensorType.INT8, schema.TensorType.INT32
@@ -121,3 +122,35 @@ def test_equal_vectors_are_stored_once(tflite_builder: Any) -> None:
     assert 2 * 4096 < len(packed) - size < 2 * 4096 + 200
     read = tflite_file.parse(packed, "packed")
     assert [bytes(buffer.data)[:1] for buffer in read.buffers[-3:]] == [b"\3", b"\3", b"\4"]
+
+
+def _chain(builder: Any) -> tuple[Graph, list[int]]:
+    """``a -> RELU -> b -> RELU -> c``, and ``b`` once more to ``d``; c and d are outputs of the model."""
+    tensors = [builder.tensor(name, (4,), FLOAT32) for name in "abcd"]
+    for source, target in ((0, 1), (1, 2), (1, 3)):
+        builder.operator(schema.BuiltinOperator.RELU, [tensors[source]], [tensors[target]])
+    return Graph(builder.finish(tensors[:1], tensors[2:])), tensors
+
+
+def test_neighbours_in_a_graph(tflite_builder: Any) -> None:
+    graph, (first, middle, *last) = _chain(tflite_builder)
+    assert graph.producer(first) is None
+    assert graph.producer(middle) is graph.operators[0]
+    assert graph.readers(middle) == graph.operators[1:]
+    assert (graph.inputs, graph.outputs, graph.name(middle)) == ([first], last, "b")
+
+
+def test_a_copy_in_another_place(tflite_builder: Any) -> None:
+    """What a graph changes is in its model; the tensor that was copied stays as it was."""
+    graph, (_, _, last, other) = _chain(tflite_builder)
+    signature, entry = schema.SignatureDefT(), schema.TensorMapT()
+    entry.tensorIndex, signature.inputs, signature.outputs = last, [], [entry]
+    graph.model.signatureDefs = [signature]
+    codes = graph.add_copy(last, "codes")
+    graph.make_int8(codes, Range((0.5,), (3,)))
+    graph.operators.append(graph.step("QUANTIZE", last, codes))
+    graph.replace_end("outputs", last, codes)
+    again = Graph(graph.model)
+    assert (again.outputs, entry.tensorIndex) == ([codes, other], codes)
+    assert (again.grid(codes), again.grid(last)) == (Range((0.5,), (3,)), None)
+    assert (again.is_int8(codes), again.is_float(last), again.kind(again.operators[-1])) == (True, True, "QUANTIZE")
