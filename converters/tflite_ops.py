@@ -34,7 +34,7 @@ class Op:
         int8: Whether LiteRT has a kernel of its own for int8 tensors.
         xnnpack: Whether XNNPACK takes it over in float.
         xnnpack_int8: Whether XNNPACK takes it over in int8.
-        micro: Whether LiteRT for Microcontrollers has it.
+        micro: Whether LiteRT for Microcontrollers has it, if only in float.
         edge_tpu: Whether the Edge TPU has it.
     """
 
@@ -105,7 +105,7 @@ _UNIT, _SIGNED_UNIT = Range((1 / 256,), (-128,)), Range((1 / 128,), (0,))
 # be swapped. Averages and bilinear resizing, of the third list, are on the grid of their input and yet new values: a
 # range seen after them says too little about what is before.
 #
-# Sources: LiteRT 2.1's kernels (grid, MACs, int8; tests ask LiteRT again); the README of its XNNPACK delegate; TFLite
+# Sources: LiteRT 2.1's kernels (grid, MACs, int8; tests ask LiteRT of many); the README of its XNNPACK delegate; TFLite
 # Micro's python_ops_resolver.cc; "TensorFlow models on the Edge TPU", coral.ai/docs/edgetpu/models-intro, table 1. Only
 # the last is complete: what the others do not name may still be there, as a batched product was seen to be in XNNPACK.
 OPERATORS: dict[str, Op] = {
