@@ -75,6 +75,15 @@ def replace_initializers(model: onnx.ModelProto, arrays: dict[str, NDArray[Any]]
     model.graph.initializer.extend(kept + [item for item in added if item.name in used])
 
 
+def rename(model: onnx.ModelProto, names: dict[str, str]) -> None:
+    """Give tensors of a graph new names, wherever they are named; initializers keep theirs."""
+    for item in (*model.graph.input, *model.graph.output):
+        item.name = names.get(item.name, item.name)
+    for node in model.graph.node:
+        for side in (node.input, node.output):
+            side[:] = [names.get(name, name) for name in side]
+
+
 def add_kernel_shapes(model: onnx.ModelProto) -> None:
     """Write down every convolution's kernel shape, which is optional in ONNX and which onnx2tf looks up."""
     shapes = {name: array.shape for name, array in constants(model).items()}

@@ -107,17 +107,17 @@ def onnx_values(model: onnx.ModelProto, names: set[str], sample: Sample) -> dict
     return values | {name: value for name, value in entry.items() if name in names}
 
 
-def tflite_values(path: Path, sample: Sample) -> dict[int, TensorValue]:
-    """Return the float and int8 tensors of a TFLite file by tensor index, for inputs in PyTorch's layout.
+def tflite_values(model: Path | bytes, sample: Sample) -> dict[int, TensorValue]:
+    """Return the float and int8 tensors of a TFLite file, or of its content, by tensor index.
 
-    Delegates keep their intermediate tensors to themselves, so this runs without any.
+    Inputs are in PyTorch's layout. Delegates keep their intermediate tensors to themselves, so this runs without any.
     """
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it is meant for looking inside, and that is what is done here
         interpreter = Interpreter(
-            str(path),
+            **({"model_path": str(model)} if isinstance(model, Path) else {"model_content": model}),
             experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
             experimental_preserve_all_tensors=True,
             num_threads=1,
