@@ -153,14 +153,9 @@ def float_files(onnx_paths: Sequence[Path], keras: bool = False) -> Iterator[lis
         folders = [Path(root, str(index)) for index in range(len(sources))]
         passes = [_prepare(source, folder) for source, folder in zip(sources, folders, strict=True)]
         files = [FloatFiles(folder / "out" / "model_float32.tflite", folder / "out") for folder in folders]
-        _run(folders, keras, onnx_paths)
+        _run(Path(root), folders, keras, onnx_paths)
         for path, source, item, steps in zip(onnx_paths, sources, files, passes, strict=True):
-            model = tflite_file.read(item.fp32)
-            for step in reversed(steps):
-                step.after(model)
-            _check_operators(model)
-            layout.settle(model, source, path.name)
-            tflite_file.write(model, item.fp32)
+            _finish(item.fp32, steps, source, path.name)
         yield files
 
 
@@ -174,6 +169,16 @@ def _prepare(source: onnx.ModelProto, folder: Path) -> list[Pass]:
     return steps
 
 
+def _finish(path: Path, steps: Sequence[Pass], source: onnx.ModelProto, name: str) -> None:
+    """Let the passes undo what they did, and hold the file against the graph that it was made from."""
+    model = tflite_file.read(path)
+    for step in reversed(steps):
+        step.after(model)
+    _check_operators(model)
+    layout.settle(model, source, name)
+    tflite_file.write(model, path)
+
+
 def _check_operators(model: Any) -> None:
     """Refuse a file with operators that only TensorFlow itself has."""
     foreign = sorted({tflite_file.custom_name(code) for code in model.operatorCodes} - {""})
@@ -182,9 +187,9 @@ def _check_operators(model: Any) -> None:
         raise UnsupportedOpError(f"LiteRT has no operator {named}: replace the operation that needs it in the model")
 
 
-def _run(folders: list[Path], keras: bool, onnx_paths: Sequence[Path]) -> None:
+def _run(root: Path, folders: Sequence[Path], keras: bool, onnx_paths: Sequence[Path]) -> None:
     """Let onnx2tf write the folder ``out`` beside each ``model.onnx``; errors call these by the names of the paths."""
-    root, outputs = folders[0].parent, [folder / "out" for folder in folders]
+    outputs = [folder / "out" for folder in folders]
     # Where onnx2tf looks for images to try a model of 3 channels with, before it downloads some.
     images = np.random.default_rng(0).random((20, 128, 128, 3), np.float32)
     np.save(root / "calibration_image_sample_data_20x128x128x3_float32.npy", images)
