@@ -96,11 +96,17 @@ def add_kernel_shapes(model: onnx.ModelProto) -> None:
             node.attribute.append(helper.make_attribute("kernel_shape", list(shapes[node.input[1]][2:])))
 
 
-def random_inputs(model: onnx.ModelProto, seed: int = 0) -> list[NDArray[np.float32]]:
-    """Return a standard normal array for every input of a graph that has no default value."""
-    numbers = np.random.default_rng(seed)
-    shapes = [item.type.tensor_type.shape.dim for item in inputs(model)]
-    return [numbers.standard_normal([side.dim_value or 1 for side in shape]).astype(np.float32) for shape in shapes]
+def random_inputs(model: onnx.ModelProto, seed: int = 0) -> list[NDArray[Any]]:
+    """Return an array for every input of a graph that has no default value: standard normal numbers.
+
+    Integers are indices or sizes, for which only 0 is safe. A free dimension is 1.
+    """
+    numbers, arrays = np.random.default_rng(seed), []
+    for kind in (item.type.tensor_type for item in inputs(model)):
+        shape, dtype = [side.dim_value or 1 for side in kind.shape.dim], helper.tensor_dtype_to_np_dtype(kind.elem_type)
+        is_float = np.issubdtype(dtype, np.floating)
+        arrays.append(numbers.standard_normal(shape).astype(dtype) if is_float else np.zeros(shape, dtype))
+    return arrays
 
 
 def inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
