@@ -11,14 +11,15 @@ format"); https://xilinx.github.io/brevitas/user_guide/export.html ("QCDQ").
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir
 from numpy.typing import NDArray
-from onnx import NodeProto, helper, numpy_helper, shape_inference
+from onnx import NodeProto, helper, shape_inference
+from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from torchshrink.converters import onnx_file, qdq
 from torchshrink.converters.onnx_file import DEQUANTIZE, QUANTIZE, attribute, constants, replace_initializers
@@ -46,9 +47,8 @@ def normalise(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     Raises:
         ConversionError: When its form of quantization has no counterpart in TFLite.
     """
-    model = copy.deepcopy(model)
+    model = _with_stored_constants(model)
     _refuse(model, name)
-    _store_constants(model)
     _drop_identities(model)
     _fix_shapes(model, name)
     if qdq.is_quantized(model):
@@ -91,17 +91,10 @@ def _refuse(model: onnx.ModelProto, name: str) -> None:
             )
 
 
-def _store_constants(model: onnx.ModelProto) -> None:
-    """Write Constant nodes as initializers."""
-    for node in [each for each in model.graph.node if each.op_type == "Constant"]:
-        (item,) = node.attribute
-        value = helper.get_attribute_value(item)
-        if isinstance(value, onnx.TensorProto):
-            array = numpy_helper.to_array(value)
-        else:
-            array = np.asarray(value, np.float32 if "float" in item.name else np.int64)
-        model.graph.initializer.append(numpy_helper.from_array(array, node.output[0]))
-        model.graph.node.remove(node)
+def _with_stored_constants(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy with Constant nodes written as initializers."""
+    store = LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)
+    return onnx_ir.to_proto(store(onnx_ir.from_proto(model)).model)
 
 
 def _drop_identities(model: onnx.ModelProto) -> None:
