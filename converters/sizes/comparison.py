@@ -17,7 +17,7 @@ from torchshrink.converters.sizes.parts import Parts
 from torchshrink.files import atomic
 from torchshrink.model.signature import first
 from torchshrink.quantize import is_quantized
-from torchshrink.quantize.quiet import quiet
+from torchshrink.quiet import quiet
 
 
 @dataclass(frozen=True)
