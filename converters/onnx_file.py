@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,6 @@ def save(model: onnx.ModelProto, path: Path, metadata: dict[str, Any] | None = N
     onnx.checker.check_model(model)
     with atomic(path) as temporary:
         onnx.save(model, str(temporary))
-
-
-def get_metadata(path: Path) -> dict[str, Any]:
-    """Return the JSON that `to_onnx` stored in a file; empty when there is none."""
-    properties = {item.key: item.value for item in load(path).metadata_props}
-    content: dict[str, Any] = json.loads(properties.get(METADATA_KEY, "{}"))
-    return content
 
 
 def load(path: Path) -> onnx.ModelProto:
@@ -73,6 +67,22 @@ def replace_initializers(model: onnx.ModelProto, arrays: dict[str, NDArray[Any]]
     added = [numpy_helper.from_array(np.array(value, order="C"), name) for name, value in arrays.items()]
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept + [item for item in added if item.name in used])
+
+
+def producers(model: onnx.ModelProto) -> dict[str, NodeProto]:
+    """Return the node that makes each tensor."""
+    return {name: node for node in model.graph.node for name in node.output}
+
+
+def replace_nodes(
+    model: onnx.ModelProto, nodes: Sequence[NodeProto], arrays: dict[str, NDArray[Any]] | None = None
+) -> None:
+    """Let a graph consist of those of ``nodes`` whose results are read; ``arrays`` as `replace_initializers`."""
+    read = {name for node in nodes for name in node.input} | {item.name for item in model.graph.output}
+    kept = [node for node in nodes if read & set(node.output)]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    replace_initializers(model, arrays or {})
 
 
 def rename(model: onnx.ModelProto, names: dict[str, str]) -> None:
