@@ -9,6 +9,8 @@ import onnx_ir
 from onnx import ModelProto, helper
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from torchshrink.quiet import quiet
+
 _OPSET_OF_GELU = 20
 _GELU = {"half": 0.5, "one": 1.0, "root": math.sqrt(2), "reciprocal": math.sqrt(0.5), "cube": 3.0,
          "cubic": 0.044715, "slope": math.sqrt(2 / math.pi)}  # fmt: skip
@@ -22,7 +24,8 @@ def fold_constants(model: ModelProto) -> ModelProto:
     from onnxscript.optimizer import fold_constants_ir
 
     graph = onnx_ir.from_proto(model)
-    folded = fold_constants_ir(graph, output_size_limit=2**30, should_fold=lambda _: True)
+    with quiet():  # it warns of what it leaves, such as operations with several outputs
+        folded = fold_constants_ir(graph, output_size_limit=2**30, should_fold=lambda _: True)
     return onnx_ir.to_proto(graph) if folded.modified else model
 
 

@@ -112,6 +112,20 @@ def test_inputs_with_default_values_are_not_folded(onnx_model: Any) -> None:
     assert kinds(forms.fold_constants(model)) == ["Mul"]
 
 
+def test_what_is_not_folded_is_not_spoken_of(
+    onnx_model: Any, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    nodes = [
+        helper.make_node("Split", ["number"], ["a", "b"], num_outputs=2),
+        helper.make_node("Mul", ["x", "a"], ["m"]),
+        helper.make_node("Mul", ["m", "b"], ["y"]),
+    ]
+    model = onnx_model(nodes, {"x": (1, 3)}, {"y": (1, 3)}, {"number": np.ones((2, 3), np.float32)})
+    assert forms.fold_constants(model) is model
+    assert not caplog.records
+    assert capfd.readouterr() == ("", "")
+
+
 def test_norms_are_roots_of_sums(run_onnx: Callable[..., NDArray[Any]]) -> None:
     model, inputs = Normalized(), torch.randn(1, 8, generator=torch.Generator().manual_seed(0))
     exported = export(model, inputs)
