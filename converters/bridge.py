@@ -139,16 +139,15 @@ class _Job:
                 kind = "int8" if precision == "int8" else "float"
                 for is_sparse in (False,) if precision == "fp16" else (False, True):
                     path = self._path(precision, "tflite", is_sparse)
-                    known = ranges if precision == "int8" else None
                     result = tflite.write(
                         files[kind],
                         floats[kind],
                         path,
                         precision,
-                        known,
-                        is_sparse,
-                        self._metadata(precision),
-                        [[value.numpy() for value in as_tuple(self.source.example_input)]],
+                        ranges=ranges if precision == "int8" else None,
+                        is_sparse=is_sparse,
+                        metadata=self._metadata(precision),
+                        samples=[[value.numpy() for value in as_tuple(self.source.example_input)]],
                     )
                     if is_sparse and result.sparse_tensors == 0:
                         path.unlink()

@@ -11,17 +11,27 @@ format"); https://xilinx.github.io/brevitas/user_guide/export.html ("QCDQ").
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir
 from numpy.typing import NDArray
-from onnx import NodeProto, helper, numpy_helper, shape_inference
+from onnx import NodeProto, helper, shape_inference
+from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from torchshrink.converters import onnx_file, qdq
-from torchshrink.converters.onnx_file import DEQUANTIZE, QUANTIZE, attribute, constants, replace_initializers
+from torchshrink.converters.onnx_file import (
+    DEQUANTIZE,
+    QUANTIZE,
+    attribute,
+    constants,
+    producers,
+    rename,
+    replace_initializers,
+    replace_nodes,
+)
 from torchshrink.errors import ConversionError
 
 _DYNAMIC = {"DynamicQuantizeLinear", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulIntegerToFloat",
@@ -46,9 +56,8 @@ def normalise(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     Raises:
         ConversionError: When its form of quantization has no counterpart in TFLite.
     """
-    model = copy.deepcopy(model)
+    model = _with_stored_constants(model)
     _refuse(model, name)
-    _store_constants(model)
     _drop_identities(model)
     _fix_shapes(model, name)
     if qdq.is_quantized(model):
@@ -91,17 +100,10 @@ def _refuse(model: onnx.ModelProto, name: str) -> None:
             )
 
 
-def _store_constants(model: onnx.ModelProto) -> None:
-    """Write Constant nodes as initializers."""
-    for node in [each for each in model.graph.node if each.op_type == "Constant"]:
-        (item,) = node.attribute
-        value = helper.get_attribute_value(item)
-        if isinstance(value, onnx.TensorProto):
-            array = numpy_helper.to_array(value)
-        else:
-            array = np.asarray(value, np.float32 if "float" in item.name else np.int64)
-        model.graph.initializer.append(numpy_helper.from_array(array, node.output[0]))
-        model.graph.node.remove(node)
+def _with_stored_constants(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy with Constant nodes written as initializers."""
+    store = LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)
+    return onnx_ir.to_proto(store(onnx_ir.from_proto(model)).model)
 
 
 def _drop_identities(model: onnx.ModelProto) -> None:
@@ -109,9 +111,7 @@ def _drop_identities(model: onnx.ModelProto) -> None:
     last = {item.name for item in model.graph.output}
     for node in [each for each in model.graph.node if each.op_type == "Identity" and each.output[0] not in last]:
         model.graph.node.remove(node)
-        for reader in model.graph.node:
-            for index, each in enumerate(reader.input):
-                reader.input[index] = node.input[0] if each == node.output[0] else each
+        rename(model, {node.output[0]: node.input[0]})
 
 
 def _fix_shapes(model: onnx.ModelProto, name: str) -> None:
@@ -156,10 +156,10 @@ def _store_codes(model: onnx.ModelProto) -> None:
 
 def _unclip(model: onnx.ModelProto, name: str) -> None:
     """Write a clip on codes as what it means: nothing, where it only leaves out -128, or a ReLU before quantizing."""
-    arrays, producers = constants(model), {out: node for node in model.graph.node for out in node.output}
+    arrays, sources = constants(model), producers(model)
     added: dict[str, NDArray[Any]] = {}
     for node in [each for each in model.graph.node if each.op_type == "Clip"]:
-        source = producers.get(node.input[0])
+        source = sources.get(node.input[0])
         codes = arrays.get(node.input[0])
         if codes is None and (source is None or source.op_type != QUANTIZE):
             continue
@@ -180,10 +180,9 @@ def _unclip(model: onnx.ModelProto, name: str) -> None:
             source = helper.make_node(QUANTIZE, [relu.output[0], *source.input[1:]], [node.output[0]], node.name)
             model.graph.node.insert(list(model.graph.node).index(node), source)
         else:
-            _redirect(model, node.output[0], node.input[0])
+            rename(model, {node.output[0]: node.input[0]})
         model.graph.node.remove(node)
-    replace_initializers(model, added)
-    _drop_unread(model)
+    replace_nodes(model, model.graph.node, added)
 
 
 def _bound(node: NodeProto, place: int, arrays: dict[str, NDArray[Any]], default: int) -> int:
@@ -203,12 +202,12 @@ def _code_type(source: NodeProto | None, arrays: dict[str, NDArray[Any]]) -> np.
 
 def _fold_batch_norms(model: onnx.ModelProto) -> None:
     """Multiply a BatchNorm into the scales of the convolution before it: codes stay, or change their sign."""
-    arrays, producers = constants(model), {out: node for node in model.graph.node for out in node.output}
+    arrays, sources = constants(model), producers(model)
     readers = Counter(each for node in model.graph.node for each in node.input)
     added: dict[str, NDArray[Any]] = {}
     for node in [each for each in model.graph.node if each.op_type == "BatchNormalization"]:
-        layer = producers.get(node.input[0])
-        weight = producers.get(layer.input[1]) if layer is not None and layer.op_type in _WEIGHTED else None
+        layer = sources.get(node.input[0])
+        weight = sources.get(layer.input[1]) if layer is not None and layer.op_type in _WEIGHTED else None
         if layer is None or weight is None or weight.op_type != DEQUANTIZE or readers[layer.output[0]] > 1:
             continue
         if weight.input[0] not in arrays or readers[weight.output[0]] > 1 or layer.op_type in ("Gemm", "MatMul"):
@@ -216,14 +215,13 @@ def _fold_batch_norms(model: onnx.ModelProto) -> None:
         gamma, beta, mean, variance = (arrays[each].astype(np.float64) for each in node.input[1:5])
         factor = gamma / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
         _scale_weight(weight, _WEIGHTED[layer.op_type], factor, arrays, added)
-        bias = _real(layer.input[2], arrays, producers) if len(layer.input) > 2 else np.zeros_like(mean)
+        bias = _real(layer.input[2], arrays, sources) if len(layer.input) > 2 else np.zeros_like(mean)
         added[f"{node.output[0]}_bias"] = ((bias - mean) * factor + beta).astype(np.float32)
         del layer.input[2:]
         layer.input.append(f"{node.output[0]}_bias")
         layer.output[0] = node.output[0]
         model.graph.node.remove(node)
-    replace_initializers(model, added)
-    _drop_unread(model)
+    replace_nodes(model, model.graph.node, added)
 
 
 def _scale_weight(
@@ -330,11 +328,11 @@ def _check_weight(codes: NDArray[np.int32], zero: NDArray[np.int32], what: str) 
         )
 
 
-def _real(name: str, arrays: dict[str, NDArray[Any]], producers: dict[str, NodeProto]) -> NDArray[np.float64]:
+def _real(name: str, arrays: dict[str, NDArray[Any]], sources: dict[str, NodeProto]) -> NDArray[np.float64]:
     """Return the values of a constant, or of the DequantizeLinear of one."""
     if name in arrays:
         return arrays[name].astype(np.float64)
-    node = producers[name]
+    node = sources[name]
     codes = arrays[node.input[0]]
     return codes.astype(np.float64) * arrays[node.input[1]].astype(np.float64)
 
@@ -344,19 +342,6 @@ def _replace_codes(node: NodeProto, label: str, axis: int) -> None:
     del node.input[:], node.attribute[:]
     node.input.extend([f"{label}_folded", f"{label}_scale", f"{label}_zero"])
     node.attribute.append(helper.make_attribute("axis", axis))
-
-
-def _redirect(model: onnx.ModelProto, old: str, new: str) -> None:
-    for node in model.graph.node:
-        for index, each in enumerate(node.input):
-            node.input[index] = new if each == old else each
-
-
-def _drop_unread(model: onnx.ModelProto) -> None:
-    """Remove nodes whose results nothing reads any more."""
-    read = {each for node in model.graph.node for each in node.input} | {item.name for item in model.graph.output}
-    for node in [each for each in model.graph.node if not read & set(each.output)]:
-        model.graph.node.remove(node)
 
 
 def _called(node: NodeProto) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,6 @@ def save(model: onnx.ModelProto, path: Path, metadata: dict[str, Any] | None = N
     onnx.checker.check_model(model)
     with atomic(path) as temporary:
         onnx.save(model, str(temporary))
-
-
-def get_metadata(path: Path) -> dict[str, Any]:
-    """Return the JSON that `to_onnx` stored in a file; empty when there is none."""
-    properties = {item.key: item.value for item in load(path).metadata_props}
-    content: dict[str, Any] = json.loads(properties.get(METADATA_KEY, "{}"))
-    return content
 
 
 def load(path: Path) -> onnx.ModelProto:
@@ -75,6 +69,31 @@ def replace_initializers(model: onnx.ModelProto, arrays: dict[str, NDArray[Any]]
     model.graph.initializer.extend(kept + [item for item in added if item.name in used])
 
 
+def producers(model: onnx.ModelProto) -> dict[str, NodeProto]:
+    """Return the node that makes each tensor."""
+    return {name: node for node in model.graph.node for name in node.output}
+
+
+def replace_nodes(
+    model: onnx.ModelProto, nodes: Sequence[NodeProto], arrays: dict[str, NDArray[Any]] | None = None
+) -> None:
+    """Let a graph consist of those of ``nodes`` whose results are read; ``arrays`` as `replace_initializers`."""
+    read = {name for node in nodes for name in node.input} | {item.name for item in model.graph.output}
+    kept = [node for node in nodes if read & set(node.output)]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    replace_initializers(model, arrays or {})
+
+
+def rename(model: onnx.ModelProto, names: dict[str, str]) -> None:
+    """Give tensors of a graph new names, wherever they are named; initializers keep theirs."""
+    for item in (*model.graph.input, *model.graph.output):
+        item.name = names.get(item.name, item.name)
+    for node in model.graph.node:
+        for side in (node.input, node.output):
+            side[:] = [names.get(name, name) for name in side]
+
+
 def add_kernel_shapes(model: onnx.ModelProto) -> None:
     """Write down every convolution's kernel shape, which is optional in ONNX and which onnx2tf looks up."""
     shapes = {name: array.shape for name, array in constants(model).items()}
@@ -87,11 +106,17 @@ def add_kernel_shapes(model: onnx.ModelProto) -> None:
             node.attribute.append(helper.make_attribute("kernel_shape", list(shapes[node.input[1]][2:])))
 
 
-def random_inputs(model: onnx.ModelProto, seed: int = 0) -> list[NDArray[np.float32]]:
-    """Return a standard normal array for every input of a graph that has no default value."""
-    numbers = np.random.default_rng(seed)
-    shapes = [item.type.tensor_type.shape.dim for item in inputs(model)]
-    return [numbers.standard_normal([side.dim_value or 1 for side in shape]).astype(np.float32) for shape in shapes]
+def random_inputs(model: onnx.ModelProto, seed: int = 0) -> list[NDArray[Any]]:
+    """Return an array for every input of a graph that has no default value: standard normal numbers.
+
+    Integers are indices or sizes, for which only 0 is safe. A free dimension is 1.
+    """
+    numbers, arrays = np.random.default_rng(seed), []
+    for kind in (item.type.tensor_type for item in inputs(model)):
+        shape, dtype = [side.dim_value or 1 for side in kind.shape.dim], helper.tensor_dtype_to_np_dtype(kind.elem_type)
+        is_float = np.issubdtype(dtype, np.floating)
+        arrays.append(numbers.standard_normal(shape).astype(dtype) if is_float else np.zeros(shape, dtype))
+    return arrays
 
 
 def inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:

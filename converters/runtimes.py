@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from torchshrink.converters.onnx_file import inputs
 from torchshrink.errors import ConversionError, ModelError
-from torchshrink.runtime import external_data
+from torchshrink.runtime._model_files import dequantize, quantize, to_tflite_layout
+from torchshrink.runtime.onnx_session import open_session
 
 # What a model is run on: the array of its only input, or one for each.
 Sample = NDArray[Any] | Sequence[NDArray[Any]]
@@ -32,56 +33,26 @@ class TensorValue:
     values: NDArray[np.float32]
 
 
-def onnx_session(model: Path | bytes, name: str, optimized: Path | None = None, is_optimized: bool = True) -> Any:
+def onnx_session(model: Path | bytes, name: str, **settings: Any) -> Any:
     """Open a model in ONNX Runtime, in silence.
 
     Args:
         model: The file or its content.
         name: What errors call it.
-        optimized: Where to write the graph as ONNX Runtime will run it.
-        is_optimized: Whether it may change the graph.
+        settings: See `open_session`.
 
     Raises:
         ConversionError: When ONNX Runtime refuses the model.
+        ModelError: When a file keeps weights elsewhere.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if not is_optimized:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if optimized is not None:
-        options.optimized_model_filepath = str(optimized)
-    return _open(str(model) if isinstance(model, Path) else model, name, options)
-
-
-def _open(source: str | bytes, name: str, options: Any) -> Any:
-    import onnxruntime
-
-    if isinstance(source, str):
-        external_data.check(Path(source))
     try:
-        with silent_stderr():  # where it writes its errors too, before it raises them
-            return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        with silent_stderr():
+            return open_session(model, **settings)
+    except ModelError:
+        raise
     except Exception as error:  # its classes have no common base but this
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConversionError(f"{name} does not load in ONNX Runtime: {reason}") from error
-
-
-def save_as_ort(source: Path, target: Path) -> None:
-    """Write an ONNX file as a ``.ort`` file, with the optimizations that hold on every machine.
-
-    Raises:
-        ConversionError: When ONNX Runtime refuses the model.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.optimized_model_filepath = str(target)
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.add_session_config_entry("session.save_model_format", "ORT")
-    _open(str(source), source.name, options)
 
 
 def onnx_values(model: onnx.ModelProto, names: set[str], sample: Sample) -> dict[str, NDArray[Any]]:
@@ -100,35 +71,32 @@ def onnx_values(model: onnx.ModelProto, names: set[str], sample: Sample) -> dict
     produced = {name for node in model.graph.node for name in node.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(names & produced - outputs))
     # As it is written: ONNX Runtime's own optimizer makes graphs of some that it has no kernels for.
-    session = onnx_session(model.SerializeToString(), "the graph", is_optimized=False)
+    session = onnx_session(model.SerializeToString(), "the graph", level="DISABLE_ALL")
     entry = {item.name: value for item, value in zip(inputs(model), arrays(sample), strict=True)}
     found = [item.name for item in session.get_outputs()]
     values = dict(zip(found, session.run(found, entry), strict=True))
     return values | {name: value for name, value in entry.items() if name in names}
 
 
-def tflite_values(path: Path, sample: Sample) -> dict[int, TensorValue]:
-    """Return the float and int8 tensors of a TFLite file by tensor index, for inputs in PyTorch's layout.
+def tflite_values(model: Path | bytes, sample: Sample) -> dict[int, TensorValue]:
+    """Return the float and int8 tensors of a TFLite file, or of its content, by tensor index.
 
-    Delegates keep their intermediate tensors to themselves, so this runs without any.
+    Inputs are in PyTorch's layout. Delegates keep their intermediate tensors to themselves, so this runs without any.
     """
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it is meant for looking inside, and that is what is done here
         interpreter = Interpreter(
-            str(path),
+            **({"model_path": str(model)} if isinstance(model, Path) else {"model_content": model}),
             experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
             experimental_preserve_all_tensors=True,
             num_threads=1,
         )
     interpreter.allocate_tensors()
     for detail, each in zip(interpreter.get_input_details(), arrays(sample), strict=True):
-        values = to_tflite_layout(each, tuple(detail["shape"]))
-        if detail["dtype"] == np.int8:
-            scale, zero_point = detail["quantization"]
-            values = np.clip(np.rint(values / scale) + zero_point, -128, 127).astype(np.int8)
-        interpreter.set_tensor(detail["index"], values)
+        values = quantize(each, detail["dtype"], *detail["quantization"])
+        interpreter.set_tensor(detail["index"], to_tflite_layout(values, tuple(detail["shape"].tolist())))
     interpreter.invoke()
     found = {}
     for tensor in interpreter.get_tensor_details():
@@ -137,8 +105,8 @@ def tflite_values(path: Path, sample: Sample) -> dict[int, TensorValue]:
         except ValueError:
             continue  # a temporary tensor without data
         scale, zero_point = tensor["quantization"]
-        if tensor["dtype"] == np.int8 and scale:
-            codes = ((codes.astype(np.float32) - zero_point) * np.float32(scale)).astype(np.float32)
+        if codes.dtype == np.int8 and scale:
+            codes = dequantize(codes, scale, zero_point)
         if codes.dtype == np.float32:
             found[int(tensor["index"])] = TensorValue(tensor["name"], codes)
     return found
@@ -147,19 +115,6 @@ def tflite_values(path: Path, sample: Sample) -> dict[int, TensorValue]:
 def arrays(sample: Sample) -> list[NDArray[Any]]:
     """Return one array for each input."""
     return [sample] if isinstance(sample, np.ndarray) else list(sample)
-
-
-def to_tflite_layout(sample: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-    """Return ``[N, C, *size]`` as the channels-last array that a TFLite file expects.
-
-    Raises:
-        ModelError: When the file takes another size.
-    """
-    if sample.ndim > 2:
-        sample = np.moveaxis(sample, 1, -1)
-    if sample.shape != shape:
-        raise ModelError(f"the TFLite file takes inputs of shape {list(shape)}, got {list(sample.shape)}")
-    return np.ascontiguousarray(sample)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -13,13 +14,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import onnx
 
 from torchshrink.converters import foreign, half, qdq, runtimes, sparse, targets, tflite_file
 from torchshrink.converters import ranges as range_store
 from torchshrink.converters.export.to_onnx import Precision
-from torchshrink.converters.float_tflite import fuse, layout, signals
-from torchshrink.converters.float_tflite.constants import put_back, take_out
-from torchshrink.converters.float_tflite.names import number, restore
+from torchshrink.converters.float_tflite import layout
+from torchshrink.converters.float_tflite.passes import PASSES, Pass
 from torchshrink.converters.int8_tflite import quantize
 from torchshrink.converters.int8_tflite.ends import make_float
 from torchshrink.converters.int8_tflite.matching import Match
@@ -108,7 +109,7 @@ def write(
 ) -> Written:
     """Write one TFLite file from what onnx2tf made of ``float_onnx``, and return what there is to know about it.
 
-    Args as `to_tflite`, and ``samples`` as `tflite_int8.quantize`.
+    Args as `to_tflite`, and ``samples`` as `int8_tflite.quantize`.
     """
     match, sparse_tensors, source = None, 0, files.fp32
     with atomic(path) as temporary:
@@ -138,7 +139,7 @@ def write(
 def float_files(onnx_paths: Sequence[Path], keras: bool = False) -> Iterator[list[FloatFiles]]:
     """Convert float ONNX files with onnx2tf, all in one start of TensorFlow, and yield what it wrote for each.
 
-    The files live as long as the block. Inputs are copied first: onnx2tf was seen rewriting its own.
+    The files live as long as the block.
 
     Args:
         onnx_paths: Float ONNX files.
@@ -148,42 +149,54 @@ def float_files(onnx_paths: Sequence[Path], keras: bool = False) -> Iterator[lis
         ConversionError: When onnx2tf fails; the text names its log, kept in the folder for temporary files.
     """
     with tempfile.TemporaryDirectory(prefix="torchshrink-") as root:
-        jobs, taken, names = [], [], []
-        for index, path in enumerate(onnx_paths):
-            folder = Path(root, str(index))
-            folder.mkdir()
-            copy = folder / "model.onnx"
-            copy.write_bytes(path.read_bytes())
-            signals.lift_file(copy)
-            names.append(number(copy))  # while constants among the inputs still show by their values
-            taken.append(take_out(copy))
-            fuse.gelu(copy)
-            jobs.append({"onnx": str(copy), "folder": str(folder / "out"), "keras": keras})
-        _run(jobs, Path(root), onnx_paths)
-        folders = [Path(str(job["folder"])) for job in jobs]
-        files = [FloatFiles(folder / "model_float32.tflite", folder) for folder in folders]
-        for path, item, values, named in zip(onnx_paths, files, taken, names, strict=True):
-            put_back(item.fp32, values)
-            restore(item.fp32, named)
-            _check_operators(item.fp32)
-            layout.settle(item.fp32, load(path), path.name)
+        sources = [load(path) for path in onnx_paths]
+        folders = [Path(root, str(index)) for index in range(len(sources))]
+        passes = [_prepare(source, folder) for source, folder in zip(sources, folders, strict=True)]
+        files = [FloatFiles(folder / "out" / "model_float32.tflite", folder / "out") for folder in folders]
+        _run(Path(root), folders, keras, onnx_paths)
+        for path, source, item, steps in zip(onnx_paths, sources, files, passes, strict=True):
+            _finish(item.fp32, steps, source, path.name)
         yield files
 
 
-def _check_operators(path: Path) -> None:
+def _prepare(source: onnx.ModelProto, folder: Path) -> list[Pass]:
+    """Write the graph that onnx2tf is given into a new folder and return the passes that it went through."""
+    model, steps = copy.deepcopy(source), [make() for make in PASSES]
+    for step in steps:
+        model = step.before(model)
+    folder.mkdir()
+    onnx.save(model, str(folder / "model.onnx"))
+    return steps
+
+
+def _finish(path: Path, steps: Sequence[Pass], source: onnx.ModelProto, name: str) -> None:
+    """Let the passes undo what they did, and hold the file against the graph that it was made from."""
+    model = tflite_file.read(path)
+    for step in reversed(steps):
+        step.after(model)
+    _check_operators(model)
+    layout.settle(model, source, name)
+    tflite_file.write(model, path)
+
+
+def _check_operators(model: Any) -> None:
     """Refuse a file with operators that only TensorFlow itself has."""
-    foreign = sorted({tflite_file.custom_name(code) for code in tflite_file.read(path).operatorCodes} - {""})
+    foreign = sorted({tflite_file.custom_name(code) for code in model.operatorCodes} - {""})
     if foreign:
         named = ", ".join(name.removeprefix("Flex") for name in foreign)
         raise UnsupportedOpError(f"LiteRT has no operator {named}: replace the operation that needs it in the model")
 
 
-def _run(jobs: list[dict[str, Any]], root: Path, onnx_paths: Sequence[Path]) -> None:
+def _run(root: Path, folders: Sequence[Path], keras: bool, onnx_paths: Sequence[Path]) -> None:
+    """Let onnx2tf write the folder ``out`` beside each ``model.onnx``; errors call these by the names of the paths."""
+    outputs = [folder / "out" for folder in folders]
     # Where onnx2tf looks for images to try a model of 3 channels with, before it downloads some.
     images = np.random.default_rng(0).random((20, 128, 128, 3), np.float32)
     np.save(root / "calibration_image_sample_data_20x128x128x3_float32.npy", images)
     order = root / "jobs.json"
-    order.write_text(json.dumps(jobs))
+    order.write_text(
+        json.dumps([{"onnx": str(out.parent / "model.onnx"), "folder": str(out), "keras": keras} for out in outputs])
+    )
     result = subprocess.run(
         [sys.executable, "-P", str(_WORKER), str(order)],
         capture_output=True,
@@ -192,10 +205,10 @@ def _run(jobs: list[dict[str, Any]], root: Path, onnx_paths: Sequence[Path]) -> 
         cwd=root,
         check=False,
     )
-    written = [Path(str(job["folder"]), "model_float32.tflite") for job in jobs]
-    if result.returncode == 0 and all(path.is_file() for path in written):
+    missing = [index for index, out in enumerate(outputs) if not (out / "model_float32.tflite").is_file()]
+    if result.returncode == 0 and not missing:
         return
-    failed = next((i for i, path in enumerate(written) if not path.is_file()), 0)
+    failed = missing[0] if missing else 0
     handle, log = tempfile.mkstemp(prefix=f"{onnx_paths[failed].stem}-", suffix=".onnx2tf.log")
     with open(handle, "w") as file:
         file.write(result.stdout + result.stderr)

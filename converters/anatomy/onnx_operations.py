@@ -6,23 +6,24 @@ the profile knows types, shapes and times, and the names say which node they bel
 
 from __future__ import annotations
 
-import json
 import math
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import NodeProto, helper
+from onnx import NodeProto
 
 from torchshrink.converters import onnx_file, runtimes
 from torchshrink.converters.anatomy.operations import Operation, Precision
 from torchshrink.converters.onnx_file import attribute, load
 from torchshrink.errors import ModelError
+from torchshrink.runtime.onnx_session import profiled
 
 _WARMUP_RUNS = 3
 _FLOATS = {"float", "float16", "bfloat16", "double"}
@@ -51,20 +52,30 @@ def read(path: Path, *, runs: int = 1, threads: int = 1, shape: Sequence[int] | 
     model = _sized(path, shape)
     with tempfile.TemporaryDirectory(prefix="torchshrink-") as folder:
         optimized = Path(folder, "optimized.onnx")
-        runtimes.onnx_session(model.SerializeToString(), path.name, optimized)
+        runtimes.onnx_session(model.SerializeToString(), path.name, optimized=optimized)
         graph = load(optimized)
-        for position, node in enumerate(graph.graph.node):
-            node.name = f"node{position}"
-        session = _session(graph, threads, folder)
-        _run(session, _random_inputs(model), _WARMUP_RUNS + runs, path)
-        events = json.loads(Path(session.end_profiling()).read_text())
-    return _operations(graph.graph, _by_node(events), runs)
+    for position, node in enumerate(graph.graph.node):
+        node.name = f"node{position}"
+    with _named(path):
+        calls = profiled(
+            graph.SerializeToString(), _random_inputs(model), runs, _WARMUP_RUNS, threads=threads, level="DISABLE_ALL"
+        )
+    by_node: dict[str, list[dict[str, Any]]] = {}
+    for call in calls:
+        by_node.setdefault(call["node"], []).append(call)
+    return _operations(graph.graph, by_node)
 
 
 def median_ms(path: Path, *, runs: int, threads: int = 1, shape: Sequence[int] | None = None) -> float:
     """Return the time of one inference without the profiler, in ms; arguments and errors as in `read`."""
     model = _sized(path, shape)
-    spent = _run(_session(model, threads), _random_inputs(model), _WARMUP_RUNS + runs, path)
+    session = runtimes.onnx_session(model.SerializeToString(), path.name, threads=threads)
+    spent, entry = [], _random_inputs(model)
+    with _named(path):
+        for _ in range(_WARMUP_RUNS + runs):
+            start = time.perf_counter_ns()
+            session.run(None, entry)
+            spent.append((time.perf_counter_ns() - start) / 1e6)
     return float(np.median(spent[_WARMUP_RUNS:]))
 
 
@@ -88,52 +99,21 @@ def _sized(path: Path, shape: Sequence[int] | None) -> onnx.ModelProto:
 
 
 def _random_inputs(model: onnx.ModelProto) -> Inputs:
-    """Return random floats; integers are indices or sizes, for which only 0 is safe."""
-    rng = np.random.default_rng(0)
-    found = {}
-    for entry in onnx_file.inputs(model):
-        kind = entry.type.tensor_type
-        shape, dtype = [side.dim_value for side in kind.shape.dim], helper.tensor_dtype_to_np_dtype(kind.elem_type)
-        is_float = np.issubdtype(dtype, np.floating)
-        found[entry.name] = rng.standard_normal(shape).astype(dtype) if is_float else np.zeros(shape, dtype)
-    return found
+    """Return random inputs by their names."""
+    names = [item.name for item in onnx_file.inputs(model)]
+    return dict(zip(names, onnx_file.random_inputs(model), strict=True))
 
 
-def _session(model: onnx.ModelProto, threads: int, profile_folder: str | None = None) -> Any:
-    """Open a model; with a folder, as it is and with a profile that is written there."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    if profile_folder is not None:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.enable_profiling, options.profile_file_prefix = True, str(Path(profile_folder, "profile"))
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
-def _run(session: Any, inputs: Inputs, count: int, path: Path) -> list[float]:
-    spent = []
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Say which file it was that ONNX Runtime could not run."""
     try:
-        for _ in range(count):
-            start = time.perf_counter_ns()
-            session.run(None, inputs)
-            spent.append((time.perf_counter_ns() - start) / 1e6)
+        yield
     except Exception as error:  # onnxruntime's classes have no common base but this
         raise ModelError(f"ONNX Runtime cannot run {path}: {' '.join(str(error).split())}") from error
-    return spent
 
 
-def _by_node(events: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    suffix = "_kernel_time"
-    found: dict[str, list[dict[str, Any]]] = {}
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith(suffix):
-            found.setdefault(event["name"].removesuffix(suffix), []).append(event)
-    return found
-
-
-def _operations(graph: Any, events: dict[str, list[dict[str, Any]]], runs: int) -> list[Operation]:
+def _operations(graph: Any, events: dict[str, list[dict[str, Any]]]) -> list[Operation]:
     constants = {item.name for item in graph.initializer}
     shapes: Shapes = {item.name: list(item.dims) for item in graph.initializer}
     types: dict[str, str] = {}
@@ -150,7 +130,7 @@ def _operations(graph: Any, events: dict[str, list[dict[str, Any]]], runs: int) 
                 ((types[name], shapes[name]),) = described.items()
         inputs = tuple(name for name in node.input if name and name not in constants)
         precision = _precision(node.op_type, {types[name] for name in inputs + outputs if name in types})
-        median_us = float(np.median([call["dur"] for call in calls[-runs:]])) if calls else None
+        median_us = float(np.median([call["dur"] for call in calls])) if calls else None
         ms = None if median_us is None else median_us / 1e3
         macs = _macs(node, shapes)
         found.append(Operation(node.op_type, outputs[0], precision, inputs, outputs, macs, ms))

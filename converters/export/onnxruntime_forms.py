@@ -13,7 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
-from torchshrink.converters.onnx_file import DEQUANTIZE, QUANTIZE, attribute, constants, replace_initializers
+from torchshrink.converters.onnx_file import DEQUANTIZE, QUANTIZE, attribute, constants, producers, replace_nodes
 
 _WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
@@ -34,10 +34,7 @@ def rewrite(model: onnx.ModelProto) -> None:
         elif node.op_type in _WEIGHTED:
             made = _float_layer(graph, node)
         nodes.extend([node] if made is None else made)
-    used = {name for node in nodes for name in node.input} | {item.name for item in model.graph.output}
-    del model.graph.node[:]
-    model.graph.node.extend(node for node in nodes if any(name in used for name in node.output))
-    replace_initializers(model, graph.added)
+    replace_nodes(model, nodes, graph.added)
 
 
 class _Graph:
@@ -45,7 +42,7 @@ class _Graph:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.arrays = constants(model)
-        self.producers = {name: node for node in model.graph.node for name in node.output}
+        self.producers = producers(model)
         typed = (*model.graph.value_info, *model.graph.input, *model.graph.output)
         self.ranks = {item.name: len(item.type.tensor_type.shape.dim) for item in typed}
         self.added: dict[str, NDArray[Any]] = {}

@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
 from torchshrink.converters.export import onnxruntime_forms
-from torchshrink.converters.onnx_file import DEQUANTIZE, QUANTIZE, attribute, constants, replace_initializers
+from torchshrink.converters.onnx_file import (
+    DEQUANTIZE,
+    QUANTIZE,
+    attribute,
+    constants,
+    producers,
+    replace_initializers,
+    replace_nodes,
+)
 
 _WEIGHTED = {"Conv", "Gemm"}
 
@@ -34,33 +42,23 @@ def rewrite(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _producers(model: onnx.ModelProto) -> dict[str, NodeProto]:
-    return {name: node for node in model.graph.node for name in node.output}
-
-
-def _set_nodes(model: onnx.ModelProto, nodes: list[NodeProto]) -> None:
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-
-
 def _replace_transposed(model: onnx.ModelProto) -> None:
     """Write a transposed convolution with kernel = stride as a 1x1 convolution and a rearrangement of its channels.
 
     Without overlap every output position comes from one input position, so each of the kernel's positions is an
     output channel of its own: ``y[o, h*k + i, w*k + j] = sum_c x[c, h, w] * W[c, o, i, j]``.
     """
-    arrays, producers = constants(model), _producers(model)
+    arrays, sources = constants(model), producers(model)
     quantizers = {node.input[0]: node for node in model.graph.node if node.op_type == QUANTIZE}
     added: dict[str, NDArray[Any]] = {}
     nodes: list[NodeProto] = []
     for node in model.graph.node:
-        weight = producers.get(node.input[1]) if node.op_type == "ConvTranspose" else None
+        weight = sources.get(node.input[1]) if node.op_type == "ConvTranspose" else None
         if weight is None or weight.op_type != DEQUANTIZE or not _is_tiling(node, arrays[weight.input[0]].shape):
             nodes.append(node)
             continue
         nodes.extend(_as_convolution(node, weight, quantizers.get(node.output[0]), arrays, added))
-    _set_nodes(model, _drop_unused(model, nodes))
-    replace_initializers(model, added)
+    replace_nodes(model, nodes, added)
 
 
 def _is_tiling(node: NodeProto, shape: tuple[int, ...]) -> bool:
@@ -128,11 +126,11 @@ def _split_relus(model: onnx.ModelProto) -> None:
     ONNX Runtime absorbs a ReLU into an integer convolution only when quantization itself cuts at zero; otherwise it
     falls back to float. Rounding is monotonic, so ``quantize(max(x, 0))`` equals ``max(quantize(x), zero_point)``.
     """
-    arrays, producers = constants(model), _producers(model)
+    arrays, sources = constants(model), producers(model)
     added: dict[str, NDArray[Any]] = {}
     nodes: list[NodeProto] = []
     for node in model.graph.node:
-        relu = producers.get(node.input[0]) if node.op_type == QUANTIZE else None
+        relu = sources.get(node.input[0]) if node.op_type == QUANTIZE else None
         if relu is None or relu.op_type != "Relu" or arrays[node.input[2]].item() == 0:
             nodes.append(node)
             continue
@@ -140,28 +138,21 @@ def _split_relus(model: onnx.ModelProto) -> None:
         added[f"{name}_zero"] = arrays[node.input[2]]
         nodes.append(helper.make_node(QUANTIZE, [relu.input[0], *node.input[1:]], [signed], node.name))
         nodes.append(helper.make_node("Clip", [signed, f"{name}_zero"], [name], f"{name}_relu"))
-    _set_nodes(model, _drop_unused(model, nodes))
-    replace_initializers(model, added)
-
-
-def _drop_unused(model: onnx.ModelProto, nodes: list[NodeProto]) -> list[NodeProto]:
-    used = {name for node in nodes for name in node.input} | {item.name for item in model.graph.output}
-    return [node for node in nodes if any(name in used for name in node.output)]
+    replace_nodes(model, nodes, added)
 
 
 def _quantize_biases(model: onnx.ModelProto) -> None:
     """Store the biases as int32 with scale = input scale x weight scale, as the integer kernels add them."""
-    arrays, producers = constants(model), _producers(model)
+    arrays, sources = constants(model), producers(model)
     added: dict[str, NDArray[Any]] = {}
     nodes: list[NodeProto] = []
     for node in model.graph.node:
         if node.op_type in _WEIGHTED and len(node.input) > 2 and node.input[2] in arrays:
-            source, weight = producers.get(node.input[0]), producers.get(node.input[1])
+            source, weight = sources.get(node.input[0]), sources.get(node.input[1])
             if source is not None and weight is not None and source.op_type == weight.op_type == DEQUANTIZE:
                 nodes.append(_integer_bias(node, source, weight, arrays, added))
         nodes.append(node)
-    _set_nodes(model, nodes)
-    replace_initializers(model, added)
+    replace_nodes(model, nodes, added)
 
 
 def _integer_bias(
@@ -209,12 +200,12 @@ def _store_weights_apart(model: onnx.ModelProto) -> None:
     ONNX Runtime's option ``session.x64quantprecision`` rewrites them under names made from theirs, and refuses a file
     in which two nodes share one.
     """
-    arrays, producers = constants(model), _producers(model)
+    arrays, sources = constants(model), producers(model)
     added: dict[str, NDArray[Any]] = {}
     nodes: list[NodeProto] = []
     for node in model.graph.node:
         for place, name in enumerate(node.input):
-            source = producers.get(name)
+            source = sources.get(name)
             if source is None or source.op_type != DEQUANTIZE or source.input[0] not in arrays:
                 continue
             own = f"{node.output[0]}_input{place}"
@@ -226,5 +217,4 @@ def _store_weights_apart(model: onnx.ModelProto) -> None:
             node.input[place] = own
             nodes.append(copied)
         nodes.append(node)
-    _set_nodes(model, _drop_unused(model, nodes))
-    replace_initializers(model, added)
+    replace_nodes(model, nodes, added)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-import logging
 import warnings
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +20,7 @@ from torchshrink.converters.export import onnxruntime_int8
 from torchshrink.converters.onnx_file import save
 from torchshrink.errors import ModelError, ShrinkError, UnsupportedOpError
 from torchshrink.model.signature import Inputs, first, input_names, output_names
+from torchshrink.quiet import quiet
 
 Precision = Literal["fp32", "fp16", "int8"]
 Target = Literal["onnxruntime", "generic"]
@@ -84,7 +84,7 @@ def export(model: nn.Module, example_input: Inputs, batch: int | None = 1) -> on
         model = copy.deepcopy(model).eval()
     outputs = _try_out(model, example)
     try:
-        with _quiet():
+        with quiet(), contextlib.redirect_stdout(io.StringIO()):  # where the exporter shows its progress
             program = torch.onnx.export(
                 model,
                 example,
@@ -181,17 +181,3 @@ def _reason(error: BaseException) -> str:
     lines = [line.strip() for text in reversed(texts) for line in text.splitlines() if line.strip()]
     named = [line for line in lines if "No ONNX function found" in line or "aten." in line]
     return (named or lines or [type(error).__name__])[0][:200]
-
-
-@contextlib.contextmanager
-def _quiet():  # type: ignore[no-untyped-def]
-    """Keep the exporter's progress, torchvision hints, deprecations and dumps of graphs off the user's terminal."""
-    level = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    nowhere = io.StringIO()
-    with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            logging.disable(level)

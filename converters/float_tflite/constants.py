@@ -8,62 +8,55 @@ then holds weights that no longer are those that were trained. Where a float ONN
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
+from onnx import ModelProto
 
 from torchshrink.converters import onnx_file, tflite_file
-from torchshrink.converters.onnx_file import load
 from torchshrink.errors import ConversionError
 
 _NAME = "operand{}"  # of letters and digits only: onnx2tf rewrites other names
 
 
-def take_out(path: Path) -> list[NDArray[Any]]:
-    """Remove the default values from the ONNX file at ``path`` and return them; a file without any is left alone.
+class Constants:
+    """Takes the default values of inputs out, and stores them in the TFLite file."""
 
-    Its inputs are then in the order of their names: TensorFlow puts them in that order, and onnx2tf 2.x names them by
-    their place.
-    """
-    model = load(path)
-    defaults = onnx_file.constants(model)
-    names = [item.name for item in model.graph.input if item.name in defaults]
-    if not names:
-        return []
-    renamed = {name: _NAME.format(index) for index, name in enumerate(names)}
-    for item in model.graph.input:
-        item.name = renamed.get(item.name, item.name)
-    model.graph.input.sort(key=lambda item: item.name)
-    for node in model.graph.node:
-        for index, name in enumerate(node.input):
-            node.input[index] = renamed.get(name, name)
-    onnx_file.replace_initializers(model, {})
-    onnx.save(model, str(path))
-    return [defaults[name] for name in names]
+    def __init__(self) -> None:
+        self._values: list[NDArray[Any]] = []
 
+    def before(self, model: ModelProto) -> ModelProto:
+        """Remove the default values; a graph with any gets its inputs in the order of their names.
 
-def put_back(path: Path, values: list[NDArray[Any]]) -> None:
-    """Make the inputs of the TFLite file at ``path`` constants again that `take_out` made inputs.
+        TensorFlow puts them in that order, and onnx2tf 2.x names them by their place.
+        """
+        defaults = onnx_file.constants(model)
+        names = [item.name for item in model.graph.input if item.name in defaults]
+        if names:
+            onnx_file.rename(model, {name: _NAME.format(index) for index, name in enumerate(names)})
+            model.graph.input.sort(key=lambda item: item.name)
+            onnx_file.replace_initializers(model, {})
+            self._values = [defaults[name] for name in names]
+        return model
 
-    Raises:
-        ConversionError: When the converter changed such an input's shape.
-    """
-    if not values:
-        return
-    model = tflite_file.read(path)
-    graph = model.subgraphs[0]
-    for index, value in enumerate(values):
-        position = _take_input(model, _NAME.format(index))
-        tensor = graph.tensors[position]
-        moved = np.moveaxis(value, 1, -1) if value.ndim > 2 else value
-        if list(tensor.shape) != list(moved.shape):
-            raise ConversionError(f"onnx2tf made a constant of shape {list(moved.shape)} one of {list(tensor.shape)}")
-        tensor.buffer = tflite_file.add_buffer(model, np.ascontiguousarray(moved, np.float32).tobytes())
-        graph.inputs = [other for other in graph.inputs if other != position]
-    tflite_file.write(model, path)
+    def after(self, tflite: Any) -> None:
+        """Make these inputs constants again.
+
+        Raises:
+            ConversionError: When the converter changed such an input's shape.
+        """
+        graph = tflite.subgraphs[0]
+        for index, value in enumerate(self._values):
+            position = _take_input(tflite, _NAME.format(index))
+            tensor = graph.tensors[position]
+            moved = np.moveaxis(value, 1, -1) if value.ndim > 2 else value
+            if list(tensor.shape) != list(moved.shape):
+                raise ConversionError(
+                    f"onnx2tf made a constant of shape {list(moved.shape)} one of {list(tensor.shape)}"
+                )
+            tensor.buffer = tflite_file.add_buffer(tflite, np.ascontiguousarray(moved, np.float32).tobytes())
+            graph.inputs = [other for other in graph.inputs if other != position]
 
 
 def _take_input(model: Any, name: str) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,13 +16,13 @@ from torchshrink.errors import ConversionError
 _WRONG = 1e-3  # of the range of the expected values; a float file that is right was seen 1e-6 apart
 
 
-def settle(path: Path, source: onnx.ModelProto, name: str) -> None:
-    """Let the TFLite file at ``path`` give every output as ``[N, *size, C]``; refuse one that computes something else.
+def settle(model: Any, source: onnx.ModelProto, name: str) -> None:
+    """Let a TFLite model object give every output as ``[N, *size, C]``; refuse one that computes something else.
 
     onnx2tf leaves some outputs ``[N, C, *size]``.
 
     Args:
-        path: The float TFLite file.
+        model: The float TFLite file.
         source: The ONNX graph that it was made from.
         name: What errors call it.
 
@@ -33,9 +32,7 @@ def settle(path: Path, source: onnx.ModelProto, name: str) -> None:
     sample = onnx_file.random_inputs(source)
     outputs = [item.name for item in source.graph.output]
     expected = runtimes.onnx_values(source, set(outputs), sample)
-    found = {index: item.values for index, item in runtimes.tflite_values(path, sample).items()}
-    model = tflite_file.read(path)
-    is_changed = False
+    found = {index: item.values for index, item in runtimes.tflite_values(tflite_file.pack(model), sample).items()}
     for position, (output, index) in enumerate(zip(outputs, list(model.subgraphs[0].outputs), strict=True)):
         if int(index) not in found:
             continue  # integers, such as classes
@@ -49,9 +46,6 @@ def settle(path: Path, source: onnx.ModelProto, name: str) -> None:
                 "converts wrong (torchshrink verify names the first)"
             )
         _move_channels(model, position, int(index), found, wanted)
-        is_changed = True
-    if is_changed:
-        tflite_file.write(model, path)
 
 
 def _is_same(found: NDArray[Any], wanted: NDArray[Any]) -> bool:

@@ -2,62 +2,44 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import onnx
+from onnx import ModelProto
 
-from torchshrink.converters import onnx_file, tflite_file
-from torchshrink.converters.onnx_file import load
+from torchshrink.converters import onnx_file
 from torchshrink.errors import ConversionError
 
 
-@dataclass(frozen=True)
 class Names:
-    """What a graph calls its inputs and outputs, by what TensorFlow is told they are called."""
+    """Numbers inputs and outputs where there are several, and gives them their names back."""
 
-    inputs: dict[str, str]
-    outputs: dict[str, str]
+    def __init__(self) -> None:
+        self._inputs: dict[str, str] = {}
+        self._outputs: dict[str, str] = {}
 
+    def before(self, model: ModelProto) -> ModelProto:
+        """Rename inputs and outputs to names that sort in their order; a single one keeps its name.
 
-def number(path: Path) -> Names:
-    """Rename the inputs and outputs of the ONNX file at ``path`` to names that sort in their order.
+        So do inputs with default values.
+        """
+        self._inputs = _numbered("input", [item.name for item in onnx_file.inputs(model)])
+        self._outputs = _numbered("output", [item.name for item in model.graph.output])
+        onnx_file.rename(model, {old: new for new, old in (self._inputs | self._outputs).items()})
+        return model
 
-    A single one keeps its name, and so do inputs with default values.
-    """
-    model = load(path)
-    names = Names(
-        _numbered("input", [item.name for item in onnx_file.inputs(model)]),
-        _numbered("output", [item.name for item in model.graph.output]),
-    )
-    numbers = {old: new for new, old in (names.inputs | names.outputs).items()}
-    if numbers:
-        for item in (*model.graph.input, *model.graph.output):
-            item.name = numbers.get(item.name, item.name)
-        for node in model.graph.node:
-            for side in (node.input, node.output):
-                for index, name in enumerate(side):
-                    side[index] = numbers.get(name, name)
-        onnx.save(model, str(path))
-    return names
+    def after(self, tflite: Any) -> None:
+        """Give the order and the names back.
 
-
-def restore(path: Path, names: Names) -> None:
-    """Give the TFLite file that was made of a numbered graph its order and names back.
-
-    Raises:
-        ConversionError: When one of them is missing from the file.
-    """
-    if not names.inputs and not names.outputs:
-        return
-    model = tflite_file.read(path)
-    graph, (signature,) = model.subgraphs[0], model.signatureDefs
-    if names.inputs:
-        signature.inputs, graph.inputs = _ordered(graph, signature.inputs, names.inputs)
-    if names.outputs:
-        signature.outputs, graph.outputs = _ordered(graph, signature.outputs, names.outputs)
-    tflite_file.write(model, path)
+        Raises:
+            ConversionError: When one of them is missing from the file.
+        """
+        graph = tflite.subgraphs[0]
+        if self._inputs:
+            (signature,) = tflite.signatureDefs
+            signature.inputs, graph.inputs = _ordered(graph, signature.inputs, self._inputs)
+        if self._outputs:
+            (signature,) = tflite.signatureDefs
+            signature.outputs, graph.outputs = _ordered(graph, signature.outputs, self._outputs)
 
 
 def _numbered(kind: str, names: list[str]) -> dict[str, str]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,19 +19,10 @@ from onnx import AttributeProto, ModelProto, NodeProto, helper, numpy_helper
 
 from torchshrink.converters import onnx_file
 from torchshrink.converters.float_tflite import signal_rules
-from torchshrink.converters.onnx_file import load
 
 # What makes a graph one of signals. Other operations follow when an input of theirs already has a width.
 _FIRST = {"Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "Resize"}
 _OPSET_OF_AXES_AS_INPUT = 13
-
-
-def lift_file(path: Path) -> None:
-    """Rewrite the float ONNX file at ``path``; one without operations on signals stays byte for byte as it is."""
-    model = load(path)
-    lifted = lift(model)
-    if lifted is not model:
-        onnx.save(lifted, str(path))
 
 
 def lift(model: ModelProto) -> ModelProto:

@@ -17,7 +17,7 @@ from torchshrink.converters.sizes.parts import Parts
 from torchshrink.files import atomic
 from torchshrink.model.signature import first
 from torchshrink.quantize import is_quantized
-from torchshrink.quantize.quiet import quiet
+from torchshrink.quiet import quiet
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def _program(model: nn.Module, example_input: Tensor, path: Path) -> Path:
 def _ort(source: Path, path: Path) -> Path:
     """Write an ONNX file in the form that ONNX Runtime loads without parsing, as optimized for any machine."""
     with atomic(path) as temporary:
-        runtimes.save_as_ort(source, temporary)
+        runtimes.onnx_session(source, source.name, level="ENABLE_EXTENDED", optimized=temporary)
     return path
 
 

@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 
 import pytest
+from onnx_metadata import get_metadata
 from program import RECIPE, Run, call
 
 from torchshrink.converters import tflite_file
-from torchshrink.converters.onnx_file import get_metadata
 
 ROW_KEYS = {
     "name", "variant", "format", "precision", "path", "bytes", "gzip_bytes", "entropy_bytes", "params", "nonzero",

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from onnx_metadata import get_metadata
 
 from torchshrink import bench
 from torchshrink.converters import tflite_file
 from torchshrink.converters.anatomy.inspect import find_islands
 from torchshrink.converters.bridge import Bridge
-from torchshrink.converters.onnx_file import get_metadata
 
 NAMES = [
     "onnx-fp32",

@@ -19,7 +19,7 @@ from torchshrink.errors import RecipeError
 from torchshrink.model.unet import UNet
 from torchshrink.prune.clusters import Clusters, cluster
 from torchshrink.quantize import PreparedModule
-from torchshrink.quantize.quiet import quiet
+from torchshrink.quiet import quiet
 
 Array = NDArray[np.float64]
 

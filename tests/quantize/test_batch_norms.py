@@ -9,7 +9,7 @@ from torch.fx import GraphModule
 
 from torchshrink import quantize
 from torchshrink.quantize.batch_norms import fold_trained_norms
-from torchshrink.quantize.quiet import quiet
+from torchshrink.quiet import quiet
 
 aten = torch.ops.aten
 

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from torchshrink.runtime import _model_files, _worker
+from torchshrink.errors import ModelError
+from torchshrink.runtime import _model_files, _worker, onnx_session
 
 
 def test_quantize_rounds_half_to_even_and_clips() -> None:
@@ -49,7 +50,7 @@ def test_layout_of_vectors_and_signals(sample: tuple[int, ...], shape: tuple[int
 
 
 def test_layout_never_scrambles_a_sample_of_another_size() -> None:
-    with pytest.raises(ValueError, match=r"channels-last inputs of \[1, 5, 3, 2\], not \[1, 3, 5, 2\]"):
+    with pytest.raises(ModelError, match=r"channels-last inputs of \[1, 5, 3, 2\], not \[1, 3, 5, 2\]"):
         _model_files.to_tflite_layout(np.zeros((1, 2, 3, 5)), (1, 5, 3, 2))
 
 
@@ -112,7 +113,9 @@ def test_operations_of_the_last_runs_by_hand() -> None:
         _kernel(310, "Conv", 3000),
     ]
     fence = {"cat": "Node", "name": "node_Conv_fence_before", "ts": 205, "dur": 7, "args": {"op_name": "Conv"}}
-    found = _model_files.onnx_operations([*runs, *warm_up, fence, *timed], runs=2)
+    calls = onnx_session.kernels([*runs, *warm_up, fence, *timed], runs=2)
+    assert [call["node"] for call in calls] == ["node_Conv", "node_Add", "node_Conv", "node_Conv"]
+    found = _model_files.operations([(call["args"]["op_name"], call["dur"], 1) for call in calls], runs=2)
     # Conv: 1 + 2 + 3 ms and three calls in two runs; Add: 0.01 ms and one call.
     assert found == [
         {"operation": "Conv", "ms": 3.0, "calls": 1.5},

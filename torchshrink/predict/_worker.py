@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -178,10 +177,7 @@ def _one_line(error: Exception) -> str:
 
 def main() -> None:
     """Do the job that stands on stdin."""
-    # Runtimes print to stdout: keep the pipe to ourselves and send what they say to stderr.
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
-    os.dup2(2, 1)
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    replies = _worker.open_replies()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that temporary files go
     Image.MAX_IMAGE_PIXELS = None  # an image of any size is what tiles are for
 

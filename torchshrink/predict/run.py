@@ -8,15 +8,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from torchshrink import errors
 from torchshrink.errors import DataError, ModelError, OutputError, RecipeError
@@ -24,6 +22,7 @@ from torchshrink.predict import _worker, shipped, streams
 from torchshrink.predict._worker import Job
 from torchshrink.predict.shipped import Shipped
 from torchshrink.progress import SILENT, Progress
+from torchshrink.runtime.process import cause_of_death, start
 
 _SCRIPT = Path(_worker.__file__)
 _GRACE_S = 5.0  # to remove temporary files
@@ -92,7 +91,7 @@ def predict(
         RecipeError: When the overlap does not fit the tile, or a number is too small.
         OutputError: When an output exists or cannot be written.
     """
-    start = time.perf_counter()
+    began = time.perf_counter()
     if threads < 1:
         raise RecipeError(f"threads={threads}: a runtime needs at least 1")
     model = shipped.read(Path(file))
@@ -129,7 +128,7 @@ def predict(
         tile=sides,
         overlap=overlaps,
         tiles=found["tiles"],
-        seconds=time.perf_counter() - start,
+        seconds=time.perf_counter() - began,
         peak_rss_mb=found["peak_rss_mb"],
         runtime=found["runtime"],
     )
@@ -142,20 +141,13 @@ def run(job: Job, update: Callable[[int, int, str], None], *arguments: str) -> d
         ShrinkError: What the process raised; ModelError when it died.
     """
     with tempfile.TemporaryFile() as stderr:  # a pipe would block a chatty runtime
-        process = subprocess.Popen(
-            [sys.executable, "-P", str(_SCRIPT), *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            env=_environment(job.threads),
-            encoding="utf-8",
-        )
+        process = start(_SCRIPT, job.threads, stderr, *arguments)
         try:
             reply = _converse(process, job, update)
         finally:
             _end(process)
         if reply is None:
-            raise ModelError(f"the prediction with {job.model} stopped: {_cause_of_death(process.returncode, stderr)}")
+            raise ModelError(f"the prediction with {job.model} stopped: {cause_of_death(process.returncode, stderr)}")
     if "error" in reply:
         raise getattr(errors, reply["kind"])(reply["error"])
     return reply
@@ -193,22 +185,6 @@ def _end(process: subprocess.Popen[str]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def _cause_of_death(code: int, stderr: IO[bytes]) -> str:
-    stderr.seek(0)
-    lines = [line.strip() for line in stderr.read().decode(errors="replace").splitlines() if line.strip()]
-    last = lines[-1] if lines else "it left no message"
-    if code < 0:
-        name = signal.Signals(-code).name
-        hint = "probably out of memory" if name == "SIGKILL" else "the file is damaged: export it again"
-        return f"its process was ended by {name} ({last}); {hint}"
-    return f"its process ended with exit code {code} ({last})"
-
-
-def _environment(threads: int) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
-    return kept | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def _tile(model: Shipped, tile: int | None) -> tuple[int, ...]:

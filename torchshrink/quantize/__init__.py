@@ -1,6 +1,6 @@
 """Quantization-aware training and post-training quantization with the TFLite 8-bit scheme."""
 
-from torchshrink.quantize.quiet import quiet
+from torchshrink.quiet import quiet
 
 with quiet():  # torchao talks while it is imported
     from torchshrink.quantize.flow import calibrate, capture, convert, is_quantized, prepare_ptq, prepare_qat

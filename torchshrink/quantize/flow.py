@@ -15,7 +15,7 @@ from torchshrink.errors import ModelError
 from torchshrink.model import graphs
 from torchshrink.model.signature import Inputs, as_tuple, first
 from torchshrink.quantize.prepared import PreparedModule
-from torchshrink.quantize.quiet import quiet
+from torchshrink.quiet import quiet
 
 _TORCHAO_BATCH_NORM_EPS = 1e-5  # built into torchao's QAT pattern
 

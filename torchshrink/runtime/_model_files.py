@@ -6,9 +6,6 @@ Imports numpy only; each runtime is imported by who opens a file in it. Arrays a
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from torchshrink.runtime import external_data
+from torchshrink.errors import ModelError
+from torchshrink.runtime.onnx_session import open_session, profiled
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
@@ -68,9 +66,8 @@ class OnnxFile:
     name = "onnxruntime"
 
     def __init__(self, path: str, threads: int, shape: Shape | None = None) -> None:
-        external_data.check(Path(path))
-        self._path, self._threads = path, threads
-        self._session = self._open()
+        self._path, self._threads = Path(path), threads
+        self._session = open_session(self._path, threads=threads)
         entries = self._session.get_inputs()
         for entry in entries:
             if entry.type not in _ONNX_DTYPES:
@@ -81,21 +78,6 @@ class OnnxFile:
         self._outputs = [output.name for output in self._session.get_outputs()]
         batch = entries[0].shape[0] if entries[0].shape else 1
         self.batch = batch if isinstance(batch, int) else 1
-
-    def _open(self, profile: str | None = None) -> Any:
-        import onnxruntime
-
-        if hasattr(onnxruntime, "disable_telemetry_events"):
-            onnxruntime.disable_telemetry_events()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self._threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # Many workers wait for their turn: a thread that spins while it waits would slow the one that is timed.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if profile is not None:
-            options.enable_profiling, options.profile_file_prefix = True, profile
-        return onnxruntime.InferenceSession(self._path, options, providers=["CPUExecutionProvider"])
 
     def prepare(self, samples: Sequence[Array]) -> dict[str, Array]:
         check_count(samples, self._inputs)
@@ -109,11 +91,8 @@ class OnnxFile:
         return [codes(output) if raw else output.astype(np.float32, copy=False) for output in outputs]
 
     def profile(self, entry: dict[str, Array], runs: int) -> list[dict[str, Any]]:
-        with tempfile.TemporaryDirectory(prefix="torchshrink-") as folder:
-            session = self._open(os.path.join(folder, "profile"))
-            for _ in range(_PROFILE_WARMUP_RUNS + runs):
-                session.run(self._outputs, entry)
-            return onnx_operations(json.loads(Path(session.end_profiling()).read_text()), runs)
+        calls = profiled(self._path, entry, runs, _PROFILE_WARMUP_RUNS, threads=self._threads)
+        return operations(((call["args"]["op_name"], call["dur"], 1) for call in calls), runs)
 
 
 class TFLiteFile:
@@ -209,7 +188,7 @@ class TorchFile:
             for _ in range(runs):
                 self.run(entry)
         spent = [(event.key, event.self_cpu_time_total, event.count) for event in profiler.key_averages()]
-        return _operations(((key, microseconds, count) for key, microseconds, count in spent if "::" in key), runs)
+        return operations(((key, microseconds, count) for key, microseconds, count in spent if "::" in key), runs)
 
 
 # What each kind of file needs: the modules that its runtime consists of, and who opens it. torch.export.load imports
@@ -251,19 +230,7 @@ def tflite_shape(own: Sequence[int], shape: Shape) -> list[int]:
     return moved
 
 
-def onnx_operations(events: Sequence[dict[str, Any]], runs: int) -> list[dict[str, Any]]:
-    """Return the mean time of an inference by type of operation, over the last ``runs`` of ONNX Runtime's profile."""
-    starts = sorted(event["ts"] for event in events if event.get("name") == "model_run")
-    first = starts[-runs] if len(starts) >= runs else 0
-    kernels = (
-        (event["args"]["op_name"], event["dur"], 1)
-        for event in events
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time") and event["ts"] >= first
-    )
-    return _operations(kernels, runs)
-
-
-def _operations(spent: Iterable[tuple[str, float, int]], runs: int) -> list[dict[str, Any]]:
+def operations(spent: Iterable[tuple[str, float, int]], runs: int) -> list[dict[str, Any]]:
     """Return microseconds and calls of ``runs`` inferences as those of one, the most expensive operation first."""
     times: dict[str, float] = {}
     calls: dict[str, int] = {}
@@ -306,10 +273,14 @@ def codes(values: Array) -> Array:
 
 
 def to_tflite_layout(sample: Array, shape: tuple[int, ...]) -> Array:
-    """Return ``[1, C, *size]`` as the channels-last array of ``shape``; dimensions of 1 may be added or missing."""
+    """Return ``[1, C, *size]`` as the channels-last array of ``shape``; dimensions of 1 may be added or missing.
+
+    Raises:
+        ModelError: When the file takes another size.
+    """
     moved = np.moveaxis(sample, 1, -1) if sample.shape != shape or sample.ndim > 2 else sample
     if [n for n in moved.shape if n != 1] != [n for n in shape if n != 1]:
-        raise ValueError(f"it takes channels-last inputs of {list(shape)}, not {list(moved.shape)}")
+        raise ModelError(f"the TFLite file takes channels-last inputs of {list(shape)}, not {list(moved.shape)}")
     return np.ascontiguousarray(moved.reshape(shape))
 
 

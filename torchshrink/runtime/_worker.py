@@ -31,7 +31,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -154,14 +154,18 @@ def peak_rss_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
-def main() -> None:
-    """Answer commands until stdin ends."""
-    # Runtimes print to stdout: keep the pipe to ourselves and send what they say to stderr.
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
+def open_replies() -> IO[str]:
+    """Return stdout for us alone: what runtimes print there goes to stderr. None of them is to be imported yet."""
+    replies = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)
     # onnxruntime 1.29 and later uploads an event and writes a device id on import: only this keeps it quiet.
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-    commands = Commands()
+    return replies
+
+
+def main() -> None:
+    """Answer commands until stdin ends."""
+    replies, commands = open_replies(), Commands()
     for line in sys.stdin:
         arguments = json.loads(line)
         try:
@@ -170,7 +174,6 @@ def main() -> None:
             text = " ".join(str(error).split()) or "no explanation"
             reply = {"error": f"{type(error).__name__}: {text}"}
         replies.write(json.dumps(reply) + "\n")
-        replies.flush()
 
 
 if __name__ == "__main__":

@@ -59,14 +59,7 @@ class Worker:
         self._stderr = tempfile.TemporaryFile()  # a pipe would block a chatty runtime
         self._started_ns = time.perf_counter_ns()
         try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", str(_SCRIPT)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._stderr,
-                env=_environment(self.threads),
-                encoding="utf-8",
-            )
+            self._process = start(_SCRIPT, self.threads, self._stderr)
         except BaseException:
             self._stderr.close()
             raise
@@ -141,26 +134,42 @@ class Worker:
     def _cause_of_death(self) -> str:
         if self._timed_out:
             return f"no answer in {self.timeout_s:g} s, use a smaller model or input"
-        code = self._process.wait()
-        last = self._stderr_lines()[-1:] or ["it left no message"]
-        if code < 0:
-            name = signal.Signals(-code).name
-            hint = "probably out of memory" if name == "SIGKILL" else "the file is damaged: export it again"
-            return f"its process was ended by {name} ({last[0]}); {hint}"
-        return f"its process ended with exit code {code} ({last[0]})"
+        return cause_of_death(self._process.wait(), self._stderr)
 
     def _error(self, message: str) -> ModelError:
         error = ModelError(message)
-        if lines := self._stderr_lines():
+        if lines := _last_lines(self._stderr):
             error.add_note("The runtime's last lines:\n" + "\n".join(lines[-20:]))
         return error
 
-    def _stderr_lines(self) -> list[str]:
-        """Return the end of what the worker wrote to stderr, without moving the place where it writes."""
-        descriptor = self._stderr.fileno()
-        size = os.fstat(descriptor).st_size
-        content = os.pread(descriptor, _STDERR_BYTES, max(0, size - _STDERR_BYTES))
-        return [line.strip() for line in content.decode(errors="replace").splitlines() if line.strip()]
+
+def start(script: Path, threads: int, stderr: IO[bytes], *arguments: str) -> subprocess.Popen[str]:
+    """Start a script of ours whose runtime may use so many threads, with pipes for JSON in and out."""
+    return subprocess.Popen(
+        [sys.executable, "-P", str(script), *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        env=_environment(threads),
+        encoding="utf-8",
+    )
+
+
+def cause_of_death(code: int, stderr: IO[bytes]) -> str:
+    """Say how a process ended, by its exit code and its last words."""
+    last = (_last_lines(stderr) or ["it left no message"])[-1]
+    if code < 0:
+        name = signal.Signals(-code).name
+        hint = "probably out of memory" if name == "SIGKILL" else "the file is damaged: export it again"
+        return f"its process was ended by {name} ({last}); {hint}"
+    return f"its process ended with exit code {code} ({last})"
+
+
+def _last_lines(stderr: IO[bytes]) -> list[str]:
+    """Return the end of what a process wrote to a file, without moving the place where it writes."""
+    size = os.fstat(stderr.fileno()).st_size
+    content = os.pread(stderr.fileno(), _STDERR_BYTES, max(0, size - _STDERR_BYTES))
+    return [line.strip() for line in content.decode(errors="replace").splitlines() if line.strip()]
 
 
 def _environment(threads: int) -> dict[str, str]:

@@ -175,7 +175,9 @@ def test_constants_have_the_type_of_what_they_meet(
     model = one(number, node, codes=codes, c_scale=np.float32(0.1), c_zero=np.int8(-7))
     rewritten = onnxruntime_int8.rewrite(model)
     arrays = {item.name: onnx.numpy_helper.to_array(item) for item in rewritten.graph.initializer}
-    (constant,) = [node for node in rewritten.graph.node if node.output[0] == "number"]
+    (constant,) = [
+        node for node in rewritten.graph.node if "DequantizeLinear" in node.op_type and node.input[0] in arrays
+    ]
     assert np.array_equal(arrays[constant.input[0]], codes.astype(np.int16) + 128)
     assert arrays[constant.input[2]] == 121
     expected = run_onnx(model, entry)

@@ -12,10 +12,11 @@ import onnx
 import pytest
 import torch
 from numpy.typing import NDArray
+from onnx_metadata import get_metadata
 from torch import Tensor, nn
 
 from torchshrink.converters import to_onnx
-from torchshrink.converters.onnx_file import get_metadata, load
+from torchshrink.converters.onnx_file import load
 from torchshrink.errors import ModelError, UnsupportedOpError
 
 Run = Callable[..., NDArray[Any]]
