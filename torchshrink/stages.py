@@ -9,24 +9,21 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 from torch.fx import GraphModule
-from torch.utils.data import DataLoader, Subset
 
 from torchshrink import prune as pruning
 from torchshrink import quantize
 from torchshrink.errors import RecipeError
 from torchshrink.progress import SILENT, Progress
 from torchshrink.prune.channels import channels as remove_channels
-from torchshrink.prune.importance import Importance
 from torchshrink.prune.methods import Method, most
 from torchshrink.prune.methods import method as pruning_method
-from torchshrink.task import Task
+from torchshrink.settings import Importance, Scheduling, Scope, check
+from torchshrink.task import Task, batches
 from torchshrink.training import History, Settings, fit
-
-Scheduling = Literal["polynomial", "constant", "one_shot", "rewind"]
 
 # Shares of a training: pruning is done after the first, ranges and BatchNorm statistics freeze after the second.
 PRUNED_BY, FROZEN_AFTER = 0.5, 0.6
@@ -89,6 +86,7 @@ def prune(
     Raises:
         RecipeError: When the settings contradict each other or the model.
     """
+    check("schedule", schedule, Scheduling)
     model = pruning.keep_zeros(copy.deepcopy(model))
     initial = pruning.sparsity(model)
     if amounts is not None:
@@ -140,7 +138,7 @@ def channels(
     target_macs: float | None = None,
     target_params: float | None = None,
     importance: Importance = "l2",
-    scope: pruning.Scope = "global",
+    scope: Scope = "global",
     round_to: int = 1,
     rounds: int = 1,
     ignore: Sequence[str] = (),
@@ -267,7 +265,7 @@ def ptq(
     What ``keep_float`` names stays float, as `torchshrink.quantize.prepare_ptq` says.
     """
     prepared = quantize.prepare_ptq(model, task.example_input, keep_float)
-    quantize.calibrate(prepared, (inputs for inputs, _ in _first(task, samples, batch_size)))
+    quantize.calibrate(prepared, (inputs for inputs, _ in batches(task.train, batch_size, samples)))
     return quantize.convert(prepared)
 
 
@@ -282,14 +280,9 @@ def _by_layer(amounts: Mapping[str, float]) -> Method:
     return apply
 
 
-def _first(task: Task, samples: int, batch_size: int = 16) -> DataLoader[tuple[Tensor, Tensor]]:
-    count = min(samples, len(task.train))  # type: ignore[arg-type]
-    return DataLoader(Subset(task.train, range(count)), batch_size)
-
-
 def sampled_loss(model: nn.Module, task: Task) -> Tensor:
     """Return the mean loss over the first training batches, with its gradient graph."""
-    losses = [task.loss(model(inputs), truth) for inputs, truth in _first(task, TAYLOR_SAMPLES)]
+    losses = [task.loss(model(inputs), truth) for inputs, truth in batches(task.train, 16, TAYLOR_SAMPLES)]
     total: Tensor = sum(losses[1:], losses[0]) / len(losses)
     return total
 

@@ -54,6 +54,33 @@ class Artefact:
         return cls(**values)
 
 
+@dataclass
+class Made:
+    """What is known of a variant so far.
+
+    Attributes:
+        path: Its checkpoint.
+        stamp: Stands for all that went into it and came out of it.
+        macs: Multiply-accumulates of one sample.
+        best_loss: Of the validation part, in the epoch that was kept; None when nothing was trained.
+        keep_float: Layers that stay float in int8.
+        calibrated: The checkpoint of a float variant's int8 graph, when it is to have int8 files.
+        artefacts: Its files.
+        checked: The report's rows of the files that compute what they should.
+        failed: What the report says of the others.
+    """
+
+    path: Path
+    stamp: str
+    macs: int
+    best_loss: float | None = None
+    keep_float: Sequence[str] = ()
+    calibrated: Path | None = None
+    artefacts: Sequence[Artefact] = ()
+    checked: Sequence[dict[str, Any]] = ()
+    failed: Sequence[dict[str, Any]] = ()
+
+
 def ranges_path(folder: Path, variant: str) -> Path:
     """Return where the ranges of a variant's int8 TFLite file are kept, beside it."""
     return folder / f"{variant}-int8.ranges.json"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torchshrink.pipeline.recipe import Channels, Dense, Pruning, Qat, Recipe, Search, Variant
@@ -31,6 +32,31 @@ class Candidate:
     def name(self) -> str:
         """Return the variant that ships."""
         return self.rungs[-1][-1]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Makes candidates that start from the trained dense model.
+
+    Attributes:
+        base: The recipe whose first variant is the dense model.
+        space: What settings are drawn from.
+        search: How long to train.
+        target: ``"litert"`` or ``"onnxruntime"``.
+        checkpoint: The dense model's weights.
+        reference: The dense float file, which latency is compared with.
+    """
+
+    base: Recipe
+    space: Resolved
+    search: Search
+    target: str
+    checkpoint: Path
+    reference: Path
+
+    def __call__(self, settings: Settings) -> Candidate:
+        """Return the candidate with these settings."""
+        return make(self.base, settings, self.space, self.search, self.target, checkpoint=str(self.checkpoint))
 
 
 def make(

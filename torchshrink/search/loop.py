@@ -6,15 +6,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 from optuna.trial import FrozenTrial
 
 from torchshrink.errors import ShrinkError
-from torchshrink.pipeline import recipe as recipes
-from torchshrink.pipeline.recipe import Search
+from torchshrink.pipeline.recipe import Search, dump
 from torchshrink.progress import Progress
-from torchshrink.search.candidates import Candidate
+from torchshrink.search.candidates import Candidate, Plan
 from torchshrink.search.engines.local import Engine, Outcome
 from torchshrink.search.engines.work import Request
 from torchshrink.search.estimate import Estimator
@@ -38,15 +36,6 @@ class Budget:
 
     trials: int | None
     hours: float | None
-
-
-class Plan(Protocol):
-    """Makes candidates."""
-
-    reference: Path
-
-    def __call__(self, drawn: dict[str, Any]) -> Candidate:
-        """Return the candidate with these settings."""
 
 
 class Loop:
@@ -196,7 +185,7 @@ class Loop:
             Request(
                 number=number,
                 folder=self.folder / f"{number:04d}",
-                recipe=recipes.dump(candidate.recipe),
+                recipe=dump(candidate.recipe),
                 variants=names,
                 ships=candidate.name if is_last else None,
                 reference=self.plan.reference,

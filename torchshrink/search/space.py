@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
+from optuna.trial import Trial
 from torch import Tensor, nn
 
 from torchshrink import prune, sensitivity
@@ -53,19 +54,6 @@ class Resolved(Strict):
     distillation: tuple[float, ...]
     length: tuple[float, ...]
     lr: tuple[float, float]
-
-
-class Trial(Protocol):
-    """What chooses values: an Optuna trial."""
-
-    def suggest_float(self, name: str, low: float, high: float, *, step: float | None = ..., log: bool = ...) -> float:
-        """Choose a number."""
-
-    def suggest_categorical(self, name: str, choices: Any) -> Any:
-        """Choose one of several."""
-
-    def suggest_int(self, name: str, low: int, high: int) -> int:
-        """Choose a whole number."""
 
 
 def derive(space: Space, model: nn.Module, task: Task, progress: Progress = SILENT) -> Resolved:

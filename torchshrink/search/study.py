@@ -16,6 +16,7 @@ from torchshrink.errors import DataError, MissingExtraError, OutputError
 from torchshrink.harmless import without_passwords
 from torchshrink.search.outlook import Outlook
 from torchshrink.search.space import Resolved, Settings, draw
+from torchshrink.settings import Sampler
 
 State = Literal["open", "finished", "stopped", "infeasible", "failed"]
 NAME = "torchshrink"
@@ -47,7 +48,7 @@ class Study:
         storage: str,
         name: str,
         objectives: Sequence[str],
-        sampler: Literal["tpe", "random"],
+        sampler: Sampler,
         seed: int,
         about: Mapping[str, Any],
     ) -> None:
