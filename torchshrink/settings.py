@@ -15,6 +15,11 @@ Scope = Literal["global", "layer"]  # what is ranked together: all layers, or th
 Arithmetic = Literal["auto", "fp32", "bf16"]  # what training computes with
 Sampler = Literal["tpe", "random"]  # what draws the candidates of a search
 
+Whole = Annotated[int, Field(ge=0)]
+Natural = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
 
 @dataclass(frozen=True)
 class Training:
@@ -29,11 +34,11 @@ class Training:
         precision: ``"auto"`` takes bfloat16 where the processor computes with it, else float32.
     """
 
-    epochs: Annotated[int, Field(ge=0)] = 30
-    lr: Annotated[float, Field(gt=0)] = 3e-3
-    batch_size: Annotated[int, Field(ge=1)] = 16
+    epochs: Whole = 30
+    lr: Positive = 3e-3
+    batch_size: Natural = 16
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    patience: Annotated[int, Field(ge=0)] = 0
+    patience: Whole = 0
     precision: Arithmetic = "auto"
 
 

@@ -14,11 +14,12 @@ from typing import Any
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from torchshrink import prune as pruning
 from torchshrink import quantize
 from torchshrink.errors import RecipeError
 from torchshrink.progress import SILENT, Progress
+from torchshrink.prune import Schedule, by_layer, keep_zeros, remove, sparsity
 from torchshrink.prune.channels import channels as remove_channels
+from torchshrink.prune.clusters import cluster as share_weights
 from torchshrink.prune.methods import Method, most
 from torchshrink.prune.methods import method as pruning_method
 from torchshrink.settings import Importance, Scheduling, Scope, check
@@ -35,9 +36,9 @@ def train(
     model: nn.Module, task: Task, settings: Settings, teacher: nn.Module | None = None, progress: Progress = SILENT
 ) -> History:
     """Train ``model`` in place; its zero weights stay zero."""
-    pruning.keep_zeros(model)
+    keep_zeros(model)
     history = fit(model, task, settings, teacher=teacher, progress=progress)
-    pruning.remove(model)
+    remove(model)
     return history
 
 
@@ -87,8 +88,8 @@ def prune(
         RecipeError: When the settings contradict each other or the model.
     """
     check("schedule", schedule, Scheduling)
-    model = pruning.keep_zeros(copy.deepcopy(model))
-    initial = pruning.sparsity(model)
+    model = keep_zeros(copy.deepcopy(model))
+    initial = sparsity(model)
     if amounts is not None:
         apply, initial, final = _by_layer(amounts), 0.0, max(amounts.values(), default=0.0)
         if ignore or amount is not None:
@@ -104,15 +105,15 @@ def prune(
     is_at_once = schedule in ("constant", "one_shot") or settings.epochs == 0
     if is_at_once:
         apply(model, final)
-    plan: list[pruning.Schedule] = []
+    plan: list[Schedule] = []
 
     def after_step(step: int, steps: int) -> None:
         if not plan:
             end = max(1, int(PRUNED_BY * steps))
             plan.append(
-                pruning.Schedule.one_shot(final, end, min(int(REWOUND_TO * steps) + 1, end - 1), apply)
+                Schedule.one_shot(final, end, min(int(REWOUND_TO * steps) + 1, end - 1), apply)
                 if schedule == "rewind"
-                else pruning.Schedule.polynomial(initial, final, 0, end, method=apply)
+                else Schedule.polynomial(initial, final, 0, end, method=apply)
             )
         plan[0].step(model, step)
 
@@ -125,7 +126,7 @@ def prune(
         teacher=teacher,
         progress=progress,
     )
-    return pruning.remove(model), history
+    return remove(model), history
 
 
 def channels(
@@ -186,10 +187,10 @@ def channels(
             loss=lambda module: sampled_loss(module, task),
             **goal,
         )
-        pruning.keep_zeros(model)
+        keep_zeros(model)
         epochs = settings.epochs - part * (rounds - 1) if is_last else part
         found = fit(model, task, replace(settings, epochs=epochs), teacher=teacher, progress=progress)
-        pruning.remove(model)
+        remove(model)
         found.best_epoch += len(history.epochs)
         history = replace(found, epochs=history.epochs + found.epochs)
     return model, history
@@ -220,7 +221,7 @@ def cluster(
         RecipeError: When ``count`` is out of range or nothing can be clustered.
     """
     model = copy.deepcopy(model)
-    clusters = pruning.cluster(model, count, ignore)
+    clusters = share_weights(model, count, ignore)
 
     def after_step(_step: int, _steps: int) -> None:
         clusters.apply()
@@ -275,7 +276,7 @@ def _by_layer(amounts: Mapping[str, float]) -> Method:
 
     def apply(model: nn.Module, amount: float) -> nn.Module:
         share = amount / most_of_all if most_of_all else 0.0
-        return pruning.by_layer(model, {name: value * share for name, value in amounts.items()})
+        return by_layer(model, {name: value * share for name, value in amounts.items()})
 
     return apply
 

@@ -10,7 +10,7 @@ from torchshrink import checkpoint, prune
 from torchshrink.errors import DataError, ModelError, OutputError, RecipeError
 from torchshrink.model.unet import UNet
 from torchshrink.pipeline import assemble, recipe
-from torchshrink.pipeline.job import teacher_of
+from torchshrink.pipeline.build import teacher_of
 from torchshrink.pipeline.recipe import Recipe
 from torchshrink.pipeline.run import claim
 

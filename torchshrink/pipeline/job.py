@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import fields
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from torchshrink.metrics import Scores, score, stack
 from torchshrink.model import graphs
 from torchshrink.pipeline.artefacts import Artefact, Bridge, Made, Source, ranges_path
 from torchshrink.pipeline.assemble import make_factory, make_model, make_task
+from torchshrink.pipeline.build import build, teacher_of
 from torchshrink.pipeline.recipe import Recipe, Variant, dump
 from torchshrink.pipeline.rows import UNCOMPARED, Row, failed_file, failed_variant, figures, file_row, task_row
 from torchshrink.pipeline.steps import Result, Steps, Work, digest
@@ -32,9 +31,7 @@ from torchshrink.report import samples
 from torchshrink.report.activations import Activation, Reader
 from torchshrink.sensitivity.keep_float import layers_to_keep
 from torchshrink.sensitivity.measurement import layer_costs
-from torchshrink.settings import Training
 from torchshrink.task import Task
-from torchshrink.training import History, Settings
 
 Outputs = NDArray[np.float32]
 
@@ -70,7 +67,8 @@ class Job:
         self.metadata = self.task.metadata
         self.made: dict[str, Made] = {}
         factory = None if recipe.model.factory == "unet" else make_factory(recipe, self.task)
-        self.load = lru_cache(_AT_HAND)(lambda path: checkpoint.load(path, factory))
+        self._read = lambda path: checkpoint.load(path, factory)
+        self.load = lru_cache(_AT_HAND)(self._read)
 
     def make(self, name: str, variant: Variant) -> None:
         """Train, prune or quantize one variant and write its model."""
@@ -80,7 +78,11 @@ class Job:
         parent = self.made[variant.source] if variant.source else None
 
         def work() -> tuple[Result, list[Path]]:
-            model, history, kept = self._build(name, variant, parent)
+            load = self._read if variant.train else self.load  # training changes the model that it is given
+            start = load(parent.path) if parent else make_model(self.recipe, self.task)
+            first = teacher_of(self.recipe, name)
+            teacher = self.load(self.made[first].path) if first else None
+            model, history, kept = build(self.recipe, name, start, self.task, teacher, self.progress)
             checkpoint.save(model, path, {**self.metadata, "history": history, "keep_float": kept})
             is_graph = quantize.is_quantized(model)
             macs = parent.macs if parent and is_graph else bench.count_macs(model, self.task.example_input)
@@ -199,25 +201,6 @@ class Job:
                 self.progress.note(f"{name}: the report has no figures per layer: {error}")
         return layers
 
-    def _build(self, name: str, variant: Variant, parent: Made | None) -> tuple[nn.Module, dict[str, Any], list[str]]:
-        """Return the model of a variant, the history of its training, and which of its layers stay float."""
-        ((kind, step),) = variant.steps.items()
-        shared = [field.name for field in fields(Training)]
-        settings = Settings(
-            **{key: getattr(step, key) for key in shared}, seed=self.recipe.seed, distillation=self.recipe.distillation
-        )
-        own = {field.name: getattr(step, field.name) for field in fields(step) if field.name not in shared}
-        guide = teacher_of(self.recipe, name)
-        teacher = self.load(self.made[guide].path) if guide else None
-        title, stage = _STAGES[kind]
-        self.progress.start(f"{name}: {title}")
-        model = make_model(self.recipe, self.task) if parent is None else self.load(parent.path)
-        if kind == "qat":
-            own["keep_float"] = layers_to_keep(self.recipe.keep_float, model, self.task, self.progress)
-            self.progress.start(f"{name}: {title}")
-        model, history = stage(model, self.task, settings, **own, teacher=teacher, progress=self.progress)
-        return model, history.to_dict(), own.get("keep_float", [])
-
     def _calibrate(self, name: str, path: Path) -> list[str]:
         """Write the calibrated int8 graph of a float variant and return which of its layers stay float."""
         self.progress.start(f"{name}: calibrate int8")
@@ -299,31 +282,6 @@ class Job:
         if was_done:
             self.progress.note(f"{name}: done before")
         return result, stamp
-
-
-def teacher_of(recipe: Recipe, name: str) -> str | None:
-    """Return the variant that another one imitates: the one that its line begins with, when there is distillation."""
-    variant, first = recipe.variants[name], name
-    while variant.source is not None and not (variant.train is not None and variant.train.reinitialize):
-        first, variant = variant.source, recipe.variants[variant.source]
-    return first if recipe.distillation and first != name else None
-
-
-def _train(
-    model: nn.Module, task: Task, settings: Settings, reinitialize: bool, **shared: Any
-) -> tuple[nn.Module, History]:
-    """Train a copy of a model, from its own weights or from new ones."""
-    model = stages.reinitialize(model, settings.seed) if reinitialize else copy.deepcopy(model)
-    return model, stages.train(model, task, settings, **shared)
-
-
-_STAGES: dict[str, tuple[str, Callable[..., tuple[nn.Module, History]]]] = {
-    "train": ("train", _train),
-    "prune": ("prune and fine-tune", stages.prune),
-    "channels": ("remove channels and fine-tune", stages.channels),
-    "cluster": ("cluster the weights and fine-tune", stages.cluster),
-    "qat": ("quantization-aware training", stages.qat),
-}
 
 
 def _trace(model: nn.Module, task: Task) -> nn.Module:

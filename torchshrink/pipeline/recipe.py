@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from torchshrink.errors import RecipeError
 from torchshrink.files import atomic
-from torchshrink.settings import Importance, Sampler, Scheduling, Scope, Training
+from torchshrink.settings import Importance, Natural, Positive, Sampler, Scheduling, Scope, Share, Training, Whole
 
 _STEP = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -28,8 +28,6 @@ def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
     return bounds
 
 
-Share = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
 Shares = Annotated[tuple[Share, Share], AfterValidator(_ordered)]
 Rates = Annotated[tuple[Positive, Positive], AfterValidator(_ordered)]
 
@@ -53,11 +51,11 @@ class Space(Strict):
 
     channels: Shares | None = None
     stage_spread: float | None = Field(None, ge=0, le=0.5)
-    round_to: tuple[Annotated[int, Field(ge=1)], ...] = Field((4, 8), min_length=1)
+    round_to: tuple[Natural, ...] = Field((4, 8), min_length=1)
     sparsity: Shares | None = None
     pattern: tuple[str, ...] = Field(("magnitude",), min_length=1)
     int8: tuple[Literal["qat", "ptq"], ...] = Field(("qat", "ptq"), min_length=1)
-    keep_float: int | None = Field(None, ge=0)
+    keep_float: Whole | None = None
     distillation: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field((0.0, 0.5), min_length=1)
     length: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field((0.5, 1.0), min_length=1)
     lr: Rates = (5e-4, 5e-3)
@@ -79,10 +77,10 @@ class Search(Strict):
     """
 
     space: Space = Field(default_factory=Space)
-    epochs: int = Field(18, ge=1)
-    qat_epochs: int = Field(4, ge=1)
-    final_epochs: int = Field(80, ge=1)
-    final_qat_epochs: int = Field(12, ge=1)
+    epochs: Natural = 18
+    qat_epochs: Natural = 4
+    final_epochs: Natural = 80
+    final_qat_epochs: Natural = 12
     rungs: int = Field(3, ge=1, le=6)
     reduction: int = Field(3, ge=2)
     sampler: Sampler = "tpe"
@@ -99,13 +97,13 @@ class Dense(Training):
 class Pruning(Training):
     """Set weights to zero while fine-tuning; see `torchshrink.stages.prune`."""
 
-    amount: float | None = Field(None, ge=0, lt=1)
+    amount: Share | None = None
     amounts: dict[str, float] | None = None
     method: str = "magnitude"
     schedule: Scheduling = "polynomial"
     ignore: tuple[str, ...] | None = None
-    epochs: int = Field(20, ge=0)
-    lr: float = Field(2e-3, gt=0)
+    epochs: Whole = 20
+    lr: Positive = 2e-3
 
     @field_validator("method")
     @classmethod
@@ -129,17 +127,17 @@ class Pruning(Training):
 class Channels(Training):
     """Remove channels and fine-tune, in rounds; see `torchshrink.stages.channels`."""
 
-    amount: float | None = Field(None, ge=0, lt=1)
+    amount: Share | None = None
     amounts: dict[str, float] | None = None
-    target_macs: float | None = Field(None, gt=0)
-    target_params: float | None = Field(None, gt=0)
+    target_macs: Positive | None = None
+    target_params: Positive | None = None
     importance: Importance = "l2"
     scope: Scope = "global"
-    round_to: int = Field(1, ge=1)
-    rounds: int = Field(1, ge=1)
+    round_to: Natural = 1
+    rounds: Natural = 1
     ignore: tuple[str, ...] = ()
-    epochs: int = Field(20, ge=0)
-    lr: float = Field(2e-3, gt=0)
+    epochs: Whole = 20
+    lr: Positive = 2e-3
 
     @model_validator(mode="after")
     def _has_one_goal(self) -> Channels:
@@ -153,18 +151,18 @@ class Channels(Training):
 class Clustering(Training):
     """Share a few values among the weights of every layer; see `torchshrink.stages.cluster`."""
 
-    count: int = Field(16, ge=2, le=256)
+    count: Annotated[int, Field(ge=2, le=256)] = 16
     ignore: tuple[str, ...] | None = None
-    epochs: int = Field(10, ge=0)
-    lr: float = Field(5e-4, gt=0)
+    epochs: Whole = 10
+    lr: Positive = 5e-4
 
 
 @dataclass(frozen=True, config=_STEP)
 class Qat(Training):
     """Quantization-aware training."""
 
-    epochs: int = Field(10, ge=1)
-    lr: float = Field(5e-4, gt=0)
+    epochs: Natural = 10
+    lr: Positive = 5e-4
 
 
 class Variant(Strict):
@@ -220,7 +218,7 @@ class Loss(Strict):
 class Measuring(Strict):
     """How files are timed."""
 
-    threads: int = Field(1, ge=1)
+    threads: Natural = 1
     runs: int = Field(50, ge=5)
 
 
@@ -237,7 +235,7 @@ class Recipe(Strict):
 
     version: Literal[1] = 1
     data: str = "synthetic:cells"
-    seed: int = Field(0, ge=0)
+    seed: Whole = 0
     validation: float = Field(0.1, gt=0, lt=1)
     augment: bool = True
     model: Model = Field(default_factory=Model)

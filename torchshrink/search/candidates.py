@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from torchshrink.pipeline.recipe import Channels, Dense, Pruning, Qat, Recipe, Search, Variant
-from torchshrink.search.space import LEAST_SPARSITY, Resolved, Settings, shares
+from torchshrink.search.space import LEAST_SPARSITY, Choices, Resolved, shares
+from torchshrink.settings import Importance
 
 FORMATS = {"litert": "tflite", "onnxruntime": "onnx"}
-_IMPORTANCE = "taylor"
+_IMPORTANCE: Importance = "taylor"
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,14 @@ class Plan:
     checkpoint: Path
     reference: Path
 
-    def __call__(self, settings: Settings) -> Candidate:
+    def __call__(self, settings: Choices) -> Candidate:
         """Return the candidate with these settings."""
         return make(self.base, settings, self.space, self.search, self.target, checkpoint=str(self.checkpoint))
 
 
 def make(
     base: Recipe,
-    settings: Settings,
+    settings: Choices,
     space: Resolved,
     search: Search,
     target: str,
@@ -130,7 +131,7 @@ def narrow(base: Recipe, space: Resolved, share: float, target: str, checkpoint:
 
 
 def _steps(
-    settings: Settings, space: Resolved, epochs: int, index: int, is_last: bool
+    settings: Choices, space: Resolved, epochs: int, index: int, is_last: bool
 ) -> list[tuple[str, dict[str, Any]]]:
     """Return the variants of one rung: channels go in the first, weights in the last."""
     removed = shares(settings, space) if index == 0 else {}

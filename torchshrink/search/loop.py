@@ -19,7 +19,7 @@ from torchshrink.search.estimate import Estimator
 from torchshrink.search.halving import Standing, front, next_up
 from torchshrink.search.limits import Limits
 from torchshrink.search.outlook import Forecast, Outlook, outlooks
-from torchshrink.search.space import Resolved, Settings
+from torchshrink.search.space import Choices, Resolved
 from torchshrink.search.study import Study, state_of
 
 MOST_LOST = 2  # how often a candidate whose worker died is given to another
@@ -55,7 +55,7 @@ class Loop:
         settings: Search,
         folder: Path,
         progress: Progress,
-        starts: Sequence[Settings] = (),
+        starts: Sequence[Choices] = (),
     ) -> None:
         self.starts = starts
         self.study, self.limits, self.space, self.plan = study, limits, space, plan

@@ -29,7 +29,7 @@ from torchshrink.search.estimate import Estimator
 from torchshrink.search.limits import Limits
 from torchshrink.search.loop import Budget, Loop
 from torchshrink.search.result import collect
-from torchshrink.search.space import Resolved, Settings, derive
+from torchshrink.search.space import Choices, Resolved, derive
 from torchshrink.search.starts import starts
 from torchshrink.search.study import NAME, Study, delete
 from torchshrink.task import Task
@@ -190,7 +190,7 @@ def _space(settings: Search, dense: _Dense, out: Path, progress: Progress) -> Re
     return Resolved.model_validate(Steps(out).run("space", inputs, derived)[0])
 
 
-def _starts(space: Resolved, settings: Search, dense: _Dense, out: Path) -> list[Settings]:
+def _starts(space: Resolved, settings: Search, dense: _Dense, out: Path) -> list[Choices]:
     """Return the settings that the search begins with, the same for every call."""
     if settings.sampler == "random":
         return []

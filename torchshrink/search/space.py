@@ -16,7 +16,7 @@ from torchshrink.pipeline.recipe import Space, Strict
 from torchshrink.progress import SILENT, Progress
 from torchshrink.task import Task
 
-Settings = dict[str, Any]
+Choices = dict[str, Any]  # the settings of one candidate
 
 LEAST_SPARSITY = 0.55  # below it, zeros make no int8 file smaller: a sparse one takes more than 2 bytes per nonzero
 _MOST_CHANNELS = 0.8
@@ -97,9 +97,9 @@ def derive(space: Space, model: nn.Module, task: Task, progress: Progress = SILE
     )
 
 
-def draw(trial: Trial, space: Resolved) -> Settings:
+def draw(trial: Trial, space: Resolved) -> Choices:
     """Return the settings of a candidate."""
-    settings: Settings = {"channels": trial.suggest_float("channels", *space.channels)}
+    settings: Choices = {"channels": trial.suggest_float("channels", *space.channels)}
     for stage in space.stages:
         if stage.offset[0] < stage.offset[1]:
             settings[f"channels_{stage.name}"] = trial.suggest_float(f"channels_{stage.name}", *stage.offset)

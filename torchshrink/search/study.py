@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from torchshrink.errors import DataError, MissingExtraError, OutputError
 from torchshrink.harmless import without_passwords
 from torchshrink.search.outlook import Outlook
-from torchshrink.search.space import Resolved, Settings, draw
+from torchshrink.search.space import Choices, Resolved, draw
 from torchshrink.settings import Sampler
 
 State = Literal["open", "finished", "stopped", "infeasible", "failed"]
@@ -81,8 +81,8 @@ class Study:
         self._kind, self._seed = sampler, seed
 
     def ask(
-        self, space: Resolved, outlooks: Mapping[int, Outlook] = _NOTHING, start: Settings | None = None
-    ) -> tuple[int, Settings]:
+        self, space: Resolved, outlooks: Mapping[int, Outlook] = _NOTHING, start: Choices | None = None
+    ) -> tuple[int, Choices]:
         """Return the number and the settings of a new candidate.
 
         Args:
