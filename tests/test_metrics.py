@@ -10,8 +10,7 @@ from torch.fx import GraphModule
 from torch.utils.data import TensorDataset
 
 from torchshrink import losses, metrics
-from torchshrink.task import batches
-from torchshrink.task import Task
+from torchshrink.task import Task, batches
 
 
 def by_sets(probability: np.ndarray, truth: np.ndarray) -> tuple[float, float]:

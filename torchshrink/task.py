@@ -19,11 +19,8 @@ Augmentation = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]
 class Samples(Protocol):
     """Pairs of an input and its truth, by position: a list, or any dataset of PyTorch's that has a length."""
 
-    def __len__(self) -> int:
-        """Return how many there are."""
-
-    def __getitem__(self, index: int, /) -> tuple[Tensor, Tensor]:
-        """Return one pair."""
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> tuple[Tensor, Tensor]: ...
 
 
 def batches(samples: Samples, size: int, count: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:

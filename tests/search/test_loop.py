@@ -85,7 +85,7 @@ def make(tmp_path: Path, base: Recipe, space: Resolved) -> Make:
         about = {"target": "litert"}
         study = Study(store, "torchshrink", limits.objectives, search.sampler, 0, about)
         plan = Plan(base, space, search, "litert", Path("dense.safetensors"), Path("dense.tflite"))
-        return Loop(study, limits, space, plan, estimates or Estimates(), DENSE, search, tmp_path / "trials", SILENT)
+        return Loop(study, limits, plan, estimates or Estimates(), DENSE, tmp_path / "trials", SILENT)
 
     return make_loop
 
@@ -170,7 +170,7 @@ def test_dead_workers_are_replaced(make: Make) -> None:
         is_first = request.ships is None and len(request.variants) == 2 and times == 1
         return Outcome(request.number, error="killed", is_lost=True) if is_first else answer(request, times)
 
-    loop.study.fail(loop.study.ask(loop.space)[0], "not of this test")
+    loop.study.fail(loop.study.ask(loop.plan.space)[0], "not of this test")
     engine = Engine(first_dies)
     loop.run(engine, Budget(2, None))
     assert states(loop)[2] == "finished"

@@ -56,29 +56,17 @@ class Artefact:
 
 @dataclass
 class Made:
-    """What is known of a variant so far.
-
-    Attributes:
-        path: Its checkpoint.
-        stamp: Stands for all that went into it and came out of it.
-        macs: Multiply-accumulates of one sample.
-        best_loss: Of the validation part, in the epoch that was kept; None when nothing was trained.
-        keep_float: Layers that stay float in int8.
-        calibrated: The checkpoint of a float variant's int8 graph, when it is to have int8 files.
-        artefacts: Its files.
-        checked: The report's rows of the files that compute what they should.
-        failed: What the report says of the others.
-    """
+    """What is known of a variant so far."""
 
     path: Path
-    stamp: str
+    stamp: str  # of all that went into it and came out of it
     macs: int
-    best_loss: float | None = None
+    best_loss: float | None = None  # of the validation part, in the epoch that was kept
     keep_float: Sequence[str] = ()
-    calibrated: Path | None = None
+    calibrated: Path | None = None  # the int8 graph of a float variant that is to have int8 files
     artefacts: Sequence[Artefact] = ()
-    checked: Sequence[dict[str, Any]] = ()
-    failed: Sequence[dict[str, Any]] = ()
+    checked: Sequence[dict[str, Any]] = ()  # rows of the files that compute what they should
+    failed: Sequence[dict[str, Any]] = ()  # what the report says of the others
 
 
 def ranges_path(folder: Path, variant: str) -> Path:

@@ -23,16 +23,7 @@ UNCOMPARED: Row = {"reference": None, "max_abs": 0.0, "mean_abs": 0.0, "lsb_matc
 def file_row(
     artefact: Artefact, made: Made, root: Path, weights: Sequence[NDArray[Any]], scores: Scores, parity: Row
 ) -> Row:
-    """Return the row of a file.
-
-    Args:
-        artefact: The file.
-        made: Its variant.
-        root: The run's folder.
-        weights: What the file stores, dense.
-        scores: On the test part.
-        parity: As `torchshrink.pipeline.artefacts.Bridge.compare` returns it.
-    """
+    """Return the row of a file in the run's folder ``root``, scored on the test part; ``weights`` are dense."""
     total, nonzero = sum(array.size for array in weights), sum(int(np.count_nonzero(array)) for array in weights)
     return {
         "name": artefact.name,
@@ -58,14 +49,8 @@ def file_row(
 
 def figures(measurement: bench.Measurement) -> Row:
     """Return what a row holds of a file's measurement."""
-    latency = measurement.latency
     return {
-        "latency_ms": {
-            "median": latency.median,
-            "p90": latency.p90,
-            "threads": latency.threads,
-            "runs": latency.runs,
-        },
+        "latency_ms": {key: getattr(measurement.latency, key) for key in ("median", "p90", "threads", "runs")},
         "peak_rss_mb": measurement.peak_rss_mb,
         "runtime_rss_mb": measurement.runtime_rss_mb,
         "model_rss_mb": measurement.model_rss_mb,

@@ -22,7 +22,7 @@ from torchshrink.pipeline.steps import Steps, digest
 from torchshrink.progress import SILENT, Progress
 from torchshrink.report import document
 from torchshrink.report.trials import summary
-from torchshrink.search.candidates import FORMATS, Plan, make, narrow
+from torchshrink.search.candidates import FORMATS, Plan
 from torchshrink.search.engines.local import Engine, Local
 from torchshrink.search.engines.work import MakeBridge, Request, do, measure, smallest, validating
 from torchshrink.search.estimate import Estimator
@@ -104,12 +104,10 @@ def search(
     identity = {**about, **limits.to_dict(), "search": settings.model_dump(mode="json"), "dense": dense.key}
     study = Study(store, name, limits.objectives, settings.sampler, recipe.seed, identity)
     costs = {**dense.costs, "latency": dense.costs["latency_ms"] if limits.latency_unit == "ms" else 1.0}
-    measured = _measured(recipe, dense, space, target, out, make_bridge, progress)
+    plan = Plan(_only_dense(recipe), space, settings, target, dense.path, dense.reference)
+    measured = _measured(plan, dense, out, make_bridge, progress)
     estimate = Estimator(dense.model, dense.task, space, dense.costs, measured)
-    base = _only_dense(recipe)
-    plan = Plan(base, space, settings, target, dense.path, dense.reference)
-    begin = _starts(space, settings, dense, out)
-    loop = Loop(study, limits, space, plan, estimate, costs, settings, out / "trials", progress, begin)
+    loop = Loop(study, limits, plan, estimate, costs, out / "trials", progress, _starts(plan, dense, out))
     engine = make_engine(out / "trials") if make_engine is not None else Local(make_bridge)
 
     def collected() -> dict[str, Any]:
@@ -125,9 +123,7 @@ def search(
         found = collected()
     progress.note(summary(found))
     finals = {
-        row["number"]: make(base, row["settings"], space, settings, target, is_final=True).recipe
-        for row in found["trials"]
-        if row["number"] in found["front"]
+        row["number"]: plan.final(row["settings"]).recipe for row in found["trials"] if row["number"] in found["front"]
     }
     _save_front(finals, out / FRONT)
     if found["recommended"] is None:
@@ -190,26 +186,20 @@ def _space(settings: Search, dense: _Dense, out: Path, progress: Progress) -> Re
     return Resolved.model_validate(Steps(out).run("space", inputs, derived)[0])
 
 
-def _starts(space: Resolved, settings: Search, dense: _Dense, out: Path) -> list[Choices]:
+def _starts(plan: Plan, dense: _Dense, out: Path) -> list[Choices]:
     """Return the settings that the search begins with, the same for every call."""
-    if settings.sampler == "random":
+    if plan.search.sampler == "random":
         return []
 
     def found() -> tuple[dict[str, Any], list[Path]]:
-        return {"starts": starts(space, dense.model, dense.task, dense.lr)}, []
+        return {"starts": starts(plan.space, dense.model, dense.task, dense.lr)}, []
 
-    inputs = [space.model_dump(mode="json"), dense.key, dense.lr]
+    inputs = [plan.space.model_dump(mode="json"), dense.key, dense.lr]
     return list(Steps(out).run("starts", inputs, found)[0]["starts"])
 
 
 def _measured(
-    recipe: Recipe,
-    dense: _Dense,
-    space: Resolved,
-    target: Target,
-    out: Path,
-    make_bridge: MakeBridge,
-    progress: Progress,
+    plan: Plan, dense: _Dense, out: Path, make_bridge: MakeBridge, progress: Progress
 ) -> list[tuple[float, float]]:
     """Return the MACs and the int8 latency of the dense model and of narrow ones, untrained: training changes neither.
 
@@ -217,10 +207,10 @@ def _measured(
         ShrinkError: What a narrow model failed with: every candidate would.
     """
     found = [(1.0, dense.costs["int8_latency"])]
-    for share in _NARROW if any(stage.layers for stage in space.stages) else ():
-        plan = narrow(_only_dense(recipe), space, share, target, checkpoint=str(dense.path))
-        folder, (names,) = out / "narrow" / f"{share:.2f}", plan.rungs
-        request = Request(0, folder, dump(plan.recipe), names, names[-1], dense.reference)
+    for share in _NARROW if any(stage.layers for stage in plan.space.stages) else ():
+        candidate, folder = plan.narrow(share), out / "narrow" / f"{share:.2f}"
+        (names,) = candidate.rungs
+        request = Request(0, folder, dump(candidate.recipe), names, names[-1], plan.reference)
         progress.start(f"measure the dense model without {share:.0%} of its channels")
 
         def measured(request: Request = request) -> tuple[dict[str, Any], list[Path]]:
