@@ -173,5 +173,5 @@ def _write_template(path: Path, overwrite: bool) -> None:
     if path.exists() and not overwrite:
         raise RecipeError(f"{path} exists: choose another name, or pass --overwrite")
     with atomic(path) as temporary:
-        temporary.write_text(recipes.TEMPLATE.format(name=path))
+        temporary.write_text(recipes.template(path))
     console.show(f"wrote {path}; run it with: torchshrink run {path}")

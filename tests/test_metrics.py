@@ -10,7 +10,7 @@ from torch.fx import GraphModule
 from torch.utils.data import TensorDataset
 
 from torchshrink import losses, metrics
-from torchshrink.task import Task
+from torchshrink.task import Task, batches
 
 
 def by_sets(probability: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
@@ -113,3 +113,13 @@ def test_stack_keeps_order_and_type(make_task: Callable[..., Task]) -> None:
     assert truths.dtype == torch.uint8
     assert torch.equal(inputs[69], task.train[69][0])
     assert torch.equal(truths[69], task.train[69][1])
+
+
+@pytest.mark.parametrize(("size", "count", "expected"), [(2, None, [2, 2, 1]), (2, 3, [2, 1]), (9, 9, [5]), (2, 0, [])])
+def test_any_sequence_of_pairs_is_data(size: int, count: int | None, expected: list[int]) -> None:
+    pairs = [(torch.full((1, 4), float(index)), torch.ones(1, 4)) for index in range(5)]
+    found = list(batches(pairs, size, count))
+    assert [len(inputs) for inputs, _ in found] == expected
+    shown = [value for inputs, truth in found for value in inputs[:, 0, 0].tolist()]
+    assert shown == [0.0, 1.0, 2.0, 3.0, 4.0][: sum(expected)]
+    assert metrics.evaluate(torch.nn.Identity(), pairs[1:], losses.Dice(), size).dice == 1.0

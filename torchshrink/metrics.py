@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from torchshrink.task import Samples
+from torchshrink.task import Samples, batches
 
 THRESHOLD = 0.5
 
@@ -59,7 +58,7 @@ def evaluate(model: nn.Module, samples: Samples, loss: nn.Module, batch_size: in
     tensors = itertools.chain(model.parameters(), model.buffers())
     device = next((tensor.device for tensor in tensors), torch.device("cpu"))
     totals, count = torch.zeros(3, dtype=torch.float64), 0
-    for inputs, truth in DataLoader(samples, batch_size):
+    for inputs, truth in batches(samples, batch_size):
         batch = score(model(inputs.to(device)).cpu(), truth, loss)
         totals += len(inputs) * torch.tensor([batch.loss, batch.dice, batch.iou], dtype=torch.float64)
         count += len(inputs)
@@ -75,7 +74,7 @@ def outputs(model: nn.Module, inputs: Tensor, batch_size: int = 16) -> Tensor:
 
 def stack(samples: Samples) -> tuple[Tensor, Tensor]:
     """Return all inputs and all truths as two tensors, ``[N, C, *size]`` and ``[N, K, *size]``."""
-    inputs, truths = zip(*DataLoader(samples, 64), strict=True)
+    inputs, truths = zip(*batches(samples, 64), strict=True)
     return torch.cat(inputs), torch.cat(truths)
 
 

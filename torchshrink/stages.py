@@ -9,24 +9,22 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor, nn
 from torch.fx import GraphModule
-from torch.utils.data import DataLoader, Subset
 
-from torchshrink import prune as pruning
 from torchshrink import quantize
 from torchshrink.errors import RecipeError
 from torchshrink.progress import SILENT, Progress
+from torchshrink.prune import Schedule, by_layer, keep_zeros, remove, sparsity
 from torchshrink.prune.channels import channels as remove_channels
-from torchshrink.prune.importance import Importance
+from torchshrink.prune.clusters import cluster as share_weights
 from torchshrink.prune.methods import Method, most
 from torchshrink.prune.methods import method as pruning_method
-from torchshrink.task import Task
+from torchshrink.settings import Importance, Scheduling, Scope, check
+from torchshrink.task import Task, batches
 from torchshrink.training import History, Settings, fit
-
-Scheduling = Literal["polynomial", "constant", "one_shot", "rewind"]
 
 # Shares of a training: pruning is done after the first, ranges and BatchNorm statistics freeze after the second.
 PRUNED_BY, FROZEN_AFTER = 0.5, 0.6
@@ -38,9 +36,9 @@ def train(
     model: nn.Module, task: Task, settings: Settings, teacher: nn.Module | None = None, progress: Progress = SILENT
 ) -> History:
     """Train ``model`` in place; its zero weights stay zero."""
-    pruning.keep_zeros(model)
+    keep_zeros(model)
     history = fit(model, task, settings, teacher=teacher, progress=progress)
-    pruning.remove(model)
+    remove(model)
     return history
 
 
@@ -89,8 +87,9 @@ def prune(
     Raises:
         RecipeError: When the settings contradict each other or the model.
     """
-    model = pruning.keep_zeros(copy.deepcopy(model))
-    initial = pruning.sparsity(model)
+    check("schedule", schedule, Scheduling)
+    model = keep_zeros(copy.deepcopy(model))
+    initial = sparsity(model)
     if amounts is not None:
         apply, initial, final = _by_layer(amounts), 0.0, max(amounts.values(), default=0.0)
         if ignore or amount is not None:
@@ -106,15 +105,15 @@ def prune(
     is_at_once = schedule in ("constant", "one_shot") or settings.epochs == 0
     if is_at_once:
         apply(model, final)
-    plan: list[pruning.Schedule] = []
+    plan: list[Schedule] = []
 
     def after_step(step: int, steps: int) -> None:
         if not plan:
             end = max(1, int(PRUNED_BY * steps))
             plan.append(
-                pruning.Schedule.one_shot(final, end, min(int(REWOUND_TO * steps) + 1, end - 1), apply)
+                Schedule.one_shot(final, end, min(int(REWOUND_TO * steps) + 1, end - 1), apply)
                 if schedule == "rewind"
-                else pruning.Schedule.polynomial(initial, final, 0, end, method=apply)
+                else Schedule.polynomial(initial, final, 0, end, method=apply)
             )
         plan[0].step(model, step)
 
@@ -127,7 +126,7 @@ def prune(
         teacher=teacher,
         progress=progress,
     )
-    return pruning.remove(model), history
+    return remove(model), history
 
 
 def channels(
@@ -140,7 +139,7 @@ def channels(
     target_macs: float | None = None,
     target_params: float | None = None,
     importance: Importance = "l2",
-    scope: pruning.Scope = "global",
+    scope: Scope = "global",
     round_to: int = 1,
     rounds: int = 1,
     ignore: Sequence[str] = (),
@@ -188,10 +187,10 @@ def channels(
             loss=lambda module: sampled_loss(module, task),
             **goal,
         )
-        pruning.keep_zeros(model)
+        keep_zeros(model)
         epochs = settings.epochs - part * (rounds - 1) if is_last else part
         found = fit(model, task, replace(settings, epochs=epochs), teacher=teacher, progress=progress)
-        pruning.remove(model)
+        remove(model)
         found.best_epoch += len(history.epochs)
         history = replace(found, epochs=history.epochs + found.epochs)
     return model, history
@@ -222,7 +221,7 @@ def cluster(
         RecipeError: When ``count`` is out of range or nothing can be clustered.
     """
     model = copy.deepcopy(model)
-    clusters = pruning.cluster(model, count, ignore)
+    clusters = share_weights(model, count, ignore)
 
     def after_step(_step: int, _steps: int) -> None:
         clusters.apply()
@@ -267,7 +266,7 @@ def ptq(
     What ``keep_float`` names stays float, as `torchshrink.quantize.prepare_ptq` says.
     """
     prepared = quantize.prepare_ptq(model, task.example_input, keep_float)
-    quantize.calibrate(prepared, (inputs for inputs, _ in _first(task, samples, batch_size)))
+    quantize.calibrate(prepared, (inputs for inputs, _ in batches(task.train, batch_size, samples)))
     return quantize.convert(prepared)
 
 
@@ -277,19 +276,14 @@ def _by_layer(amounts: Mapping[str, float]) -> Method:
 
     def apply(model: nn.Module, amount: float) -> nn.Module:
         share = amount / most_of_all if most_of_all else 0.0
-        return pruning.by_layer(model, {name: value * share for name, value in amounts.items()})
+        return by_layer(model, {name: value * share for name, value in amounts.items()})
 
     return apply
 
 
-def _first(task: Task, samples: int, batch_size: int = 16) -> DataLoader[tuple[Tensor, Tensor]]:
-    count = min(samples, len(task.train))  # type: ignore[arg-type]
-    return DataLoader(Subset(task.train, range(count)), batch_size)
-
-
 def sampled_loss(model: nn.Module, task: Task) -> Tensor:
     """Return the mean loss over the first training batches, with its gradient graph."""
-    losses = [task.loss(model(inputs), truth) for inputs, truth in _first(task, TAYLOR_SAMPLES)]
+    losses = [task.loss(model(inputs), truth) for inputs, truth in batches(task.train, 16, TAYLOR_SAMPLES)]
     total: Tensor = sum(losses[1:], losses[0]) / len(losses)
     return total
 

@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import default_collate
 
 from torchshrink.errors import DataError
 from torchshrink.losses import FocalTversky
 
-Samples = Dataset[tuple[Tensor, Tensor]]
 Augmentation = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
+
+
+class Samples(Protocol):
+    """Pairs of an input and its truth, by position: a list, or any dataset of PyTorch's that has a length."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> tuple[Tensor, Tensor]: ...
+
+
+def batches(samples: Samples, size: int, count: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield samples in their order, ``size`` at a time, as inputs ``[N, C, *size]`` and truths ``[N, K, *size]``.
+
+    Args:
+        samples: Where they come from.
+        size: Of a batch; the last may be smaller.
+        count: How many samples at most, the first ones; all by default.
+    """
+    end = len(samples) if count is None else min(count, len(samples))
+    for start in range(0, end, size):
+        inputs, truths = default_collate([samples[index] for index in range(start, min(start + size, end))])
+        yield inputs, truths
 
 
 @dataclass(frozen=True)

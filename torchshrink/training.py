@@ -6,11 +6,11 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from torchshrink.errors import DataError, ModelError
 from torchshrink.metrics import evaluate
@@ -19,6 +19,7 @@ from torchshrink.parallel import group
 from torchshrink.parallel.launch import is_main
 from torchshrink.parallel.whole_batch import extremes, whole_batch
 from torchshrink.progress import SILENT, Progress
+from torchshrink.settings import Arithmetic, Training, check
 from torchshrink.task import Task
 
 _SURE = 1 / 512  # half a step of an int8 probability
@@ -26,27 +27,15 @@ AfterStep = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How to train.
+class Settings(Training):
+    """How to train, as a recipe says it for one variant and for all.
 
     Attributes:
-        epochs: Passes over the training data.
-        lr: Peak of the one-cycle schedule (Smith and Topin, arXiv:1708.07120).
-        batch_size: Samples per step; several processes share them.
-        weight_decay: Of AdamW.
-        patience: Epochs without a better validation loss after which training stops; 0 never stops early.
         distillation: Share of the loss, in [0, 1], that a teacher's outputs are the truth of.
-        precision: ``"auto"`` takes bfloat16 where the processor computes with it, else float32.
         seed: Decides order, augmentation and dropout; dropout also depends on the number of processes.
     """
 
-    epochs: int
-    lr: float = 3e-3
-    batch_size: int = 16
-    weight_decay: float = 1e-4
-    patience: int = 0
     distillation: float = 0.0
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
     seed: int = 0
 
 
@@ -236,6 +225,7 @@ def _guide(teacher: nn.Module | None, settings: Settings, device: torch.device) 
 
 def uses_bf16(precision: str, device: str) -> bool:
     """Return whether training computes in bfloat16; ``"auto"`` asks the hardware."""
+    check("precision", precision, Arithmetic)
     if precision != "auto":
         return precision == "bf16"
     if device == "cuda":
@@ -246,7 +236,7 @@ def uses_bf16(precision: str, device: str) -> bool:
 
 def _batches(task: Task, settings: Settings, generator: torch.Generator) -> DataLoader[tuple[Tensor, Tensor]]:
     """Return the batches of an epoch, the same in every process."""
-    size, processes = len(task.train), group.count()  # type: ignore[arg-type]
+    size, processes = len(task.train), group.count()
     if size == 0:
         raise DataError(f"task {task.name!r} has no training sample")
     if min(size, settings.batch_size) < processes:
@@ -256,4 +246,5 @@ def _batches(task: Task, settings: Settings, generator: torch.Generator) -> Data
         )
     # BatchNorm cannot train on a batch of one, and every process needs a share.
     drop_last = size > 1 and 0 < size % settings.batch_size < max(2, processes)
-    return DataLoader(task.train, settings.batch_size, shuffle=True, generator=generator, drop_last=drop_last)
+    samples = cast(Dataset[tuple[Tensor, Tensor]], task.train)  # a length and positions are all that it needs
+    return DataLoader(samples, settings.batch_size, shuffle=True, generator=generator, drop_last=drop_last)

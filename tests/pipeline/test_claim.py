@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +10,7 @@ from torchshrink import checkpoint, prune
 from torchshrink.errors import DataError, ModelError, OutputError, RecipeError
 from torchshrink.model.unet import UNet
 from torchshrink.pipeline import assemble, recipe
-from torchshrink.pipeline.job import Job
+from torchshrink.pipeline.build import teacher_of
 from torchshrink.pipeline.recipe import Recipe
 from torchshrink.pipeline.run import claim
 
@@ -116,15 +115,11 @@ def test_a_line_imitates_the_model_that_it_begins_with() -> None:
             },
         }
     )
-    job = object.__new__(Job)
-    job.recipe, job.states = made, {name: SimpleNamespace(path=name) for name in made.variants}  # type: ignore[misc]
-    job._load = lambda path: path  # type: ignore[assignment,method-assign,return-value]
-    teachers = {name: job._teacher(name) for name in made.variants}
+    teachers = {name: teacher_of(made, name) for name in made.variants}
     assert teachers == {
         "dense": None, "slim": "dense", "sparse": "dense", "scratch": None, "scratch-sparse": "scratch",
     }  # fmt: skip
-    job.recipe = made.model_copy(update={"distillation": 0.0})
-    assert job._teacher("sparse") is None
+    assert teacher_of(made.model_copy(update={"distillation": 0.0}), "sparse") is None
 
 
 @pytest.mark.parametrize("is_fresh", [False, True])

@@ -1,12 +1,13 @@
 """Candidates as recipes."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from torchshrink.pipeline import recipe
 from torchshrink.pipeline.recipe import Recipe, Search
-from torchshrink.search import candidates
+from torchshrink.search.candidates import Plan
 from torchshrink.search.space import Resolved, draw, shares
 
 SETTINGS: dict[str, Any] = {
@@ -16,8 +17,12 @@ SETTINGS: dict[str, Any] = {
 SEARCH = Search(epochs=18, qat_epochs=4, final_epochs=90, final_qat_epochs=12)
 
 
+def plan(base: Recipe, space: Resolved, search: Search = SEARCH, target: str = "litert") -> Plan:
+    return Plan(base, space, search, target, Path("dense.safetensors"), Path("dense.tflite"))
+
+
 def test_parts_grow_by_the_reduction(base: Recipe, space: Resolved) -> None:
-    found = candidates.make(base, SETTINGS, space, SEARCH, "litert")
+    found = plan(base, space)(SETTINGS)
     assert found.rungs == (("dense", "slim"), ("tuned-2",), ("sparse", "int8"))
     assert found.epochs == (2, 6, 18)
     assert found.name == "int8"
@@ -25,7 +30,7 @@ def test_parts_grow_by_the_reduction(base: Recipe, space: Resolved) -> None:
     assert [variants[name].source for name in ("slim", "tuned-2", "sparse", "int8")] == [
         "dense", "slim", "tuned-2", "sparse",
     ]  # fmt: skip
-    assert [next(iter(variants[name].steps.values())).epochs for name in variants] == [2, 2, 4, 12, 4]
+    assert [next(iter(variants[name].steps.values())).epochs for name in variants] == [0, 2, 4, 12, 4]
     slim = variants["slim"].channels
     assert slim is not None
     assert slim.amounts == {"encoder.0.0": 0.6, "encoder.0.3": 0.6, "encoder.1.0": 0.5}
@@ -36,7 +41,7 @@ def test_parts_grow_by_the_reduction(base: Recipe, space: Resolved) -> None:
 
 
 def test_recommended_models_are_trained_for_longer(base: Recipe, space: Resolved) -> None:
-    found = candidates.make(base, SETTINGS, space, SEARCH, "onnxruntime", is_final=True)
+    found = plan(base, space, target="onnxruntime").final(SETTINGS)
     assert found.epochs == (10, 30, 90)
     variants = found.recipe.variants
     assert variants["int8"].qat is not None
@@ -47,7 +52,7 @@ def test_recommended_models_are_trained_for_longer(base: Recipe, space: Resolved
 
 
 def test_trained_weights_are_not_trained_again(base: Recipe, space: Resolved) -> None:
-    found = candidates.make(base, SETTINGS, space, SEARCH, "litert", checkpoint="dense.safetensors").recipe
+    found = plan(base, space)(SETTINGS).recipe
     assert found.model.checkpoint == "dense.safetensors"
     assert found.model.arguments == {"widths": [8, 16]}
     dense = found.variants["dense"].train
@@ -66,22 +71,22 @@ def test_trained_weights_are_not_trained_again(base: Recipe, space: Resolved) ->
 def test_what_is_not_done_has_no_step(
     base: Recipe, space: Resolved, changes: dict[str, Any], rungs: tuple[tuple[str, ...], ...]
 ) -> None:
-    assert candidates.make(base, {**SETTINGS, **changes}, space, SEARCH, "litert").rungs == rungs
+    assert plan(base, space)({**SETTINGS, **changes}).rungs == rungs
 
 
 def test_a_single_rung_shares_its_epochs(base: Recipe, space: Resolved) -> None:
-    found = candidates.make(base, SETTINGS, space, Search(epochs=10, rungs=1), "litert")
+    found = plan(base, space, Search(epochs=10, rungs=1))(SETTINGS)
     assert found.rungs == (("dense", "slim", "sparse", "int8"),)
     assert [next(iter(found.recipe.variants[name].steps.values())).epochs for name in ("slim", "sparse")] == [5, 5]
 
 
 def test_layers_stay_float_in_their_order(base: Recipe, space: Resolved) -> None:
-    assert candidates.make(base, {**SETTINGS, "keep_float": 1}, space, SEARCH, "litert").recipe.keep_float == ("head",)
-    assert candidates.make(base, SETTINGS, space, SEARCH, "litert").recipe.keep_float == ()
+    assert plan(base, space)({**SETTINGS, "keep_float": 1}).recipe.keep_float == ("head",)
+    assert plan(base, space)(SETTINGS).recipe.keep_float == ()
 
 
 def test_recipes_survive_being_written(base: Recipe, space: Resolved) -> None:
-    found = candidates.make(base, SETTINGS, space, SEARCH, "litert").recipe
+    found = plan(base, space)(SETTINGS).recipe
     assert recipe.parse(recipe.dump(found)) == found
 
 

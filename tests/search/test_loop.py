@@ -9,8 +9,7 @@ import pytest
 from torchshrink.errors import RecipeError
 from torchshrink.pipeline.recipe import Recipe, Search
 from torchshrink.progress import SILENT
-from torchshrink.search import candidates
-from torchshrink.search.candidates import Candidate
+from torchshrink.search.candidates import Plan
 from torchshrink.search.engines.local import Outcome
 from torchshrink.search.engines.work import Request
 from torchshrink.search.estimate import Estimator
@@ -73,16 +72,6 @@ class Estimates(Estimator):
         return {"size": 0.5} if estimated["is_dropped"] else {}
 
 
-class Plan:
-    reference = Path("dense.tflite")
-
-    def __init__(self, base: Recipe, space: Resolved, settings: Search) -> None:
-        self.base, self.space, self.settings = base, space, settings
-
-    def __call__(self, drawn: dict[str, Any]) -> Candidate:
-        return candidates.make(self.base, drawn, self.space, self.settings, "litert", checkpoint="dense.safetensors")
-
-
 Make = Callable[..., Loop]
 
 
@@ -95,8 +84,8 @@ def make(tmp_path: Path, base: Recipe, space: Resolved) -> Make:
         limits = limits or Limits(latency=0.5, rss=60.0, loss_increase=0.2)
         about = {"target": "litert"}
         study = Study(store, "torchshrink", limits.objectives, search.sampler, 0, about)
-        plan = Plan(base, space, search)
-        return Loop(study, limits, space, plan, estimates or Estimates(), DENSE, search, tmp_path / "trials", SILENT)
+        plan = Plan(base, space, search, "litert", Path("dense.safetensors"), Path("dense.tflite"))
+        return Loop(study, limits, plan, estimates or Estimates(), DENSE, tmp_path / "trials", SILENT)
 
     return make_loop
 
@@ -181,7 +170,7 @@ def test_dead_workers_are_replaced(make: Make) -> None:
         is_first = request.ships is None and len(request.variants) == 2 and times == 1
         return Outcome(request.number, error="killed", is_lost=True) if is_first else answer(request, times)
 
-    loop.study.fail(loop.study.ask(loop.space)[0], "not of this test")
+    loop.study.fail(loop.study.ask(loop.plan.space)[0], "not of this test")
     engine = Engine(first_dies)
     loop.run(engine, Budget(2, None))
     assert states(loop)[2] == "finished"

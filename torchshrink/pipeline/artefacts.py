@@ -54,6 +54,21 @@ class Artefact:
         return cls(**values)
 
 
+@dataclass
+class Made:
+    """What is known of a variant so far."""
+
+    path: Path
+    stamp: str  # of all that went into it and came out of it
+    macs: int
+    best_loss: float | None = None  # of the validation part, in the epoch that was kept
+    keep_float: Sequence[str] = ()
+    calibrated: Path | None = None  # the int8 graph of a float variant that is to have int8 files
+    artefacts: Sequence[Artefact] = ()
+    checked: Sequence[dict[str, Any]] = ()  # rows of the files that compute what they should
+    failed: Sequence[dict[str, Any]] = ()  # what the report says of the others
+
+
 def ranges_path(folder: Path, variant: str) -> Path:
     """Return where the ranges of a variant's int8 TFLite file are kept, beside it."""
     return folder / f"{variant}-int8.ranges.json"

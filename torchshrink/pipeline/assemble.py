@@ -37,28 +37,37 @@ def make_task(recipe: Recipe) -> Task:
 
 
 def make_model(recipe: Recipe, task: Task) -> nn.Module:
-    """Return the recipe's model, its weights from the checkpoint when there is one.
-
-    The built-in U-Net takes its channels and dimensions from the data.
-    """
-    settings = recipe.model
-    factory: Callable[[], nn.Module]
-    if settings.factory == "unet":
-        shape = {
-            "in_channels": task.example_input.shape[1],
-            "out_channels": task.example_truth.shape[1],
-            "dims": task.dims,
-        }
-        factory = _call(UNet, {**shape, **settings.arguments}, "unet")
-    else:
-        factory = _call(resolve(settings.factory, "model"), settings.arguments, settings.factory)
-    torch.manual_seed(recipe.seed)
+    """Return the recipe's model, its weights from the checkpoint when there is one."""
+    settings, factory = recipe.model, make_factory(recipe, task)
     if settings.checkpoint is None:
         return factory()
     path = Path(settings.checkpoint)
     if settings.factory == "unet" and not settings.arguments and checkpoint.is_self_contained(path):
         return _fitting(checkpoint.load(path), path, task)
     return checkpoint.load(path, factory, settings.allow_pickle)
+
+
+def make_factory(recipe: Recipe, task: Task) -> checkpoint.Factory:
+    """Return what makes the recipe's architecture, the same weights at every call.
+
+    The built-in U-Net takes its channels and dimensions from the data.
+    """
+    name, arguments = recipe.model.factory, recipe.model.arguments
+    function: Callable[..., nn.Module] = UNet
+    if name == "unet":
+        channels = {"in_channels": task.example_input.shape[1], "out_channels": task.example_truth.shape[1]}
+        arguments = {**channels, "dims": task.dims, **arguments}
+    else:
+        function = resolve(name, "model")
+
+    def make() -> nn.Module:
+        torch.manual_seed(recipe.seed)
+        try:
+            return function(**arguments)
+        except TypeError as error:
+            raise RecipeError(f"model {name!r} does not take {arguments}: {error}") from error
+
+    return make
 
 
 def _fitting(model: nn.Module, path: Path, task: Task) -> nn.Module:
@@ -71,16 +80,6 @@ def _fitting(model: nn.Module, path: Path, task: Task) -> nn.Module:
             f"{config.get('dims')} dimensions, the data has {wanted[0]} and {wanted[1]} in {wanted[2]}"
         )
     return model
-
-
-def _call(function: Callable[..., nn.Module], arguments: dict[str, Any], name: str) -> Callable[[], nn.Module]:
-    def make() -> nn.Module:
-        try:
-            return function(**arguments)
-        except TypeError as error:
-            raise RecipeError(f"model {name!r} does not take {arguments}: {error}") from error
-
-    return make
 
 
 def resolve(reference: str, what: str) -> Callable[..., Any]:

@@ -7,9 +7,13 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.dataclasses import dataclass
 
 from torchshrink.errors import RecipeError
 from torchshrink.files import atomic
+from torchshrink.settings import Importance, Natural, Positive, Sampler, Scheduling, Scope, Share, Training, Whole
+
+_STEP = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class Strict(BaseModel):
@@ -24,8 +28,6 @@ def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
     return bounds
 
 
-Share = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
 Shares = Annotated[tuple[Share, Share], AfterValidator(_ordered)]
 Rates = Annotated[tuple[Positive, Positive], AfterValidator(_ordered)]
 
@@ -49,11 +51,11 @@ class Space(Strict):
 
     channels: Shares | None = None
     stage_spread: float | None = Field(None, ge=0, le=0.5)
-    round_to: tuple[Annotated[int, Field(ge=1)], ...] = Field((4, 8), min_length=1)
+    round_to: tuple[Natural, ...] = Field((4, 8), min_length=1)
     sparsity: Shares | None = None
     pattern: tuple[str, ...] = Field(("magnitude",), min_length=1)
     int8: tuple[Literal["qat", "ptq"], ...] = Field(("qat", "ptq"), min_length=1)
-    keep_float: int | None = Field(None, ge=0)
+    keep_float: Whole | None = None
     distillation: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field((0.0, 0.5), min_length=1)
     length: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field((0.5, 1.0), min_length=1)
     lr: Rates = (5e-4, 5e-3)
@@ -75,42 +77,33 @@ class Search(Strict):
     """
 
     space: Space = Field(default_factory=Space)
-    epochs: int = Field(18, ge=1)
-    qat_epochs: int = Field(4, ge=1)
-    final_epochs: int = Field(80, ge=1)
-    final_qat_epochs: int = Field(12, ge=1)
+    epochs: Natural = 18
+    qat_epochs: Natural = 4
+    final_epochs: Natural = 80
+    final_qat_epochs: Natural = 12
     rungs: int = Field(3, ge=1, le=6)
     reduction: int = Field(3, ge=2)
-    sampler: Literal["tpe", "random"] = "tpe"
+    sampler: Sampler = "tpe"
 
 
-class Training(Strict):
-    """How long and how fast to train; see `torchshrink.training.Settings`."""
-
-    epochs: int = Field(30, ge=0)
-    lr: float = Field(3e-3, gt=0)
-    batch_size: int = Field(16, ge=1)
-    weight_decay: float = Field(1e-4, ge=0)
-    patience: int = Field(0, ge=0)
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-
-
+@dataclass(frozen=True, config=_STEP)
 class Dense(Training):
     """Training from the model's own weights, from those of another variant, or from new ones."""
 
     reinitialize: bool = False
 
 
+@dataclass(frozen=True, config=_STEP)
 class Pruning(Training):
     """Set weights to zero while fine-tuning; see `torchshrink.stages.prune`."""
 
-    amount: float | None = Field(None, ge=0, lt=1)
+    amount: Share | None = None
     amounts: dict[str, float] | None = None
     method: str = "magnitude"
-    schedule: Literal["polynomial", "constant", "one_shot", "rewind"] = "polynomial"
+    schedule: Scheduling = "polynomial"
     ignore: tuple[str, ...] | None = None
-    epochs: int = Field(20, ge=0)
-    lr: float = Field(2e-3, gt=0)
+    epochs: Whole = 20
+    lr: Positive = 2e-3
 
     @field_validator("method")
     @classmethod
@@ -130,20 +123,21 @@ class Pruning(Training):
         return self
 
 
+@dataclass(frozen=True, config=_STEP)
 class Channels(Training):
     """Remove channels and fine-tune, in rounds; see `torchshrink.stages.channels`."""
 
-    amount: float | None = Field(None, ge=0, lt=1)
+    amount: Share | None = None
     amounts: dict[str, float] | None = None
-    target_macs: float | None = Field(None, gt=0)
-    target_params: float | None = Field(None, gt=0)
-    importance: Literal["l1", "l2", "bn", "taylor"] = "l2"
-    scope: Literal["global", "layer"] = "global"
-    round_to: int = Field(1, ge=1)
-    rounds: int = Field(1, ge=1)
+    target_macs: Positive | None = None
+    target_params: Positive | None = None
+    importance: Importance = "l2"
+    scope: Scope = "global"
+    round_to: Natural = 1
+    rounds: Natural = 1
     ignore: tuple[str, ...] = ()
-    epochs: int = Field(20, ge=0)
-    lr: float = Field(2e-3, gt=0)
+    epochs: Whole = 20
+    lr: Positive = 2e-3
 
     @model_validator(mode="after")
     def _has_one_goal(self) -> Channels:
@@ -153,20 +147,22 @@ class Channels(Training):
         return self
 
 
+@dataclass(frozen=True, config=_STEP)
 class Clustering(Training):
     """Share a few values among the weights of every layer; see `torchshrink.stages.cluster`."""
 
-    count: int = Field(16, ge=2, le=256)
+    count: Annotated[int, Field(ge=2, le=256)] = 16
     ignore: tuple[str, ...] | None = None
-    epochs: int = Field(10, ge=0)
-    lr: float = Field(5e-4, gt=0)
+    epochs: Whole = 10
+    lr: Positive = 5e-4
 
 
+@dataclass(frozen=True, config=_STEP)
 class Qat(Training):
     """Quantization-aware training."""
 
-    epochs: int = Field(10, ge=1)
-    lr: float = Field(5e-4, gt=0)
+    epochs: Natural = 10
+    lr: Positive = 5e-4
 
 
 class Variant(Strict):
@@ -222,7 +218,7 @@ class Loss(Strict):
 class Measuring(Strict):
     """How files are timed."""
 
-    threads: int = Field(1, ge=1)
+    threads: Natural = 1
     runs: int = Field(50, ge=5)
 
 
@@ -239,7 +235,7 @@ class Recipe(Strict):
 
     version: Literal[1] = 1
     data: str = "synthetic:cells"
-    seed: int = Field(0, ge=0)
+    seed: Whole = 0
     validation: float = Field(0.1, gt=0, lt=1)
     augment: bool = True
     model: Model = Field(default_factory=Model)
@@ -322,65 +318,14 @@ def save(recipe: Recipe, path: Path) -> None:
         temporary.write_text(f"# Run with: torchshrink run {path.name}\n{text}")
 
 
+def template(name: Path) -> str:
+    """Return the default recipe with a comment on every setting, headed by the command that runs it as ``name``."""
+    text = Path(__file__).with_name("recipe.yaml").read_text()
+    return text.replace("torchshrink run recipe.yaml", f"torchshrink run {name}", 1)
+
+
 def _problem(item: Any) -> str:
-    if item["type"] == "extra_forbidden":
+    if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return "unknown key"
     message: str = item["msg"].removeprefix("Value error, ")
     return message[:1].lower() + message[1:]
-
-
-TEMPLATE = """\
-# What `torchshrink run` does. Run with: torchshrink run {name}
-# Every line is optional; what is written here is the default.
-version: 1
-
-# synthetic:cells, synthetic:pulses, a folder with images/ and masks/ (or train/ and test/ of them),
-# a .npz file with x and y (or a folder with train.npz and test.npz), or module:callable returning a torchshrink.Task.
-data: synthetic:cells
-seed: 0
-validation: 0.1        # share of the training data that picks the best epoch
-augment: true          # flips, rotations and noise
-
-model:
-  factory: unet        # or module:factory, called with the arguments below
-  arguments: {{}}        # for unet: widths, up, kernel_size; channels and dimensions come from the data
-  # checkpoint: model.safetensors    # start from these weights
-
-# loss:                # the task's own, focal_tversky for built-in kinds of data
-#   name: focal_tversky     # tversky, dice, bce, or module:callable
-#   settings: {{alpha: 0.7, beta: 0.3, gamma: 0.75}}
-
-# distillation: 0.5         # share of the loss, in every fine-tuning, that the first trained variant's outputs make
-
-# One step each, from the model or from a variant above.
-variants:
-  dense:
-    train: {{epochs: 30, lr: 0.003, batch_size: 16, weight_decay: 0.0001, patience: 0, precision: auto}}
-  pruned:
-    from: dense
-    prune: {{amount: 0.8, method: magnitude, schedule: polynomial, epochs: 20, lr: 0.002}}
-  pruned-qat:
-    from: pruned
-    qat: {{epochs: 10, lr: 0.0005}}
-# slim:                     # fewer channels: faster everywhere
-#   from: dense
-#   channels: {{target_macs: 0.25, importance: l2, scope: global, round_to: 4, rounds: 1, epochs: 20, lr: 0.002}}
-# slim-clustered:           # few distinct weights: compresses well
-#   from: slim
-#   cluster: {{count: 16, epochs: 10, lr: 0.0005}}
-# export: false makes no files of a variant that is only a step to others; channels take amounts: {{LAYER: 0.5}} too
-# methods of prune: magnitude, layer, lamp, random, N:M such as 2:4, RxC blocks such as 1x4; amounts: {{LAYER: 0.9}}
-# schedules: polynomial, constant, one_shot, rewind
-
-formats: [onnx, tflite]
-precisions: [fp32, fp16, int8]   # int8 of a variant without qat is calibrated on the training data
-keep_float: []         # modules that stay float in int8, by name; auto: as few as cost less than 1 % of the loss
-
-measure: {{threads: 1, runs: 50}}
-
-# What `torchshrink search` tries, starting from the first variant; left out, it follows from each layer's sensitivity.
-# search:
-#   space: {{channels: [0.0, 0.8], sparsity: [0.0, 0.9], int8: [qat, ptq], lr: [0.0005, 0.005]}}
-#   epochs: 18               # fine-tuning of a candidate that goes all the way
-#   final_epochs: 80         # of the recommended one
-"""

@@ -8,10 +8,9 @@ from typing import Any
 
 from torchshrink.errors import ConversionError, DataError, ModelError, ParityError, RecipeError, ShrinkError
 from torchshrink.files import atomic, link_out
-from torchshrink.pipeline import recipe as recipes
 from torchshrink.pipeline.artefacts import Bridge
 from torchshrink.pipeline.job import Job
-from torchshrink.pipeline.recipe import Recipe
+from torchshrink.pipeline.recipe import Recipe, dump, parse
 from torchshrink.pipeline.steps import FOLDER, Steps
 from torchshrink.progress import SILENT, Progress
 from torchshrink.report import document
@@ -47,7 +46,7 @@ def run(
                 job.export(name)
                 job.check(name)
         except (ConversionError, ModelError, ParityError, RecipeError) as error:
-            if not job.states:
+            if not job.made:
                 raise
             errors[name] = error  # the other variants are worth having without this one
             progress.note(f"{name} failed: {error}")
@@ -80,11 +79,11 @@ def claim(out: Path, recipe: Recipe, is_fresh: bool) -> None:
     if link := link_out(out):
         raise DataError(f"{link} leads out of the run's folder, where files are replaced: remove the link")
     marker = out / "recipe.json"
-    content = recipes.dump(recipe)
+    content = dump(recipe)
     if marker.is_file():
         try:
             # Read as a recipe: an earlier version may have written settings that are no longer stored.
-            is_same = recipes.dump(recipes.parse(json.loads(marker.read_bytes()))) == content
+            is_same = dump(parse(json.loads(marker.read_bytes()))) == content
         except (ValueError, RecipeError):
             is_same = False  # damaged: nobody knows which run it was
         has_begun = any(path != marker for path in out.iterdir())  # a wrong path to the data leaves only the marker

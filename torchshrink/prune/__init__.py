@@ -5,7 +5,8 @@ from torchshrink.prune.clusters import Clusters, cluster
 from torchshrink.prune.layers import keep_zeros, prunable_layers, remove, sparsity
 from torchshrink.prune.patterns import block, n_m
 from torchshrink.prune.schedule import Schedule
-from torchshrink.prune.weights import Scope, by_layer, lamp, magnitude, random
+from torchshrink.prune.weights import by_layer, lamp, magnitude, random
+from torchshrink.settings import Scope
 
 __all__ = [
     "Clusters",

@@ -12,9 +12,9 @@ from torch.utils._pytree import tree_leaves
 
 from torchshrink.errors import ModelError, RecipeError
 from torchshrink.prune.groups import Inputs, Traced
-from torchshrink.prune.importance import Importance, scores
+from torchshrink.prune.importance import scores
 from torchshrink.prune.surgery import Cut, remove_channels, silence_channels
-from torchshrink.prune.weights import Scope
+from torchshrink.settings import Importance, Scope, check
 
 LEAST = 0.1  # share of its channels that a layer keeps whatever the ranking says: no layer dies out
 _MIXING = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm)
@@ -124,8 +124,7 @@ def _check(
     for target in (target_macs, target_params):
         if target is not None and not target >= 0:
             raise RecipeError(f"a target of {target} cannot be met")
-    if scope not in ("global", "layer"):
-        raise RecipeError(f"scope={scope!r}: expected 'global' or 'layer'")
+    check("scope", scope, Scope)
     if round_to < 1:
         raise RecipeError(f"round_to={round_to}: expected a positive number of channels")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torchshrink.errors import RecipeError
 from torchshrink.prune.groups import Group
 from torchshrink.prune.layers import PRUNABLE, by_output
+from torchshrink.settings import Importance, check
 
-Importance = Literal["l1", "l2", "bn", "taylor"]
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
@@ -24,8 +24,7 @@ def scores(
     Raises:
         RecipeError: When the importance is unknown, has no data, or can judge no group.
     """
-    if importance not in ("l1", "l2", "bn", "taylor"):
-        raise RecipeError(f"importance={importance!r}: expected 'l1', 'l2', 'bn' or 'taylor'")
+    check("importance", importance, Importance)
     if importance == "taylor":
         if loss is None:
             raise RecipeError("importance='taylor' needs data: give loss, which maps the model to its loss on some")

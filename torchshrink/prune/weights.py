@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +11,8 @@ from torch.nn.utils import prune as torch_prune
 
 from torchshrink.errors import RecipeError
 from torchshrink.prune.layers import Layer, checked, inner_layers, keep_zeros, prunable_layers, remove
+from torchshrink.settings import Scope, check
 
-Scope = Literal["global", "layer"]
 Score = Callable[[Tensor], Tensor]
 
 
@@ -45,8 +44,7 @@ def magnitude(
     >>> int((model.weight == 0).sum())
     80
     """
-    if scope not in ("global", "layer"):
-        raise RecipeError(f"scope={scope!r}: expected 'global' or 'layer'")
+    check("scope", scope, Scope)
     if scope == "global":
         return _globally(model, amount, prunable_layers(model, ignore or ()), torch.abs)
     layers = inner_layers(model, ignore)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torchshrink.pipeline.recipe import Channels, Dense, Pruning, Qat, Recipe, Search, Variant
-from torchshrink.search.space import LEAST_SPARSITY, Resolved, Settings, shares
+from torchshrink.search.space import LEAST_SPARSITY, Choices, Resolved, shares
+from torchshrink.settings import Importance
 
 FORMATS = {"litert": "tflite", "onnxruntime": "onnx"}
-_IMPORTANCE = "taylor"
+_IMPORTANCE: Importance = "taylor"
 
 
 @dataclass(frozen=True)
@@ -33,78 +35,83 @@ class Candidate:
         return self.rungs[-1][-1]
 
 
-def make(
-    base: Recipe,
-    settings: Settings,
-    space: Resolved,
-    search: Search,
-    target: str,
-    *,
-    checkpoint: str | None = None,
-    is_final: bool = False,
-) -> Candidate:
-    """Return the candidate with these settings.
+@dataclass(frozen=True)
+class Plan:
+    """Makes candidates.
 
-    Args:
-        base: Whose first variant is the dense model.
-        settings: Of `space.draw`.
-        space: What they were drawn from.
+    Attributes:
+        base: The recipe whose first variant is the dense model.
+        space: What settings are drawn from.
         search: How long to train.
         target: ``"litert"`` or ``"onnxruntime"``.
-        checkpoint: The dense model's weights, when it is not to be trained again.
-        is_final: Train for as long as the recommended model.
+        checkpoint: The trained dense model's weights.
+        reference: The dense float file, which latency is compared with.
     """
-    first, dense = next(iter(base.variants.items()))
-    if checkpoint is not None:
-        dense = Variant(train=Dense(epochs=0))
-        base = base.model_copy(update={"model": base.model.model_copy(update={"checkpoint": checkpoint})})
-    epochs = max(1, round((search.final_epochs if is_final else search.epochs) * settings["length"]))
-    parts = _parts(epochs, search.rungs, search.reduction)
-    variants, source, rungs = {first: dense}, first, [[first]]
-    for index, part in enumerate(parts):
-        if index > 0:
-            rungs.append([])
-        for name, step in _steps(settings, space, part, index, index == len(parts) - 1):
-            variants[name] = Variant.model_validate({"from": source, **step})
-            source = name
-            rungs[-1].append(name)
-    if settings["int8"] == "qat":
-        qat = Qat(epochs=search.final_qat_epochs if is_final else search.qat_epochs)
-        variants["int8"] = Variant.model_validate({"from": source, "qat": qat})
-        rungs[-1].append("int8")
-    for name in list(variants)[1:-1]:  # steps on the way
-        variants[name] = variants[name].model_copy(update={"export": False})
-    changed = {
-        "variants": variants,
-        "distillation": settings["distillation"],
-        "keep_float": space.kept[: settings["keep_float"]],
-        "formats": (FORMATS[target],),
-        "precisions": ("fp32", "int8") if is_final else ("int8",),
-    }
-    done = tuple(sum(parts[: index + 1]) for index in range(len(parts)))
-    return Candidate(base.model_copy(update=changed), tuple(tuple(names) for names in rungs), done)
 
+    base: Recipe
+    space: Resolved
+    search: Search
+    target: str
+    checkpoint: Path
+    reference: Path
 
-def narrow(base: Recipe, space: Resolved, share: float, target: str, checkpoint: str) -> Candidate:
-    """Return the dense model without a share of its channels, in int8, with no training at all."""
-    first = next(iter(base.variants))
-    amounts = {name: share for stage in space.stages for name in stage.layers}
-    step = Channels(amounts=amounts, round_to=space.round_to[0], epochs=0)
-    variants = {
-        first: Variant(train=Dense(epochs=0)),
-        "narrow": Variant.model_validate({"from": first, "channels": step}),
-    }
-    changed = {
-        "variants": variants,
-        "model": base.model.model_copy(update={"checkpoint": checkpoint}),
-        "formats": (FORMATS[target],),
-        "precisions": ("int8",),
-    }
-    return Candidate(base.model_copy(update=changed), ((first, "narrow"),), (0,))
+    def __call__(self, settings: Choices) -> Candidate:
+        """Return the candidate with these settings, which starts from the trained dense model."""
+        return self._make(self._trained(), settings, self.search.epochs, self.search.qat_epochs, ("int8",))
+
+    def final(self, settings: Choices) -> Candidate:
+        """Return the candidate that trains for as long as the recommended model, the dense model too."""
+        epochs, qat_epochs = self.search.final_epochs, self.search.final_qat_epochs
+        return self._make(self.base, settings, epochs, qat_epochs, ("fp32", "int8"))
+
+    def narrow(self, share: float) -> Candidate:
+        """Return the dense model without a share of its channels, in int8, with no training at all."""
+        base = self._trained()
+        first = next(iter(base.variants))
+        amounts = {name: share for stage in self.space.stages for name in stage.layers}
+        step = Channels(amounts=amounts, round_to=self.space.round_to[0], epochs=0)
+        variants = {**base.variants, "narrow": Variant.model_validate({"from": first, "channels": step})}
+        changed = {"variants": variants, "formats": (FORMATS[self.target],), "precisions": ("int8",)}
+        return Candidate(base.model_copy(update=changed), ((first, "narrow"),), (0,))
+
+    def _trained(self) -> Recipe:
+        """Return the recipe of the dense model alone, which is not to be trained again."""
+        model = self.base.model.model_copy(update={"checkpoint": str(self.checkpoint)})
+        variants = {next(iter(self.base.variants)): Variant(train=Dense(epochs=0))}
+        return self.base.model_copy(update={"model": model, "variants": variants})
+
+    def _make(
+        self, base: Recipe, settings: Choices, epochs: int, qat_epochs: int, precisions: tuple[str, ...]
+    ) -> Candidate:
+        first, dense = next(iter(base.variants.items()))
+        epochs = max(1, round(epochs * settings["length"]))
+        parts = _parts(epochs, self.search.rungs, self.search.reduction)
+        variants, source, rungs = {first: dense}, first, [[first]]
+        for index, part in enumerate(parts):
+            if index > 0:
+                rungs.append([])
+            for name, step in _steps(settings, self.space, part, index, index == len(parts) - 1):
+                variants[name] = Variant.model_validate({"from": source, **step})
+                source = name
+                rungs[-1].append(name)
+        if settings["int8"] == "qat":
+            variants["int8"] = Variant.model_validate({"from": source, "qat": Qat(epochs=qat_epochs)})
+            rungs[-1].append("int8")
+        for name in list(variants)[1:-1]:  # steps on the way
+            variants[name] = variants[name].model_copy(update={"export": False})
+        changed = {
+            "variants": variants,
+            "distillation": settings["distillation"],
+            "keep_float": self.space.kept[: settings["keep_float"]],
+            "formats": (FORMATS[self.target],),
+            "precisions": precisions,
+        }
+        done = tuple(sum(parts[: index + 1]) for index in range(len(parts)))
+        return Candidate(base.model_copy(update=changed), tuple(tuple(names) for names in rungs), done)
 
 
 def _steps(
-    settings: Settings, space: Resolved, epochs: int, index: int, is_last: bool
+    settings: Choices, space: Resolved, epochs: int, index: int, is_last: bool
 ) -> list[tuple[str, dict[str, Any]]]:
     """Return the variants of one rung: channels go in the first, weights in the last."""
     removed = shares(settings, space) if index == 0 else {}

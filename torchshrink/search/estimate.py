@@ -11,7 +11,7 @@ from torchshrink import prune
 from torchshrink.model.macs import count_macs
 from torchshrink.prune.layers import prunable_layers
 from torchshrink.search.limits import Limits
-from torchshrink.search.space import LEAST_SPARSITY, Resolved, Settings, shares
+from torchshrink.search.space import LEAST_SPARSITY, Choices, Resolved, shares
 from torchshrink.task import Task
 
 _SPARSE_BYTES = 2  # a nonzero int8 weight and its place, in a sparse TFLite file
@@ -37,7 +37,7 @@ class Estimator:
     dense: dict[str, float]
     measured: Sequence[tuple[float, float]]
 
-    def __call__(self, settings: Settings) -> dict[str, float]:
+    def __call__(self, settings: Choices) -> dict[str, float]:
         """Return ``"size"``, the bytes that its weights alone take in int8, and shares of the dense model's.
 
         These are ``"macs"`` and, from them, ``"latency"``.

@@ -6,22 +6,20 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 from optuna.trial import FrozenTrial
 
 from torchshrink.errors import ShrinkError
-from torchshrink.pipeline import recipe as recipes
-from torchshrink.pipeline.recipe import Search
+from torchshrink.pipeline.recipe import dump
 from torchshrink.progress import Progress
-from torchshrink.search.candidates import Candidate
+from torchshrink.search.candidates import Candidate, Plan
 from torchshrink.search.engines.local import Engine, Outcome
 from torchshrink.search.engines.work import Request
 from torchshrink.search.estimate import Estimator
 from torchshrink.search.halving import Standing, front, next_up
 from torchshrink.search.limits import Limits
 from torchshrink.search.outlook import Forecast, Outlook, outlooks
-from torchshrink.search.space import Resolved, Settings
+from torchshrink.search.space import Choices
 from torchshrink.search.study import Study, state_of
 
 MOST_LOST = 2  # how often a candidate whose worker died is given to another
@@ -40,15 +38,6 @@ class Budget:
     hours: float | None
 
 
-class Plan(Protocol):
-    """Makes candidates."""
-
-    reference: Path
-
-    def __call__(self, drawn: dict[str, Any]) -> Candidate:
-        """Return the candidate with these settings."""
-
-
 class Loop:
     """Keeps an engine busy until a budget is used up.
 
@@ -59,18 +48,16 @@ class Loop:
         self,
         study: Study,
         limits: Limits,
-        space: Resolved,
         plan: Plan,
         estimate: Estimator,
         dense: dict[str, float],
-        settings: Search,
         folder: Path,
         progress: Progress,
-        starts: Sequence[Settings] = (),
+        starts: Sequence[Choices] = (),
     ) -> None:
         self.starts = starts
-        self.study, self.limits, self.space, self.plan = study, limits, space, plan
-        self.estimate, self.dense, self.settings = estimate, dense, settings
+        self.study, self.limits, self.plan = study, limits, plan
+        self.estimate, self.dense = estimate, dense
         self.folder, self.progress = folder, progress
         self._under_way: set[int] = set()
         self._plans: dict[int, Candidate] = {}
@@ -142,13 +129,13 @@ class Loop:
             apart = tuple(cost for name, cost in zip(self.limits.objectives, costs, strict=True) if name in _KNOWN)
             standings.append(Standing(trial.number, losses, apart, is_waiting, excess))
         waiting = [standing for standing in standings if standing.is_waiting]
-        if self.settings.sampler == "random":
+        if self.plan.search.sampler == "random":
             return waiting[0].number if waiting else None
         best = set(front(hopeful)) if is_closing else set()
         if closing := [standing for standing in waiting if standing.number in best]:
             return max(closing, key=lambda standing: (len(standing.losses), -standing.losses[-1])).number
         rungs = max((len(self._plan(standing.number).rungs) for standing in waiting), default=0)
-        return next_up(standings, rungs, self.settings.reduction, is_last_call)
+        return next_up(standings, rungs, self.plan.search.reduction, is_last_call)
 
     def _is_over(self, trials: list[FrozenTrial], budget: Budget) -> bool:
         trained = sum("begun" in trial.user_attrs for trial in trials)
@@ -168,7 +155,7 @@ class Loop:
         for _ in range(MOST_DROPPED):
             begun = len(self.study.trials())
             start = self.starts[begun] if begun < len(self.starts) else None
-            number, settings = self.study.ask(self.space, known, start)
+            number, settings = self.study.ask(self.plan.space, known, start)
             try:
                 estimated = self.estimate(settings)
             except ShrinkError as error:
@@ -176,7 +163,7 @@ class Loop:
                 continue
             self.study.note(number, estimated=estimated)
             violations = self.estimate.violations(estimated, self.limits)
-            if self.settings.sampler == "tpe" and forecast.is_sure:
+            if self.plan.search.sampler == "tpe" and forecast.is_sure:
                 expected = self.limits.violations(forecast.of_file(estimated), self.dense)
                 violations |= {name: excess for name, excess in expected.items() if excess > _DOUBT}
             if not violations:
@@ -196,7 +183,7 @@ class Loop:
             Request(
                 number=number,
                 folder=self.folder / f"{number:04d}",
-                recipe=recipes.dump(candidate.recipe),
+                recipe=dump(candidate.recipe),
                 variants=names,
                 ships=candidate.name if is_last else None,
                 reference=self.plan.reference,

@@ -9,25 +9,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from torchshrink import checkpoint
+from torch import nn
+
 from torchshrink.errors import RecipeError, ShrinkError
 from torchshrink.files import atomic
-from torchshrink.pipeline import recipe as recipes
-from torchshrink.pipeline.assemble import make_model, make_task
+from torchshrink.pipeline.artefacts import Bridge
+from torchshrink.pipeline.assemble import make_task
 from torchshrink.pipeline.job import Job
-from torchshrink.pipeline.recipe import Recipe, Search
+from torchshrink.pipeline.recipe import Recipe, Search, dump, save
 from torchshrink.pipeline.run import claim, run
 from torchshrink.pipeline.steps import Steps, digest
 from torchshrink.progress import SILENT, Progress
 from torchshrink.report import document
 from torchshrink.report.trials import summary
-from torchshrink.search import candidates, result
-from torchshrink.search.engines import work
+from torchshrink.search.candidates import FORMATS, Plan
 from torchshrink.search.engines.local import Engine, Local
+from torchshrink.search.engines.work import MakeBridge, Request, do, measure, smallest, validating
 from torchshrink.search.estimate import Estimator
 from torchshrink.search.limits import Limits
 from torchshrink.search.loop import Budget, Loop
-from torchshrink.search.space import Resolved, Settings, derive
+from torchshrink.search.result import collect
+from torchshrink.search.space import Choices, Resolved, derive
 from torchshrink.search.starts import starts
 from torchshrink.search.study import NAME, Study, delete
 from torchshrink.task import Task
@@ -41,12 +43,11 @@ def search(
     recipe: Recipe,
     limits: Limits,
     out: Path,
-    make_bridge: work.MakeBridge,
+    make_bridge: MakeBridge,
     *,
     target: Target = "litert",
     trials: int | None = None,
     hours: float | None = None,
-    workers: int = 1,
     storage: str | None = None,
     make_engine: Callable[[Path], Engine] | None = None,
     is_fresh: bool = False,
@@ -71,9 +72,9 @@ def search(
         target: Which runtime the file is for.
         trials: Candidates to train at most, those dropped untrained not counted; 40 when no time is given either.
         hours: Time for the search at most, without the training of the recommended model.
-        workers: Candidates that are trained at once, each in a process of its own.
         storage: URL of a database for the record; by default a SQLite file in ``out``.
-        make_engine: Given the folder of the candidates, returns where they are trained; by default on this machine.
+        make_engine: Given the folder of the candidates, returns where they are trained and how many at once; by
+            default on this machine, one at a time.
         is_fresh: Begin again.
         progress: Told about everything.
 
@@ -88,11 +89,11 @@ def search(
         ShrinkError: What the dense model failed with.
     """
     settings = recipe.search or Search()
-    if workers < 1 or (trials is not None and trials < 1) or (hours is not None and hours <= 0):
-        raise RecipeError(f"workers={workers}, trials={trials}, hours={hours}: a search needs some of each")
+    if (trials is not None and trials < 1) or (hours is not None and hours <= 0):
+        raise RecipeError(f"trials={trials}, hours={hours}: a search needs some of each")
     claim(out, recipe, is_fresh)
     store = storage or f"sqlite:///{(out / 'study.db').absolute()}"
-    name = NAME if storage is None else f"{NAME}-{digest([recipes.dump(recipe), str(out.absolute())])[:12]}"
+    name = NAME if storage is None else f"{NAME}-{digest([dump(recipe), str(out.absolute())])[:12]}"
     if is_fresh:
         for folder in ("trials", RECOMMENDED):
             shutil.rmtree(out / folder, ignore_errors=True)
@@ -103,16 +104,14 @@ def search(
     identity = {**about, **limits.to_dict(), "search": settings.model_dump(mode="json"), "dense": dense.key}
     study = Study(store, name, limits.objectives, settings.sampler, recipe.seed, identity)
     costs = {**dense.costs, "latency": dense.costs["latency_ms"] if limits.latency_unit == "ms" else 1.0}
-    measured = _measured(recipe, dense, space, target, out, make_bridge, progress)
+    plan = Plan(_only_dense(recipe), space, settings, target, dense.path, dense.reference)
+    measured = _measured(plan, dense, out, make_bridge, progress)
     estimate = Estimator(dense.model, dense.task, space, dense.costs, measured)
-    base = _only_dense(recipe)
-    plan = _Plan(base, space, settings, target, dense)
-    begin = _starts(space, settings, dense, out)
-    loop = Loop(study, limits, space, plan, estimate, costs, settings, out / "trials", progress, begin)
-    engine = make_engine(out / "trials") if make_engine is not None else Local(make_bridge, workers)
+    loop = Loop(study, limits, plan, estimate, costs, out / "trials", progress, _starts(plan, dense, out))
+    engine = make_engine(out / "trials") if make_engine is not None else Local(make_bridge)
 
-    def save() -> dict[str, Any]:
-        found = result.collect(study, limits, about, costs)
+    def collected() -> dict[str, Any]:
+        found = collect(study, limits, about, costs)
         with atomic(out / RESULT) as temporary:
             temporary.write_text(json.dumps({**found, "space": space.model_dump(mode="json")}, indent=1))
         return found
@@ -121,12 +120,10 @@ def search(
         loop.run(engine, Budget(trials if trials or hours else 40, hours))
     finally:
         engine.close()
-        found = save()
+        found = collected()
     progress.note(summary(found))
     finals = {
-        row["number"]: candidates.make(base, row["settings"], space, settings, target, is_final=True).recipe
-        for row in found["trials"]
-        if row["number"] in found["front"]
+        row["number"]: plan.final(row["settings"]).recipe for row in found["trials"] if row["number"] in found["front"]
     }
     _save_front(finals, out / FRONT)
     if found["recommended"] is None:
@@ -140,24 +137,11 @@ class _Dense:
 
     path: Path
     reference: Path
-    model: Any
+    model: nn.Module
     task: Task
     costs: dict[str, float]
     lr: float
     key: str
-
-
-class _Plan:
-    """Makes the recipe of a candidate."""
-
-    def __init__(self, base: Recipe, space: Resolved, settings: Search, target: Target, dense: _Dense) -> None:
-        self._arguments = (space, settings, target)
-        self._base, self._dense = base, dense
-        self.reference = dense.reference
-
-    def __call__(self, drawn: dict[str, Any]) -> candidates.Candidate:
-        """Return the candidate with these settings, starting from the trained dense model."""
-        return candidates.make(self._base, drawn, *self._arguments, checkpoint=str(self._dense.path))
 
 
 def _only_dense(recipe: Recipe) -> Recipe:
@@ -165,38 +149,31 @@ def _only_dense(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"variants": {first: recipe.variants[first]}, "search": None})
 
 
-def _dense(recipe: Recipe, out: Path, make_bridge: work.MakeBridge, target: Target, progress: Progress) -> _Dense:
+def _dense(recipe: Recipe, out: Path, make_bridge: MakeBridge, target: Target, progress: Progress) -> _Dense:
     """Train the dense model, and measure its float and int8 files."""
     name, variant = next(iter(recipe.variants.items()))
     if variant.train is None:
         raise RecipeError(f"the first variant, {name!r}, is what a search starts from: it must be trained")
-    changed = {"formats": (candidates.FORMATS[target],), "precisions": ("fp32", "int8")}
+    changed = {"formats": (FORMATS[target],), "precisions": ("fp32", "int8")}
     plan = _only_dense(recipe).model_copy(update=changed)
     progress.start(f"data {recipe.data}")
-    task = work.validating(make_task(recipe))
+    task = validating(make_task(recipe))
     steps = Steps(out / "dense")
     job = Job(plan, out / "dense", make_bridge(), steps, progress, task)
     job.make(name, variant)
     job.export(name)
     job.check(name)
-    state = job.states[name]
-    reference = out / "dense" / work.smallest(job, name, "fp32")["path"]
+    made = job.made[name]
+    reference = out / "dense" / smallest(job, name, "fp32")["path"]
 
     def measured() -> tuple[dict[str, Any], list[Path]]:
         progress.start(f"{name}: measure")
-        row, int8 = work.smallest(job, name, "fp32"), work.smallest(job, name, "int8")
-        found, quantized = work.measure(job, row, reference), work.measure(job, int8, reference)
-        return {**found, "int8_size": quantized["size"], "int8_latency": quantized["latency"]} | {
-            "macs": state.macs
-        }, []
+        row, int8 = smallest(job, name, "fp32"), smallest(job, name, "int8")
+        found, quantized = measure(job, row, reference), measure(job, int8, reference)
+        return {**found, "int8_size": quantized["size"], "int8_latency": quantized["latency"]} | {"macs": made.macs}, []
 
-    costs, key, _ = steps.run("cost", [state.stamp], measured)
-    factory = None if recipe.model.factory == "unet" else (lambda: make_model(_untrained(recipe), task))
-    return _Dense(state.path, reference, checkpoint.load(state.path, factory), task, costs, variant.train.lr, key)
-
-
-def _untrained(recipe: Recipe) -> Recipe:
-    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"checkpoint": None})})
+    costs, key, _ = steps.run("cost", [made.stamp], measured)
+    return _Dense(made.path, reference, job.load(made.path), task, costs, variant.train.lr, key)
 
 
 def _space(settings: Search, dense: _Dense, out: Path, progress: Progress) -> Resolved:
@@ -209,26 +186,20 @@ def _space(settings: Search, dense: _Dense, out: Path, progress: Progress) -> Re
     return Resolved.model_validate(Steps(out).run("space", inputs, derived)[0])
 
 
-def _starts(space: Resolved, settings: Search, dense: _Dense, out: Path) -> list[Settings]:
+def _starts(plan: Plan, dense: _Dense, out: Path) -> list[Choices]:
     """Return the settings that the search begins with, the same for every call."""
-    if settings.sampler == "random":
+    if plan.search.sampler == "random":
         return []
 
     def found() -> tuple[dict[str, Any], list[Path]]:
-        return {"starts": starts(space, dense.model, dense.task, dense.lr)}, []
+        return {"starts": starts(plan.space, dense.model, dense.task, dense.lr)}, []
 
-    inputs = [space.model_dump(mode="json"), dense.key, dense.lr]
+    inputs = [plan.space.model_dump(mode="json"), dense.key, dense.lr]
     return list(Steps(out).run("starts", inputs, found)[0]["starts"])
 
 
 def _measured(
-    recipe: Recipe,
-    dense: _Dense,
-    space: Resolved,
-    target: Target,
-    out: Path,
-    make_bridge: work.MakeBridge,
-    progress: Progress,
+    plan: Plan, dense: _Dense, out: Path, make_bridge: MakeBridge, progress: Progress
 ) -> list[tuple[float, float]]:
     """Return the MACs and the int8 latency of the dense model and of narrow ones, untrained: training changes neither.
 
@@ -236,14 +207,14 @@ def _measured(
         ShrinkError: What a narrow model failed with: every candidate would.
     """
     found = [(1.0, dense.costs["int8_latency"])]
-    for share in _NARROW if any(stage.layers for stage in space.stages) else ():
-        plan = candidates.narrow(_only_dense(recipe), space, share, target, checkpoint=str(dense.path))
-        folder, (names,) = out / "narrow" / f"{share:.2f}", plan.rungs
-        request = work.Request(0, folder, recipes.dump(plan.recipe), names, names[-1], dense.reference)
+    for share in _NARROW if any(stage.layers for stage in plan.space.stages) else ():
+        candidate, folder = plan.narrow(share), out / "narrow" / f"{share:.2f}"
+        (names,) = candidate.rungs
+        request = Request(0, folder, dump(candidate.recipe), names, names[-1], plan.reference)
         progress.start(f"measure the dense model without {share:.0%} of its channels")
 
-        def measured(request: work.Request = request) -> tuple[dict[str, Any], list[Path]]:
-            return work.do(request, make_bridge, progress), []
+        def measured(request: Request = request) -> tuple[dict[str, Any], list[Path]]:
+            return do(request, make_bridge, progress), []
 
         cost = Steps(folder).run("cost", [dense.key, request.recipe], measured)[0]
         found.append((cost["macs"] / dense.costs["macs"], cost["latency"]))
@@ -254,21 +225,21 @@ def _save_front(finals: dict[int, Recipe], folder: Path) -> None:
     """Write the recipe of every candidate on the front, trained for as long as the recommended one, and no others."""
     folder.mkdir(exist_ok=True)
     for number, recipe in finals.items():
-        recipes.save(recipe, folder / f"{number:04d}.yaml")
+        save(recipe, folder / f"{number:04d}.yaml")
     for path in folder.glob("[0-9][0-9][0-9][0-9].yaml"):
         if int(path.stem) not in finals:  # of an earlier call
             path.unlink()
 
 
 def _recommend(
-    final: Recipe, found: dict[str, Any], out: Path, bridge: Any, is_fresh: bool, progress: Progress
+    final: Recipe, found: dict[str, Any], out: Path, bridge: Bridge, is_fresh: bool, progress: Progress
 ) -> dict[str, Any]:
     """Train the recommended candidate for as long as the recipe allows and report it, the test part included."""
     path = out / f"{RECOMMENDED}.yaml"
-    recipes.save(final, path)
+    save(final, path)
     folder = out / RECOMMENDED
     progress.note(f"train the recommended model: {path}")
-    if (folder / "recipe.json").is_file() and json.loads((folder / "recipe.json").read_text()) != recipes.dump(final):
+    if (folder / "recipe.json").is_file() and json.loads((folder / "recipe.json").read_text()) != dump(final):
         is_fresh = True  # an earlier call, with fewer candidates, recommended another
     try:
         content = run(final, folder, bridge, is_fresh=is_fresh, progress=progress)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
+from optuna.trial import Trial
 from torch import Tensor, nn
 
 from torchshrink import prune, sensitivity
@@ -15,7 +16,7 @@ from torchshrink.pipeline.recipe import Space, Strict
 from torchshrink.progress import SILENT, Progress
 from torchshrink.task import Task
 
-Settings = dict[str, Any]
+Choices = dict[str, Any]  # the settings of one candidate
 
 LEAST_SPARSITY = 0.55  # below it, zeros make no int8 file smaller: a sparse one takes more than 2 bytes per nonzero
 _MOST_CHANNELS = 0.8
@@ -53,19 +54,6 @@ class Resolved(Strict):
     distillation: tuple[float, ...]
     length: tuple[float, ...]
     lr: tuple[float, float]
-
-
-class Trial(Protocol):
-    """What chooses values: an Optuna trial."""
-
-    def suggest_float(self, name: str, low: float, high: float, *, step: float | None = ..., log: bool = ...) -> float:
-        """Choose a number."""
-
-    def suggest_categorical(self, name: str, choices: Any) -> Any:
-        """Choose one of several."""
-
-    def suggest_int(self, name: str, low: int, high: int) -> int:
-        """Choose a whole number."""
 
 
 def derive(space: Space, model: nn.Module, task: Task, progress: Progress = SILENT) -> Resolved:
@@ -109,9 +97,9 @@ def derive(space: Space, model: nn.Module, task: Task, progress: Progress = SILE
     )
 
 
-def draw(trial: Trial, space: Resolved) -> Settings:
+def draw(trial: Trial, space: Resolved) -> Choices:
     """Return the settings of a candidate."""
-    settings: Settings = {"channels": trial.suggest_float("channels", *space.channels)}
+    settings: Choices = {"channels": trial.suggest_float("channels", *space.channels)}
     for stage in space.stages:
         if stage.offset[0] < stage.offset[1]:
             settings[f"channels_{stage.name}"] = trial.suggest_float(f"channels_{stage.name}", *stage.offset)

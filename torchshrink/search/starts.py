@@ -8,14 +8,14 @@ from torch import nn
 from torchshrink import prune
 from torchshrink.errors import ShrinkError
 from torchshrink.prune.layers import by_output, prunable_layers
-from torchshrink.search.space import Resolved, Settings, Stage, shares
+from torchshrink.search.space import Choices, Resolved, Stage, shares
 from torchshrink.stages import sampled_loss
 from torchshrink.task import Task
 
 _MACS = (0.5, 0.3, 0.2, 0.13, 0.08, 0.05)  # shares of the dense model's that are left
 
 
-def starts(space: Resolved, model: nn.Module, task: Task, lr: float) -> list[Settings]:
+def starts(space: Resolved, model: nn.Module, task: Task, lr: float) -> list[Choices]:
     """Return settings in which each stage loses as many channels as a ranking over the whole model takes from it.
 
     Ranked by what the loss would change without a channel (Molchanov et al., arXiv:1906.10771), until few enough MACs
@@ -27,7 +27,7 @@ def starts(space: Resolved, model: nn.Module, task: Task, lr: float) -> list[Set
         task: Its data.
         lr: What the dense model was trained with: after such cuts, much has to be learned anew.
     """
-    found: list[Settings] = []
+    found: list[Choices] = []
     known: list[list[torch.Size]] = []
     for share in _MACS if space.stages else ():
         try:
@@ -49,7 +49,7 @@ def starts(space: Resolved, model: nn.Module, task: Task, lr: float) -> list[Set
     return found
 
 
-def _sizes(space: Resolved, model: nn.Module, task: Task, settings: Settings) -> list[torch.Size]:
+def _sizes(space: Resolved, model: nn.Module, task: Task, settings: Choices) -> list[torch.Size]:
     """Return the shapes of the model with these settings."""
     if removed := shares(settings, space):
         model = prune.channels(model, task.example_input, amounts=removed, round_to=settings["round_to"])
@@ -66,9 +66,9 @@ def _removed(space: Resolved, model: nn.Module, slim: nn.Module) -> dict[str, fl
     return {stage.name: 1 - width(slim, stage) / width(model, stage) for stage in space.stages}
 
 
-def _settings(space: Resolved, removed: dict[str, float], lr: float) -> Settings:
+def _settings(space: Resolved, removed: dict[str, float], lr: float) -> Choices:
     channels = _within(sum(removed.values()) / len(removed), space.channels)
-    settings: Settings = {"channels": channels}
+    settings: Choices = {"channels": channels}
     for stage in space.stages:
         if stage.offset[0] < stage.offset[1]:
             settings[f"channels_{stage.name}"] = _within(removed[stage.name] - channels, stage.offset)

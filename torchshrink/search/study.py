@@ -15,7 +15,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from torchshrink.errors import DataError, MissingExtraError, OutputError
 from torchshrink.harmless import without_passwords
 from torchshrink.search.outlook import Outlook
-from torchshrink.search.space import Resolved, Settings, draw
+from torchshrink.search.space import Choices, Resolved, draw
+from torchshrink.settings import Sampler
 
 State = Literal["open", "finished", "stopped", "infeasible", "failed"]
 NAME = "torchshrink"
@@ -47,7 +48,7 @@ class Study:
         storage: str,
         name: str,
         objectives: Sequence[str],
-        sampler: Literal["tpe", "random"],
+        sampler: Sampler,
         seed: int,
         about: Mapping[str, Any],
     ) -> None:
@@ -80,8 +81,8 @@ class Study:
         self._kind, self._seed = sampler, seed
 
     def ask(
-        self, space: Resolved, outlooks: Mapping[int, Outlook] = _NOTHING, start: Settings | None = None
-    ) -> tuple[int, Settings]:
+        self, space: Resolved, outlooks: Mapping[int, Outlook] = _NOTHING, start: Choices | None = None
+    ) -> tuple[int, Choices]:
         """Return the number and the settings of a new candidate.
 
         Args:

@@ -8,9 +8,10 @@ from typing import Literal
 
 from torch import nn
 
-from torchshrink import sensitivity, stages
+from torchshrink import stages
 from torchshrink.errors import RecipeError
 from torchshrink.progress import SILENT, Progress
+from torchshrink.sensitivity.measurement import SAMPLES, int8_costs, loss
 from torchshrink.task import Task
 
 KeepFloat = Literal["auto"] | Sequence[str]
@@ -61,7 +62,7 @@ def choose(
     task: Task,
     budget: float = BUDGET,
     *,
-    samples: int = sensitivity.SAMPLES,
+    samples: int = SAMPLES,
     progress: Progress = SILENT,
 ) -> Choice:
     """Return the fewest layers that must stay float for int8 without training to stay within a budget.
@@ -84,15 +85,15 @@ def choose(
     """
     if not budget >= 0:
         raise RecipeError(f"budget={budget}: the share of the loss that int8 may add must be at least 0")
-    float_loss = sensitivity.loss(model, task, samples)
-    costs = sensitivity.int8_costs(model, task, samples, progress=progress)
+    float_loss = loss(model, task, samples)
+    costs = int8_costs(model, task, samples, progress=progress)
     ranked = sorted(costs, key=lambda name: (-costs[name], name))
     increases: dict[int, float] = {}
 
     def increase(count: int) -> float:
         if count not in increases:
             graph = stages.ptq(model, task, samples, keep_float=ranked[:count])
-            increases[count] = sensitivity.loss(graph, task, samples) - float_loss
+            increases[count] = loss(graph, task, samples) - float_loss
             progress.note(f"int8 with {count} of {len(ranked)} layers float: loss {increases[count]:+.4f}")
         return increases[count]
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
 
 from torchshrink.errors import DataError, ModelError, RecipeError, ShrinkError
 from torchshrink.model.macs import count_macs, count_parameters, evaluating
@@ -19,7 +18,7 @@ from torchshrink.progress import SILENT, Progress
 from torchshrink.prune.layers import Layer, prunable_layers
 from torchshrink.sensitivity import substitutes
 from torchshrink.sensitivity.substitutes import TRANSPOSED, Range
-from torchshrink.task import Samples, Task
+from torchshrink.task import Samples, Task, batches
 
 AMOUNTS = (0.3, 0.5, 0.7, 0.9)
 SAMPLES = 64
@@ -369,8 +368,7 @@ def _running_maximum(costs: Mapping[float, float]) -> dict[float, float]:
 def _batches(model: nn.Module, samples: Samples, count: int, batch_size: int) -> list[tuple[Tensor, Tensor]]:
     tensors = itertools.chain(model.parameters(), model.buffers())
     device = next((tensor.device for tensor in tensors), torch.device("cpu"))
-    first = Subset(samples, range(min(count, len(samples))))  # type: ignore[arg-type]
-    return [(inputs.to(device), truth) for inputs, truth in DataLoader(first, batch_size)]
+    return [(inputs.to(device), truth) for inputs, truth in batches(samples, batch_size, count)]
 
 
 @contextmanager

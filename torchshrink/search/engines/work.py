@@ -11,10 +11,10 @@ from typing import Any
 from torchshrink import bench
 from torchshrink.bench import ratio
 from torchshrink.errors import ParityError
-from torchshrink.pipeline import recipe
 from torchshrink.pipeline.artefacts import Bridge
 from torchshrink.pipeline.assemble import make_task
 from torchshrink.pipeline.job import Job
+from torchshrink.pipeline.recipe import parse
 from torchshrink.pipeline.steps import Steps
 from torchshrink.progress import SILENT, Progress
 from torchshrink.task import Task
@@ -63,12 +63,12 @@ def do(
         ShrinkError: What a step failed with.
     """
     start = time.monotonic()
-    plan = recipe.parse(request.recipe)
+    plan = parse(request.recipe)
     steps = steps or Steps(request.folder)
     job = Job(plan, request.folder, make_bridge(), steps, progress, validating(make_task(plan)))
     for name in request.variants:
         job.make(name, plan.variants[name])
-    found: dict[str, Any] = {"loss": job.states[request.variants[-1]].best_loss}
+    found: dict[str, Any] = {"loss": job.made[request.variants[-1]].best_loss}
     if request.ships is not None:
         found |= _file(job, request.ships, request.reference)
     return found | {"seconds": time.monotonic() - start}
@@ -101,10 +101,10 @@ def smallest(job: Job, variant: str, precision: str) -> dict[str, Any]:
     Raises:
         ParityError: When there is none.
     """
-    state = job.states[variant]
-    rows = [row for row in state.checked if row["precision"] == precision]
+    made = job.made[variant]
+    rows = [row for row in made.checked if row["precision"] == precision]
     if not rows:
-        reason = next((item["reason"] for item in state.failed), "no such file")
+        reason = next((item["reason"] for item in made.failed), "no such file")
         raise ParityError(f"{variant}: no {precision} file was verified: {reason}")
     return min(rows, key=lambda row: row["bytes"])
 

@@ -1,0 +1,109 @@
+"""One run: what is built, read and handed on, and the rows that come out of it."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from torch import nn
+
+from torchshrink import bench
+from torchshrink.metrics import Scores
+from torchshrink.pipeline.artefacts import Artefact, Made, Source
+from torchshrink.pipeline.job import Job
+from torchshrink.pipeline.recipe import parse
+from torchshrink.pipeline.rows import UNCOMPARED, failed_file, file_row
+from torchshrink.pipeline.steps import Steps
+from torchshrink.progress import SILENT
+
+MODULE = """
+from torch import nn
+
+built = []
+
+def make():
+    built.append(None)
+    return nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.Conv2d(2, 1, 1), nn.Sigmoid())
+"""
+
+
+class _Bridge:
+    """A checkpoint's copy goes for its file; remembers the models that it was given."""
+
+    def __init__(self) -> None:
+        self.seen: list[nn.Module] = []
+
+    def export(self, source: Source, folder: Path, *_: Any) -> list[Artefact]:
+        self.seen.append(source.model)
+        path = folder / f"{source.variant}.safetensors"
+        shutil.copy(folder.parent / "models" / f"{source.variant}.safetensors", path)
+        return [Artefact(source.variant, "onnx", "fp32", path)]
+
+    def outputs(self, artefact: Artefact, source: Source, inputs: Any) -> Any:
+        self.seen.append(source.model)
+        return source.model(inputs).detach().numpy()
+
+    def compare(self, *_: Any) -> dict[str, Any]:
+        return {**UNCOMPARED, "reason": ""}
+
+    def weights(self, path: Path) -> list[Any]:
+        return [np.ones(3, np.float32)]
+
+
+def test_a_model_is_built_once_and_handed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read once after it was written, for its files and for what is made of it; training gets one of its own."""
+    (tmp_path / "counted_models.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(bench, "predict", lambda path, inputs: np.zeros_like(inputs))
+    plan = parse(
+        {
+            "data": "synthetic:cells?size=16&train=4&test=2",
+            "model": {"factory": "counted_models:make"},
+            "variants": {
+                "dense": {"train": {"epochs": 0}},
+                "thin": {"from": "dense", "prune": {"amount": 0.5, "epochs": 0}},
+                "again": {"from": "dense", "train": {"epochs": 1}},
+            },
+            "precisions": ["fp32"],
+        }
+    )
+    bridge = _Bridge()
+    job = Job(plan, tmp_path / "run", bridge, Steps(tmp_path / "run"), SILENT)  # type: ignore[arg-type]
+    for name in ("dense", "thin"):
+        job.make(name, plan.variants[name])
+        job.export(name)
+        job.check(name)
+    import counted_models  # type: ignore[import-not-found]
+
+    dense, thin = job.load(job.made["dense"].path), job.load(job.made["thin"].path)
+    assert [model is one for model, one in zip(bridge.seen, (dense, dense, thin, thin), strict=True)] == [True] * 4
+    assert len(counted_models.built) == 3  # the new model, and one for each of the two checkpoints
+    before = {key: value.clone() for key, value in dense.state_dict().items()}
+    job.make("again", plan.variants["again"])
+    assert all(value.equal(before[key]) for key, value in dense.state_dict().items())
+    assert not job.load(job.made["again"].path).state_dict()["0.weight"].equal(before["0.weight"])
+
+
+def test_the_row_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "files" / "dense-int8.onnx"
+    path.parent.mkdir()
+    path.write_bytes(bytes(1000))
+    artefact = Artefact("dense", "onnx", "int8", path, islands=("Sin x",), matched=0.5)
+    made = Made(tmp_path / "dense.safetensors", "stamp", 123, keep_float=["head"])
+    weights = [np.array([0, 1, 2, 0], np.int8), np.array([[1.5, 0.0]], np.float32)]
+    row = file_row(artefact, made, tmp_path, weights, Scores(0.25, 0.5, 0.75), {"passed": True})
+    assert (row["name"], row["path"], row["bytes"]) == ("dense/onnx-int8", "files/dense-int8.onnx", 1000)
+    assert (row["params"], row["nonzero"], row["macs"]) == (6, 3, 123)
+    assert math.isclose(row["sparsity"], 0.5)
+    assert (row["loss"], row["metrics"]) == (0.25, {"dice": 0.5, "iou": 0.75})
+    assert (row["islands"], row["matched_ranges"], row["keep_float"]) == (["Sin x"], 0.5, ["head"])
+    in_float = file_row(Artefact("dense", "onnx", "fp32", path), made, tmp_path, [], Scores(0.25, 0.5, 0.75), {})
+    assert (in_float["keep_float"], in_float["sparsity"]) == ([], 1)
+    parity = {"passed": False, "reason": "too far"}
+    assert failed_file(artefact, tmp_path, parity) == {
+        "name": "dense/onnx-int8", "path": "files/dense-int8.onnx", "reason": "too far", "parity": parity,
+    }  # fmt: skip

@@ -1,0 +1,70 @@
+"""The model of a variant: one stage, done to the model that it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+from torch import nn
+
+from torchshrink import stages
+from torchshrink.pipeline.recipe import Recipe
+from torchshrink.progress import Progress
+from torchshrink.sensitivity.keep_float import layers_to_keep
+from torchshrink.settings import Training
+from torchshrink.task import Task
+from torchshrink.training import History, Settings
+
+_SHARED = [field.name for field in fields(Training)]  # the others of a step are its own
+
+
+def build(
+    recipe: Recipe, name: str, model: nn.Module, task: Task, teacher: nn.Module | None, progress: Progress
+) -> tuple[nn.Module, dict[str, Any], list[str]]:
+    """Return the model of a variant, the history of its training, and which of its layers stay float.
+
+    Args:
+        recipe: Whose variant it is.
+        name: Of the variant.
+        model: What it comes from; trained in place by ``train``, left as it was by the others.
+        task: Data and loss.
+        teacher: What it imitates, see `teacher_of`.
+        progress: Told about every step.
+    """
+    ((kind, step),) = recipe.variants[name].steps.items()
+    values = {field.name: getattr(step, field.name) for field in fields(step)}
+    own = {key: value for key, value in values.items() if key not in _SHARED}
+    if kind == "qat":
+        own["keep_float"] = layers_to_keep(recipe.keep_float, model, task, progress)
+    title, stage = _STAGES[kind]
+    progress.start(f"{name}: {title}")
+    shared = {key: values[key] for key in _SHARED}
+    settings = Settings(**shared, seed=recipe.seed, distillation=recipe.distillation)
+    made, history = stage(model, task, settings, **own, teacher=teacher, progress=progress)
+    return made, history.to_dict(), own.get("keep_float", [])
+
+
+def teacher_of(recipe: Recipe, name: str) -> str | None:
+    """Return the variant that another one imitates: the one that its line begins with, when there is distillation."""
+    variant, first = recipe.variants[name], name
+    while variant.source is not None and not (variant.train is not None and variant.train.reinitialize):
+        first, variant = variant.source, recipe.variants[variant.source]
+    return first if recipe.distillation and first != name else None
+
+
+def _train(
+    model: nn.Module, task: Task, settings: Settings, reinitialize: bool, **shared: Any
+) -> tuple[nn.Module, History]:
+    """Train a model in place, or a copy that begins with new weights."""
+    model = stages.reinitialize(model, settings.seed) if reinitialize else model
+    return model, stages.train(model, task, settings, **shared)
+
+
+_STAGES: dict[str, tuple[str, Callable[..., tuple[nn.Module, History]]]] = {
+    "train": ("train", _train),
+    "prune": ("prune and fine-tune", stages.prune),
+    "channels": ("remove channels and fine-tune", stages.channels),
+    "cluster": ("cluster the weights and fine-tune", stages.cluster),
+    "qat": ("quantization-aware training", stages.qat),
+}

@@ -1,0 +1,85 @@
+"""The rows of a report, each a function of what was made, compared and measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torchshrink import bench
+from torchshrink.metrics import Scores
+from torchshrink.pipeline.artefacts import Artefact, Made
+from torchshrink.pipeline.recipe import Recipe
+from torchshrink.task import Task
+
+Row = dict[str, Any]
+
+UNCOMPARED: Row = {"reference": None, "max_abs": 0.0, "mean_abs": 0.0, "lsb_match": None, "passed": True}
+
+
+def file_row(
+    artefact: Artefact, made: Made, root: Path, weights: Sequence[NDArray[Any]], scores: Scores, parity: Row
+) -> Row:
+    """Return the row of a file in the run's folder ``root``, scored on the test part; ``weights`` are dense."""
+    total, nonzero = sum(array.size for array in weights), sum(int(np.count_nonzero(array)) for array in weights)
+    return {
+        "name": artefact.name,
+        "variant": artefact.variant,
+        "format": artefact.format,
+        "precision": artefact.precision,
+        "path": str(artefact.path.relative_to(root)),
+        "bytes": bench.size_bytes(artefact.path),
+        "gzip_bytes": bench.gzip_bytes(artefact.path),
+        "entropy_bytes": bench.entropy_bytes(weights),
+        "params": total,
+        "nonzero": nonzero,
+        "sparsity": 1 - nonzero / max(total, 1),
+        "macs": made.macs,
+        "loss": scores.loss,
+        "metrics": {"dice": scores.dice, "iou": scores.iou},
+        "parity": parity,
+        "islands": list(artefact.islands),
+        "matched_ranges": artefact.matched,
+        "keep_float": list(made.keep_float) if artefact.precision == "int8" else [],
+    }
+
+
+def figures(measurement: bench.Measurement) -> Row:
+    """Return what a row holds of a file's measurement."""
+    return {
+        "latency_ms": {key: getattr(measurement.latency, key) for key in ("median", "p90", "threads", "runs")},
+        "peak_rss_mb": measurement.peak_rss_mb,
+        "runtime_rss_mb": measurement.runtime_rss_mb,
+        "model_rss_mb": measurement.model_rss_mb,
+    }
+
+
+def failed_file(artefact: Artefact, root: Path, parity: Row) -> Row:
+    """Return what a report keeps of a file that does not compute what its source does."""
+    path = str(artefact.path.relative_to(root))
+    return {"name": artefact.name, "path": path, "reason": parity["reason"], "parity": parity}
+
+
+def failed_variant(name: str, error: Exception) -> Row:
+    """Return what a report keeps of a variant that could not be made."""
+    return {"name": name, "path": None, "reason": str(error), "parity": None}
+
+
+def task_row(task: Task, recipe: Recipe) -> Row:
+    """Return what a report says of the data and of how it was looked at."""
+    return {
+        "name": task.name,
+        "train": len(task.train),
+        "validation": len(task.validation),
+        "test": len(task.test),
+        "input": list(task.example_input.shape),
+        "output": list(task.example_truth.shape),
+        "loss": type(task.loss).__name__,
+        "seed": recipe.seed,
+        "threads": recipe.measure.threads,
+        "class_names": list(task.class_names),
+        "normalization": task.normalization.to_dict(),
+    }
