@@ -22,7 +22,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "bridge",
     ),
     "cli": (
-        "console", "options", "doctor", "predict", "train", "convert", "run", "report", "search", "file_inspection",
+        "console", "options", "inputs", "shown", "doctor", "predict", "train", "convert", "run", "report", "search",
         "bench", "inspection", "app", "__init__", "__main__",
     ),
 }  # fmt: skip

@@ -111,7 +111,7 @@ def search(
     loop = Loop(study, limits, space, plan, estimate, costs, settings, out / "trials", progress, begin)
     engine = make_engine(out / "trials") if make_engine is not None else Local(make_bridge, workers)
 
-    def save() -> dict[str, Any]:
+    def save() -> Any:
         found = result.collect(study, limits, about, costs)
         with atomic(out / RESULT) as temporary:
             temporary.write_text(json.dumps({**found, "space": space.model_dump(mode="json")}, indent=1))
