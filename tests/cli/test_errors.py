@@ -193,7 +193,7 @@ def test_h_is_help(command: tuple[str, ...]) -> None:
 
 
 def test_debug_shows_where(tmp_path: Path) -> None:
-    result = call("run", "--data", tmp_path / "nowhere", "--out", tmp_path / "out", "--debug")
+    result = invoke("run", "--data", tmp_path / "nowhere", "--out", tmp_path / "out", "--debug")
     assert result.code == 3
     assert "Traceback" in result.stderr
 
