@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -68,7 +68,8 @@ def prune(
         str, typer.Option(help="magnitude, layer, lamp, random, N:M such as 2:4, or RxC blocks such as 1x4.")
     ] = "magnitude",
     schedule: Annotated[
-        str, typer.Option(help="polynomial (while fine-tuning), one_shot (before it), or rewind (in the middle).")
+        Literal["polynomial", "constant", "one_shot", "rewind"],
+        typer.Option(help="polynomial, constant: while fine-tuning; one_shot: before it; rewind: in the middle."),
     ] = "polynomial",
     channels: Annotated[
         float | None, typer.Option(min=0.0, max=0.99, help="Remove this share of the channels instead.")
@@ -80,7 +81,7 @@ def prune(
     target_params: Annotated[
         float | None, typer.Option(min=0.0, help="Remove channels until this many parameters (or this share) remain.")
     ] = None,
-    importance: Annotated[str, typer.Option(help="Of a channel: l1, l2, bn or taylor.")] = "l2",
+    importance: Annotated[Literal["l1", "l2", "bn", "taylor"], typer.Option(help="Of a channel.")] = "l2",
     round_to: Annotated[int, typer.Option(min=1, help="Channels that remain are a multiple of this.")] = 1,
     rounds: Annotated[int, typer.Option(min=1, help="Remove channels in this many rounds of fine-tuning.")] = 1,
     ignore: Annotated[
@@ -100,8 +101,7 @@ def prune(
 ) -> None:
     """Set weights to zero, or remove channels, and fine-tune the rest."""
     check_output(out, overwrite, (".safetensors",))
-    goals = {"amount": channels, "target_macs": target_macs, "target_params": target_params}
-    removes = any(goal is not None for goal in goals.values())
+    removes = any(goal is not None for goal in (channels, target_macs, target_params))
     if removes and amount is not None:
         raise typer.BadParameter("weights and channels are two steps: prune twice", param_hint="--amount")
     if auto and (removes or amount is not None or method != "magnitude"):
@@ -112,16 +112,21 @@ def prune(
 
         guide = load_network(teacher, factory, allow_pickle) if teacher is not None else None
         settings = _settings(epochs, lr, batch_size, seed, distillation=0.5 if guide else 0.0)
-        shared = {"teacher": guide, "progress": progress}
         if removes:
             progress.start("remove channels and fine-tune")
-            how = {"importance": importance, "round_to": round_to, "rounds": rounds, "ignore": ignore or ()}
-            model, history = stages.channels(model, task, settings, **goals, **how, **shared)  # type: ignore[arg-type]
+            model, history = stages.channels(
+                model, task, settings, channels, target_macs=target_macs, target_params=target_params,
+                importance=importance, round_to=round_to, rounds=rounds, ignore=ignore or (), teacher=guide,
+                progress=progress,
+            )  # fmt: skip
         else:
             amounts = _bearable(model, task, ignore or (), progress) if auto else None
             progress.start("prune and fine-tune")
-            how = {"method": method, "schedule": schedule, "amounts": amounts, "ignore": None if auto else ignore}
-            model, history = stages.prune(model, task, settings, amount, **how, **shared)  # type: ignore[arg-type]
+            kept = None if auto else ignore
+            model, history = stages.prune(
+                model, task, settings, amount, method, schedule,
+                amounts=amounts, ignore=kept, teacher=guide, progress=progress,
+            )  # fmt: skip
         content = _save(model, out, task, history.to_dict())
     _show(content, as_json)
 

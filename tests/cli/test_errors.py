@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from program import call, invoke
+from program import invoke
 
 
 def images(folder: Path, count: int = 4, size: tuple[int, int] = (32, 32)) -> Path:
@@ -145,6 +145,8 @@ def test_existing_output_is_kept(tmp_path: Path) -> None:
         ("convert", "m.onnx", "--target", "gpu"),
         ("export", "m.safetensors", "--out", "m.onnx", "--batch", "0"),
         ("run", "--track", "wandb"),
+        ("prune", "m.safetensors", "--out", "x.safetensors", "--schedule", "linear"),
+        ("prune", "m.safetensors", "--out", "x.safetensors", "--channels", "0.5", "--importance", "best"),
     ],
 )
 def test_usage_errors_exit_2(arguments: tuple[str, ...]) -> None:
