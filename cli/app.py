@@ -6,12 +6,13 @@ import functools
 import inspect
 import traceback
 from collections.abc import Callable
-from typing import Any
+from importlib.metadata import version
+from typing import Annotated, Any
 
 import typer
 
 from torchshrink.cli import bench, convert, doctor, inspection, options, predict, report, run, search, train
-from torchshrink.cli.console import errors, interruptible
+from torchshrink.cli.console import errors, interruptible, show
 from torchshrink.errors import RecipeError, ShrinkError
 from torchshrink.parallel.launch import count
 
@@ -19,12 +20,27 @@ _SHARED = ("train", "prune", "qat")  # what several processes do together
 
 app = typer.Typer(
     name="torchshrink",
-    help="Make a trained PyTorch model smaller, faster and less memory-hungry, and prove it.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+
+def _show_version(is_wanted: bool) -> None:
+    if is_wanted:
+        show(f"torchshrink {version('torchshrink')}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Make a trained PyTorch model smaller, faster and less memory-hungry, and prove it."""
 
 
 def guarded(function: Callable[..., None]) -> Callable[..., None]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from torchshrink.cli import console, options
-from torchshrink.errors import DataError, ModelError, OutputError
+from torchshrink.cli.inputs import check_output, load_model
+from torchshrink.errors import DataError, ModelError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,23 +23,19 @@ _CAUSE_BEGINS = ": "
 def bench(
     files: Annotated[list[Path], typer.Argument(help="ONNX, TFLite or checkpoint files (.pt2 with --allow-pickle).")],
     data: Annotated[
-        Optional[str],  # noqa: UP045  # typer evaluates it
-        typer.Option(help="Take the input from this data's test part instead of random numbers."),
+        str | None, typer.Option(help="Take the input from this data's test part instead of random numbers.")
     ] = None,
     threads: Annotated[str, typer.Option(help="Threads of every runtime, such as 1,2: a table for each.")] = "1",
     runs: Annotated[int, typer.Option(min=5, help="Timed inferences per file.")] = 50,
     sizes: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Measure memory at these sides of the input too, such as 128,256,512."),
+        str | None, typer.Option(help="Measure memory at these sides of the input too, such as 128,256,512.")
     ] = None,
     reference: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="What the ratios compare with; the first file unless given."),
+        Path | None, typer.Option(help="What the ratios compare with; the first file unless given.")
     ] = None,
-    save: Annotated[Optional[Path], typer.Option(help="Write everything to this JSON file.")] = None,  # noqa: UP045
+    save: Annotated[Path | None, typer.Option(help="Write everything to this JSON file.")] = None,
     against: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Compare with this file that --save wrote; exit code 4 when a file got slower."),
+        Path | None, typer.Option(help="Compare with this file that --save wrote; exit code 4 when a file got slower.")
     ] = None,
     profile: Annotated[bool, typer.Option("--profile", help="Show which operations the time goes to.")] = False,
     seed: options.Seed = 0,
@@ -53,8 +50,8 @@ def bench(
     for file in files:
         if not file.is_file():
             raise ModelError(f"no such file: {file}")
-    if save is not None and save.exists() and not overwrite:
-        raise OutputError(f"{save} exists: choose another --save, or pass --overwrite")
+    if save is not None:
+        check_output(save, overwrite, (".json",), "--save")
     with console.Progress() as progress:
         from torchshrink.bench import history, session
 
@@ -93,7 +90,7 @@ def bench(
 def compare(
     model_file: options.ModelFile,
     out: Annotated[Path, typer.Option(help="Folder for the files.")] = Path("sizes"),
-    shape: Annotated[Optional[str], typer.Option(help="Input shape such as 1,1,128,128.")] = None,  # noqa: UP045
+    shape: Annotated[str | None, typer.Option(help="Input shape such as 1,1,128,128.")] = None,
     factory: options.Factory = None,
     allow_pickle: options.AllowPickle = False,
     overwrite: options.Overwrite = False,
@@ -104,7 +101,6 @@ def compare(
         raise DataError(f"{out} is not empty: choose another --out, or pass --overwrite")
     with console.Progress() as progress:
         progress.start("write every format")
-        from torchshrink.cli.convert import load_model
         from torchshrink.converters.sizes import comparison
 
         model, example, _ = load_model(model_file, shape, factory, allow_pickle)

@@ -4,31 +4,29 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import Annotated, Any, Literal
 
 import typer
 
 from torchshrink.cli import console, options
-from torchshrink.cli.train import check_output
-from torchshrink.errors import ModelError, ParityError
+from torchshrink.cli.inputs import check_output, load_model, load_task
+from torchshrink.cli.shown import show_file
+from torchshrink.errors import ParityError
 
-if TYPE_CHECKING:
-    from torch import Tensor, nn
-
-Precision = Annotated[str, typer.Option(help="fp32, fp16 (weights) or int8 (of a quantized model).")]
 Shape = Annotated[
-    Optional[str],  # noqa: UP045  # typer evaluates it
-    typer.Option(help="Input shape such as 1,1,128,128, for checkpoints that do not know theirs."),
+    str | None, typer.Option(help="Input shape such as 1,1,128,128, for checkpoints that do not know theirs.")
 ]
 
 
 def export(
     model_file: options.ModelFile,
     out: Annotated[Path, typer.Option(help="The ONNX file to write.")],
-    precision: Precision = "fp32",
-    target: Annotated[str, typer.Option(help="int8: onnxruntime, or generic to keep the model's operations.")] = (
-        "onnxruntime"
-    ),
+    precision: Annotated[
+        Literal["fp32", "fp16", "int8"], typer.Option(help="fp16: of the weights; int8: of a quantized model.")
+    ] = "fp32",
+    target: Annotated[
+        Literal["onnxruntime", "generic"], typer.Option(help="int8: generic keeps the model's operations.")
+    ] = "onnxruntime",
     batch: Annotated[str, typer.Option(help="Samples that the file takes at once: a number, or any.")] = "1",
     shape: Shape = None,
     factory: options.Factory = None,
@@ -37,34 +35,36 @@ def export(
     as_json: options.Json = False,
 ) -> None:
     """Export a PyTorch model to ONNX."""
-    _check_choice(precision, ("fp32", "fp16", "int8"), "--precision")
-    _check_choice(target, ("onnxruntime", "generic"), "--target")
     if batch != "any" and not (batch.isdecimal() and int(batch) > 0):
         raise typer.BadParameter(f"{batch!r}: expected a number such as 4, or any", param_hint="--batch")
     count = None if batch == "any" else int(batch)
-    check_output(out, overwrite)
+    check_output(out, overwrite, (".onnx",))
     with console.Progress() as progress:
         progress.start(f"export {model_file.name}")
         model, example, metadata = load_model(model_file, shape, factory, allow_pickle)
         from torchshrink.converters import to_onnx
 
-        to_onnx(model, example, out, precision, target, metadata, count)  # type: ignore[arg-type]
-    _show_file(out, as_json)
+        to_onnx(model, example, out, precision, target, metadata, count)
+    show_file(out, as_json)
 
 
 def convert(
     source: Annotated[Path, typer.Argument(help="An ONNX file, of this or another tool, or a checkpoint.")],
-    out: Annotated[Optional[Path], typer.Option(help="The file to write; the source's name by default.")] = None,  # noqa: UP045
+    out: Annotated[Path | None, typer.Option(help="The file to write; the source's name by default.")] = None,
     precision: Annotated[
-        str, typer.Option(help="fp32, fp16 (weights) or int8; auto is int8 for what is quantized, fp32 otherwise.")
+        Literal["auto", "fp32", "fp16", "int8"],
+        typer.Option(help="fp16: of the weights; auto: int8 for what is quantized, fp32 otherwise."),
     ] = "auto",
-    to: Annotated[str, typer.Option("--to", help="tflite, the only format so far.")] = "tflite",
+    to: Annotated[Literal["tflite"], typer.Option(help="The only format so far.")] = "tflite",
     target: Annotated[
-        str, typer.Option(help="litert; integer-only: refuse a file with any float in it; edgetpu: its operators only.")
+        Literal["litert", "integer-only", "edgetpu"],
+        typer.Option(help="integer-only: refuse a file with any float in it; edgetpu: its operators only."),
     ] = "litert",
-    ends: Annotated[str, typer.Option("--io", help="What an int8 file takes and gives: int8 codes or float.")] = "int8",
-    is_sparse: Annotated[bool, typer.Option("--sparse", help="Leave pruned zeros out of the file.")] = False,
-    ranges: Annotated[Optional[Path], typer.Option(help="Learned ranges of a float ONNX file, JSON.")] = None,  # noqa: UP045
+    io: Annotated[
+        Literal["int8", "float"], typer.Option(help="What an int8 file takes and gives: codes or float.")
+    ] = "int8",
+    sparse: Annotated[bool, typer.Option("--sparse", help="Leave pruned zeros out of the file.")] = False,
+    ranges: Annotated[Path | None, typer.Option(help="Learned ranges of a float ONNX file, JSON.")] = None,
     shape: Shape = None,
     factory: options.Factory = None,
     allow_pickle: options.AllowPickle = False,
@@ -72,14 +72,10 @@ def convert(
     as_json: options.Json = False,
 ) -> None:
     """Convert an ONNX file or a checkpoint to TFLite; learned scales arrive exactly, and are listed beside the file."""
-    _check_choice(precision, ("auto", "fp32", "fp16", "int8"), "--precision")
-    _check_choice(to, ("tflite",), "--to")
-    _check_choice(target, ("litert", "integer-only", "edgetpu"), "--target")
-    _check_choice(ends, ("int8", "float"), "--io")
-    if ends == "float" and target != "litert":
+    if io == "float" and target != "litert":
         raise typer.BadParameter(f"float: {target} has no floats", param_hint="--io")
-    out = out or source.with_suffix(".tflite")
-    check_output(out, overwrite)
+    out = out or source.with_suffix(f".{to}")
+    check_output(out, overwrite, (f".{to}",))
     import tempfile
 
     with console.Progress() as progress, tempfile.TemporaryDirectory() as folder:
@@ -102,23 +98,25 @@ def convert(
             precision = "int8" if is_int8 else "fp32"
         has_ranges = precision == "int8" and ranges is None
         if has_ranges:
-            check_output(out.with_suffix(".ranges.json"), overwrite)
+            check_output(out.with_suffix(".ranges.json"), overwrite, (".json",))
         if source.suffix != ".onnx":
-            kind = "int8" if precision == "int8" else "fp32"
-            source = to_onnx(model, example, Path(folder, f"{source.stem}.onnx"), kind, "generic", metadata)  # type: ignore[arg-type]
-        to_tflite(source, out, precision, ranges, is_sparse, metadata, target, ends)  # type: ignore[arg-type]
+            kind: Literal["int8", "fp32"] = "int8" if precision == "int8" else "fp32"
+            source = to_onnx(model, example, Path(folder, f"{source.stem}.onnx"), kind, "generic", metadata)
+        to_tflite(source, out, precision, ranges, sparse, metadata, target, io)
         if has_ranges:
             _save_ranges(source, out.with_suffix(".ranges.json"), origin)
-    _show_file(out, as_json)
+    show_file(out, as_json)
 
 
 def verify(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(help="The ONNX or TFLite file.")],
-    against: Annotated[Optional[Path], typer.Option(help="The checkpoint that it was made from.")] = None,  # noqa: UP045
-    ranges: Annotated[Optional[Path], typer.Option(help="The learned ranges that it was made from, JSON.")] = None,  # noqa: UP045
+    against: Annotated[Path | None, typer.Option(help="The checkpoint that it was made from.")] = None,
+    ranges: Annotated[Path | None, typer.Option(help="The learned ranges that it was made from, JSON.")] = None,
     data: options.Data = "synthetic:cells",
-    precision: Annotated[str, typer.Option(help="Which limits hold: fp32, fp16 or int8; guessed by default.")] = "auto",
+    precision: Annotated[
+        Literal["auto", "fp32", "fp16", "int8"], typer.Option(help="Which limits hold; auto: guessed.")
+    ] = "auto",
     samples: Annotated[int, typer.Option(min=1, help="Test inputs to compare.")] = 32,
     seed: options.Seed = 0,
     factory: options.Factory = None,
@@ -130,7 +128,6 @@ def verify(
     With --ranges alone, the scales are compared and nothing is run. With --debug, an operation that computes something
     else is written to a folder, as a model of its own with its inputs and what both sides make of them.
     """
-    _check_choice(precision, ("auto", "fp32", "fp16", "int8"), "--precision")
     if against is None and ranges is None:
         raise typer.BadParameter("pass the checkpoint, or the learned --ranges, or both", param_hint="--against")
     parity, rows = None, []
@@ -180,7 +177,6 @@ def _compare(
     """Return the parity of a file with its checkpoint, and the scales of both side by side."""
     import tempfile
 
-    from torchshrink.cli.train import load_task
     from torchshrink.converters import contents
     from torchshrink.converters.export.to_onnx import export
     from torchshrink.converters.proof import divergence, repro, scales
@@ -204,39 +200,6 @@ def _compare(
         if repro.write(found, graph, inputs, folder):
             where = f"{where}; it is cut out in {folder}"
     return asdict(parity) | {"first_divergence": where}, rows
-
-
-def load_model(
-    path: Path, shape: str | None, factory: str | None, allow_pickle: bool
-) -> tuple[nn.Module, Tensor, dict[str, Any]]:
-    """Return a checkpoint's model, an example input and the metadata that travels with it."""
-    import torch
-
-    from torchshrink import checkpoint
-    from torchshrink.pipeline.assemble import resolve
-
-    model = checkpoint.load(path, resolve(factory, "model") if factory else None, allow_pickle)
-    description = checkpoint.describe(path) if path.suffix == ".safetensors" else {}
-    sizes = parse_shape(shape) if shape else description.get("input_shape")
-    if sizes is None:
-        raise ModelError(f"{path} does not say what shape its input has: pass --shape, such as --shape 1,1,128,128")
-    kept = ("normalization", "class_names", "input_shape")
-    return model, torch.zeros(sizes), {key: description[key] for key in kept if key in description}
-
-
-def parse_shape(shape: str) -> list[int]:
-    """Return the sizes that --shape names."""
-    parts = shape.split(",")
-    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        raise typer.BadParameter(f"{shape!r}: expected sizes such as 1,1,128,128", param_hint="--shape")
-    return [int(part) for part in parts]
-
-
-def _show_file(path: Path, as_json: bool) -> None:
-    if as_json:
-        console.show_json({"path": str(path), "bytes": path.stat().st_size})
-    else:
-        console.show(f"{path}: {path.stat().st_size / 1e6:.3f} MB")
 
 
 def _show_verdict(file: Path, parity: dict[str, Any] | None, rows: list[Any], as_json: bool) -> None:
@@ -267,8 +230,3 @@ def _numbers(row: Any) -> tuple[str, str]:
         return f"{min(range_.scale):.6g}..{max(range_.scale):.6g} ({len(range_.scale)})"
 
     return text(row.trained), text(row.shipped)
-
-
-def _check_choice(value: str, allowed: tuple[str, ...], option: str) -> None:
-    if value not in allowed:
-        raise typer.BadParameter(f"{value!r} is not one of {', '.join(allowed)}", param_hint=option)

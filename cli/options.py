@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,10 +17,10 @@ Data = Annotated[
         "test.npz, synthetic:cells, synthetic:pulses, or module:callable."
     ),
 ]
+RecipeFile = Annotated[Path | None, typer.Argument(help="A recipe; without one, the built-in U-Net and data.")]
 ModelFile = Annotated[Path, typer.Argument(help="A checkpoint: .safetensors (or .pt with --allow-pickle).")]
 Factory = Annotated[
-    Optional[str],  # noqa: UP045  # typer evaluates it
-    typer.Option("--model", help="module:factory that builds the model; not needed for the built-in U-Net."),
+    str | None, typer.Option("--model", help="module:factory that builds the model; not needed for the built-in U-Net.")
 ]
 AllowPickle = Annotated[
     bool,
@@ -37,7 +37,7 @@ Trust = Annotated[
     ),
 ]
 KeepFloat = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option(
         help="Modules that stay float, by name, separated by commas; or auto: as few as needed for int8 to cost less "
         "than 1 % of the validation loss."
@@ -47,7 +47,6 @@ Epochs = Annotated[int, typer.Option(min=0, help="Passes over the training data.
 Rate = Annotated[float, typer.Option("--lr", min=0.0, help="Peak learning rate.")]
 Batch = Annotated[int, typer.Option(min=1, help="Samples per step, shared by all processes.")]
 Track = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option(help="Log settings, curves, figures and files to mlflow or tensorboard."),
+    Literal["mlflow", "tensorboard"] | None, typer.Option(help="Log settings, curves, figures and files there.")
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Decides everything that is random.")]

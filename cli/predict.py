@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,11 +21,11 @@ def predict(
     ],
     out: Annotated[Path, typer.Option(help="Folder for the masks, which keep the names of their sources.")],
     tile: Annotated[
-        Optional[int],  # noqa: UP045  # typer evaluates it
+        int | None,
         typer.Option(min=1, help="Side of a tile, for files that take any size; otherwise it is the file's own."),
     ] = None,
     overlap: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(min=0, help="What neighbouring tiles share at least; a quarter of the tile unless given."),
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from torchshrink.cli import console, options
-from torchshrink.cli.run import check_tracker, log
+from torchshrink.cli.shown import check_tracker, log
 
 
 def report(

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import Annotated
 
 import typer
 
 from torchshrink.cli import console, options
+from torchshrink.cli.inputs import load_recipe
+from torchshrink.cli.shown import check_tracker, folder_name, log, show_report
 from torchshrink.errors import RecipeError, ShrinkError
-
-if TYPE_CHECKING:
-    from torchshrink.pipeline.recipe import Recipe
-
-RecipeFile = Annotated[Optional[Path], typer.Argument(help="A recipe; without one, the built-in U-Net and data.")]  # noqa: UP045
 
 
 def run(
-    recipe: RecipeFile = None,
-    out: Annotated[Optional[Path], typer.Option(help="Folder of the run; by default runs/NAME.")] = None,  # noqa: UP045
-    data: Annotated[Optional[str], typer.Option(help="Data instead of the recipe's.")] = None,  # noqa: UP045
+    recipe: options.RecipeFile = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; by default runs/NAME.")] = None,
+    data: Annotated[str | None, typer.Option(help="Data instead of the recipe's.")] = None,
     resume: Annotated[bool, typer.Option("--resume/--fresh", help="Keep finished steps, or do all again.")] = True,
     track: options.Track = None,
     init: Annotated[bool, typer.Option("--init", help="Only write a commented recipe to start from.")] = False,
@@ -44,20 +41,23 @@ def run(
         check_tracker(track)
         settings = load_recipe(recipe, data, trust, allow_pickle)
         folder = out or Path("runs", folder_name(recipe, settings.data))
+
+        def show() -> None:
+            show_report(document.load(folder), folder, as_json)
+            log(folder, track)
+
         try:
             run(settings, folder, Bridge(), is_fresh=not resume, progress=progress)
         except ShrinkError as error:
             if error.is_reported:
-                show_report(document.load(folder), folder, as_json)
-                log(folder, track)
+                show()
             raise
-    show_report(document.load(folder), folder, as_json)
-    log(folder, track)
+    show()
 
 
 def sweep(
     model_file: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Argument(help="A trained checkpoint to start from; without one, a dense model is trained first."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the ladder.")] = Path("runs/sweep"),
@@ -84,56 +84,23 @@ def sweep(
         from torchshrink.report import document
         from torchshrink.report.plot import plot_ladder
 
+        def show() -> None:
+            report = document.load(out)
+            plot_ladder(report["rows"], out / "ladder.png")
+            show_report(report, out, as_json)
+
         checkpoint = str(model_file) if model_file else None
         model = Model(factory=factory or "unet", checkpoint=checkpoint)
         recipe = Recipe(data=data, seed=seed, model=model)
         recipe = trust_pickle(recipe) if allow_pickle else recipe
         recipe = ladder(recipe, sparsities, widths, epochs, dense_epochs=0 if model_file else 30)
         try:
-            found = run(recipe, out, Bridge(), is_fresh=not resume, progress=progress)
+            run(recipe, out, Bridge(), is_fresh=not resume, progress=progress)
         except ShrinkError as error:
             if error.is_reported:
-                found = document.load(out)
-                plot_ladder(found["rows"], out / "ladder.png")
-                show_report(found, out, as_json)
+                show()
             raise
-        plot_ladder(found["rows"], out / "ladder.png")
-    show_report(found, out, as_json)
-
-
-def load_recipe(path: Path | None, data: str | None, trust: bool, allow_pickle: bool) -> Recipe:
-    """Return the recipe of a command, with what the command line says instead of it.
-
-    Raises:
-        RecipeError: When it is wrong, or names code that nobody said to trust.
-    """
-    from torchshrink.pipeline import recipe as recipes
-    from torchshrink.pipeline import trust as trusted
-
-    recipe = recipes.load(path) if path is not None else recipes.Recipe()
-    if not trust:
-        its_own = recipe if data is None else recipe.model_copy(update={"data": "synthetic:cells"})
-        trusted.check(its_own, str(path))
-    recipe = recipe if data is None else recipe.model_copy(update={"data": data})
-    return recipes.trust_pickle(recipe) if allow_pickle else recipe
-
-
-def check_tracker(track: str | None) -> None:
-    """Refuse a tracker that is unknown or not installed, before the work begins."""
-    if track is not None:
-        from torchshrink.report import tracking
-
-        if track not in tracking.TRACKERS:
-            raise typer.BadParameter(f"{track!r} is not one of {', '.join(tracking.TRACKERS)}", param_hint="--track")
-        tracking.check(track)  # type: ignore[arg-type]
-
-
-def log(folder: Path, track: str | None) -> None:
-    """Log a finished run where the user asked for."""
-    if track is not None:
-        from torchshrink.report import tracking
-
-        console.errors.print(f"look at it with: {tracking.log(folder, track)}")  # type: ignore[arg-type]
+    show()
 
 
 def _percents(text: str, option: str) -> list[float]:
@@ -144,26 +111,6 @@ def _percents(text: str, option: str) -> list[float]:
     if any(not 0 < value < 1 for value in values):
         raise typer.BadParameter(f"{text!r}: expected percentages such as 50,80,90", param_hint=option)
     return values
-
-
-def show_report(content: dict[str, Any], folder: Path, as_json: bool = False) -> None:
-    """Show what a run made, and where its report is."""
-    from torchshrink.report import text
-
-    if as_json:
-        console.show_json(content)
-        return
-    console.show_table(*text.table(content["rows"]))
-    console.show(text.verdict(content["rows"]))
-    console.show(f"report: {folder / 'report.html'}")
-
-
-def folder_name(recipe: Path | None, data: str) -> str:
-    """Return what the folder of a run is called."""
-    if recipe is not None:
-        return recipe.stem
-    name = data.partition("?")[0].replace(":", "-") if ":" in data else Path(data).stem
-    return name or "run"
 
 
 def _write_template(path: Path, overwrite: bool) -> None:

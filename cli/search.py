@@ -4,55 +4,52 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from torchshrink.cli import console, options
-from torchshrink.cli.run import RecipeFile, folder_name, load_recipe, show_report
+from torchshrink.cli.inputs import load_recipe
+from torchshrink.cli.shown import folder_name, show_cells, show_report
 
 if TYPE_CHECKING:
     from torchshrink.search.engines.local import Engine
 
-TARGETS = ("litert", "onnxruntime")
-ENGINES = ("local", "ray")
-
 
 def search(
-    recipe: RecipeFile = None,
-    max_size: Annotated[Optional[str], typer.Option(help="Of the file, such as 120kB.")] = None,  # noqa: UP045
+    recipe: options.RecipeFile = None,
+    max_size: Annotated[str | None, typer.Option(help="Of the file, such as 120kB.")] = None,
     max_latency: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Of one inference: 2ms, or 0.2x for a share of the dense float file's."),
+        str | None, typer.Option(help="Of one inference: 2ms, or 0.2x for a share of the dense float file's.")
     ] = None,
     max_rss: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Peak memory of a fresh process with the file, such as 60MB."),
+        str | None, typer.Option(help="Peak memory of a fresh process with the file, such as 60MB.")
     ] = None,
     max_loss_increase: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(help="Validation loss above the dense model's, such as 0.01."),
+        float | None, typer.Option(help="Validation loss above the dense model's, such as 0.01.")
     ] = None,
-    target: Annotated[str, typer.Option(help="The runtime that the file is for: litert or onnxruntime.")] = "litert",
+    target: Annotated[
+        Literal["litert", "onnxruntime"], typer.Option(help="The runtime that the file is for.")
+    ] = "litert",
     trials: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(min=1, help="Candidates to train at most; 40 when --hours is not given either."),
+        int | None, typer.Option(min=1, help="Candidates to train at most; 40 when --hours is not given either.")
     ] = None,
     hours: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(min=0.0, help="Time at most, without the recommended model's training."),
+        float | None, typer.Option(min=0.0, help="Time at most, without the recommended model's training.")
     ] = None,
     workers: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(min=1, help="Candidates trained at once; by default 1, with ray as many as fit the cluster."),
     ] = None,
-    engine: Annotated[str, typer.Option(help="Where candidates are trained: local, or ray for a cluster.")] = "local",
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option(help="Where candidates are trained; ray for a cluster.")
+    ] = "local",
     address: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="Of the Ray cluster: auto, or HOST:PORT of its head; by default Ray on this machine."),
     ] = None,
     artefacts: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
             help="URL that all machines reach, such as file:///shared/folder or s3://bucket/prefix; or set "
             "TORCHSHRINK_ARTEFACTS, which no list of processes shows."
@@ -60,13 +57,10 @@ def search(
     ] = None,
     cpus_per_trial: Annotated[int, typer.Option(min=1, help="Of each candidate on a Ray cluster.")] = 1,
     gpus_per_trial: Annotated[float, typer.Option(min=0.0, help="Of each candidate on a Ray cluster.")] = 0.0,
-    out: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Folder of the search; by default runs/search-NAME."),
-    ] = None,
-    data: Annotated[Optional[str], typer.Option(help="Data instead of the recipe's.")] = None,  # noqa: UP045
+    out: Annotated[Path | None, typer.Option(help="Folder of the search; by default runs/search-NAME.")] = None,
+    data: Annotated[str | None, typer.Option(help="Data instead of the recipe's.")] = None,
     storage: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
             help="URL of a database for the record, such as postgresql+psycopg://me@host/db; or set "
             "TORCHSHRINK_STORAGE, which no list of processes shows; else a file."
@@ -82,10 +76,6 @@ def search(
     Candidates are judged by the validation data and by files that were exported and measured here. The recommended one
     is trained for longer and reported with the test data; its recipe repeats it.
     """
-    if target not in TARGETS:
-        raise typer.BadParameter(f"{target!r} is not one of {', '.join(TARGETS)}", param_hint="--target")
-    if engine not in ENGINES:
-        raise typer.BadParameter(f"{engine!r} is not one of {', '.join(ENGINES)}", param_hint="--engine")
     if engine == "local" and (address or artefacts):
         raise typer.BadParameter("--address and --artefacts are for --engine ray", param_hint="--engine")
     with console.Progress() as progress:
@@ -112,7 +102,7 @@ def search(
             limits,
             folder,
             Bridge,
-            target=target,  # type: ignore[arg-type]
+            target=target,
             trials=trials,
             hours=hours,
             storage=storage or os.environ.get("TORCHSHRINK_STORAGE"),
@@ -134,7 +124,7 @@ def _show(content: dict[str, Any], folder: Path, as_json: bool) -> None:
     shown = {*found["front"], found["nearest"]}
     lines = [row for row, trial in zip(rows, found["trials"], strict=True) if trial["number"] in shown]
     if lines:
-        console.show_table(headings, [[cell.text for cell in line] for line in lines], title="The front")
+        show_cells(headings, lines, title="The front")
     console.show(trials.summary(found))
     if "rows" in content:
         show_report(content, folder / "recommended")

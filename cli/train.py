@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from torchshrink.cli import console, options
-from torchshrink.errors import ModelError, OutputError, RecipeError
+from torchshrink.cli.inputs import check_output, load_network, load_task
+from torchshrink.errors import ModelError, RecipeError
 from torchshrink.parallel.launch import is_main
 from torchshrink.progress import SILENT, Progress
 
@@ -36,7 +37,7 @@ def train(
     as_json: options.Json = False,
 ) -> None:
     """Train a model from scratch."""
-    check_output(out, overwrite)
+    check_output(out, overwrite, (".safetensors",))
     with _watched() as progress:
         progress.start("load data")
         from torchshrink import stages
@@ -58,8 +59,7 @@ def prune(
     out: Out,
     data: options.Data = "synthetic:cells",
     amount: Annotated[
-        Optional[float],  # noqa: UP045  # typer evaluates it
-        typer.Option(min=0.0, max=0.99, help="Share of the weights to set to zero; by default 0.8."),
+        float | None, typer.Option(min=0.0, max=0.99, help="Share of the weights to set to zero; by default 0.8.")
     ] = None,
     auto: Annotated[
         bool, typer.Option("--auto", help="Prune each layer as far as it can bear, as torchshrink inspect suggests.")
@@ -68,30 +68,27 @@ def prune(
         str, typer.Option(help="magnitude, layer, lamp, random, N:M such as 2:4, or RxC blocks such as 1x4.")
     ] = "magnitude",
     schedule: Annotated[
-        str, typer.Option(help="polynomial (while fine-tuning), one_shot (before it), or rewind (in the middle).")
+        Literal["polynomial", "constant", "one_shot", "rewind"],
+        typer.Option(help="polynomial, constant: while fine-tuning; one_shot: before it; rewind: in the middle."),
     ] = "polynomial",
     channels: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(min=0.0, max=0.99, help="Remove this share of the channels instead."),
+        float | None, typer.Option(min=0.0, max=0.99, help="Remove this share of the channels instead.")
     ] = None,
     target_macs: Annotated[
-        Optional[float],  # noqa: UP045
+        float | None,
         typer.Option(min=0.0, help="Remove channels until this many multiply-accumulates (or this share) remain."),
     ] = None,
     target_params: Annotated[
-        Optional[float],  # noqa: UP045
-        typer.Option(min=0.0, help="Remove channels until this many parameters (or this share) remain."),
+        float | None, typer.Option(min=0.0, help="Remove channels until this many parameters (or this share) remain.")
     ] = None,
-    importance: Annotated[str, typer.Option(help="Of a channel: l1, l2, bn or taylor.")] = "l2",
+    importance: Annotated[Literal["l1", "l2", "bn", "taylor"], typer.Option(help="Of a channel.")] = "l2",
     round_to: Annotated[int, typer.Option(min=1, help="Channels that remain are a multiple of this.")] = 1,
     rounds: Annotated[int, typer.Option(min=1, help="Remove channels in this many rounds of fine-tuning.")] = 1,
     ignore: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(help="Layers to leave alone, by name, type or pattern; can be repeated."),
+        list[str] | None, typer.Option(help="Layers to leave alone, by name, type or pattern; can be repeated.")
     ] = None,
     teacher: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="A checkpoint whose outputs make half of the loss: knowledge distillation."),
+        Path | None, typer.Option(help="A checkpoint whose outputs make half of the loss: knowledge distillation.")
     ] = None,
     epochs: options.Epochs = 20,
     lr: options.Rate = 2e-3,
@@ -103,9 +100,8 @@ def prune(
     as_json: options.Json = False,
 ) -> None:
     """Set weights to zero, or remove channels, and fine-tune the rest."""
-    check_output(out, overwrite)
-    goals = {"amount": channels, "target_macs": target_macs, "target_params": target_params}
-    removes = any(goal is not None for goal in goals.values())
+    check_output(out, overwrite, (".safetensors",))
+    removes = any(goal is not None for goal in (channels, target_macs, target_params))
     if removes and amount is not None:
         raise typer.BadParameter("weights and channels are two steps: prune twice", param_hint="--amount")
     if auto and (removes or amount is not None or method != "magnitude"):
@@ -113,24 +109,24 @@ def prune(
     with _watched() as progress:
         task, model = _load(progress, model_file, data, seed, factory, allow_pickle)
         from torchshrink import stages
-        from torchshrink.pipeline.assemble import resolve
 
-        guide = None
-        if teacher is not None:
-            from torchshrink import checkpoint
-
-            guide = checkpoint.load(teacher, resolve(factory, "model") if factory else None, allow_pickle)
+        guide = load_network(teacher, factory, allow_pickle) if teacher is not None else None
         settings = _settings(epochs, lr, batch_size, seed, distillation=0.5 if guide else 0.0)
-        shared = {"teacher": guide, "progress": progress}
         if removes:
             progress.start("remove channels and fine-tune")
-            how = {"importance": importance, "round_to": round_to, "rounds": rounds, "ignore": ignore or ()}
-            model, history = stages.channels(model, task, settings, **goals, **how, **shared)  # type: ignore[arg-type]
+            model, history = stages.channels(
+                model, task, settings, channels, target_macs=target_macs, target_params=target_params,
+                importance=importance, round_to=round_to, rounds=rounds, ignore=ignore or (), teacher=guide,
+                progress=progress,
+            )  # fmt: skip
         else:
             amounts = _bearable(model, task, ignore or (), progress) if auto else None
             progress.start("prune and fine-tune")
-            how = {"method": method, "schedule": schedule, "amounts": amounts, "ignore": None if auto else ignore}
-            model, history = stages.prune(model, task, settings, amount, **how, **shared)  # type: ignore[arg-type]
+            kept = None if auto else ignore
+            model, history = stages.prune(
+                model, task, settings, amount, method, schedule,
+                amounts=amounts, ignore=kept, teacher=guide, progress=progress,
+            )  # fmt: skip
         content = _save(model, out, task, history.to_dict())
     _show(content, as_json)
 
@@ -150,7 +146,7 @@ def qat(
     as_json: options.Json = False,
 ) -> None:
     """Train a model to be int8: its ranges are learned, its pruned zeros kept."""
-    check_output(out, overwrite)
+    check_output(out, overwrite, (".safetensors",))
     with _watched() as progress:
         task, model = _load(progress, model_file, data, seed, factory, allow_pickle)
         from torchshrink import stages
@@ -176,7 +172,7 @@ def ptq(
     as_json: options.Json = False,
 ) -> None:
     """Make a model int8 without training: its ranges are calibrated."""
-    check_output(out, overwrite)
+    check_output(out, overwrite, (".safetensors",))
     with _watched() as progress:
         task, model = _load(progress, model_file, data, seed, factory, allow_pickle)
         from torchshrink import stages
@@ -185,26 +181,6 @@ def ptq(
         progress.start("calibrate")
         content = _save(stages.ptq(model, task, samples, keep_float=kept), out, task, {}, kept)
     _show(content, as_json)
-
-
-def check_output(path: Path, overwrite: bool) -> None:
-    """Refuse to replace a file that nobody said to replace."""
-    if is_main() and path.exists() and not overwrite:
-        raise OutputError(f"{path} exists: choose another --out, or pass --overwrite")
-
-
-def load_task(path: Path, data: str, seed: int, factory: str | None, allow_pickle: bool) -> tuple[Task, nn.Module]:
-    """Return the data, normalised as the model was trained with, and the model."""
-    from torchshrink import checkpoint
-    from torchshrink.data import open_task
-    from torchshrink.pipeline.assemble import resolve
-    from torchshrink.task import Normalization
-
-    model = checkpoint.load(path, resolve(factory, "model") if factory else None, allow_pickle)
-    description = checkpoint.describe(path) if path.suffix == ".safetensors" else {}
-    stored = description.get("normalization")
-    normalization = Normalization(tuple(stored["mean"]), tuple(stored["std"]), stored["raw"]) if stored else None
-    return open_task(data, seed=seed, normalization=normalization), model
 
 
 def _watched() -> AbstractContextManager[Progress]:

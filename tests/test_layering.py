@@ -80,6 +80,12 @@ def test_rooms_import_downward_only() -> None:
     assert circles(found) == []
 
 
+def test_no_command_imports_another() -> None:
+    shared = ("app", "console", "options", "inputs", "shown", "__init__", "__main__")
+    commands = {f"cli/{room}" for room in FLOORS["cli"] if room not in shared}
+    assert [arrow for arrow in arrows(ROOT) if {arrow.source, arrow.target} <= commands] == []
+
+
 def test_every_floor_is_somewhere() -> None:
     here = {"/".join(path.with_suffix("").parts[:2]) for path in sources(ROOT)}
     assert {f"{folder}/{room}" for folder, names in FLOORS.items() for room in names} == here

@@ -14,7 +14,7 @@ from typing import Any
 import optuna
 import pytest
 import yaml
-from program import call
+from program import call, invoke
 
 from torchshrink.search.halving import dominates
 
@@ -113,8 +113,8 @@ def _check_recommended(report: dict[str, Any], found: dict[str, Any], trial: dic
     ("arguments", "code", "message"),
     [
         (("--max-size", "12furlongs"), 3, "--max-size 12furlongs: expected a unit"),
-        (("--target", "gpu"), 2, "'gpu' is not one of litert, onnxruntime"),
-        (("--engine", "slurm"), 2, "'slurm' is not one of local, ray"),
+        (("--target", "gpu"), 2, "'gpu' is not one of 'litert', 'onnxruntime'"),
+        (("--engine", "slurm"), 2, "'slurm' is not one of 'local', 'ray'"),
         (("--artefacts", "s3://bucket"), 2, "are for --engine ray"),
         (("--trials", "0"), 2, "--trials"),
         (("--hours", "0"), 3, "hours=0.0"),
@@ -123,7 +123,7 @@ def _check_recommended(report: dict[str, Any], found: dict[str, Any], trial: dic
     ],
 )
 def test_wrong_input(arguments: tuple[str, ...], code: int, message: str, tmp_path: Path) -> None:
-    result = call("search", "--out", str(tmp_path / "out"), *arguments, cwd=tmp_path)
+    result = invoke("search", "--out", str(tmp_path / "out"), *arguments, cwd=tmp_path)
     assert result.code == code
     assert message in result.stderr
     assert "Traceback" not in result.stderr
@@ -134,6 +134,6 @@ def test_a_search_starts_from_a_trained_model(tmp_path: Path) -> None:
     recipe.write_text(
         "variants:\n  dense: {train: {reinitialize: true, epochs: 1}}\nsearch: {space: {lr: [0.1, 0.01]}}"
     )
-    result = call("search", recipe, "--out", tmp_path / "out")
+    result = invoke("search", recipe, "--out", tmp_path / "out")
     assert result.code == 3
     assert "search.space.lr: the least, 0.1, is more than the greatest, 0.01" in result.stderr

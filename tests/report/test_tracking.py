@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from html_page import REST, make_content
 from torch import nn
 
 from torchshrink import checkpoint
@@ -21,7 +22,7 @@ RECIPE = {"data": "synthetic:cells", "seed": 3, "variants": {"dense": {"train": 
 
 
 def row(variant: str, format_: str) -> dict[str, Any]:
-    return {
+    return REST | {
         "name": f"{variant}/{format_}-fp32", "variant": variant, "format": format_, "precision": "fp32",
         "path": f"files/{variant}-fp32.{format_}", "bytes": 2000, "sparsity": 0.25, "loss": 0.5,
         "metrics": {"dice": 0.75, "iou": 0.6}, "latency_ms": {"median": 4.0, "p90": 5.0, "threads": 1, "runs": 50},
@@ -37,7 +38,7 @@ def run(tmp_path: Path) -> Path:
     for name in ("models", "files"):
         (folder / name).mkdir(parents=True)
     rows = [row("dense", "onnx"), row("dense", "tflite"), row("pruned", "tflite")]
-    content = {"schema": 1, "task": {}, "environment": {}, "rows": rows, "failed": []}
+    content = {"schema": 1, **make_content(rows)}
     (folder / "report.json").write_text(json.dumps(content))
     (folder / "report.md").write_text("# Report")
     (folder / "recipe.json").write_text(json.dumps(RECIPE))

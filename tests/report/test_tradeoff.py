@@ -62,6 +62,12 @@ def test_of_equal_files_the_smaller_then_the_better_then_the_first() -> None:
     assert found["least RAM"] == "b/tflite-int8"  # 52 MB is 4 % more than 50
 
 
+def test_losses_below_zero() -> None:
+    rows = [DENSE | {"loss": -1.0}, row("a/onnx-fp32", 2, 2, 2, -1.0), row("b/onnx-int8", 1, 1, 1, -0.9995)]
+    assert names(rows)["lowest loss"] == "b/onnx-int8"  # 0.05 % is noise
+    assert [item["name"][0] for item in tradeoff.front(rows[1:], "size")] == ["b"]
+
+
 def test_nothing_within_the_budget() -> None:
     rows = [DENSE, row("a/onnx-fp32", 2, 2, 2, 0.5), row("a/tflite-fp32", 1, 1, 1, 0.4)]
     *bounded, lowest = tradeoff.recommend(rows)

@@ -7,9 +7,11 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import TrialState
+from pydantic import TypeAdapter
 
 from torchshrink.errors import DataError, MissingExtraError, OutputError
-from torchshrink.report.trials import is_whole, summary
+from torchshrink.report.schema import Search
+from torchshrink.report.trials import summary
 from torchshrink.search.limits import Limits
 from torchshrink.search.outlook import Outlook
 from torchshrink.search.result import collect
@@ -107,7 +109,7 @@ def test_the_front_holds_what_meets_the_limits(tmp_path: Path, space: Resolved) 
     volumes = [volume for _, volume in found["hypervolume"]]
     assert volumes[2] == pytest.approx(volumes[1])
     assert volumes[1] > volumes[0]
-    assert is_whole(found)
+    assert TypeAdapter(Search).validate_python(found) == found
     assert "Recommended: trial 1, 0.020 MB, 0.5x the latency" in summary(found)
 
 
@@ -118,6 +120,7 @@ def test_nothing_within_the_limits(tmp_path: Path, space: Resolved) -> None:
         finish(study, number, size, 0.0, violations)
     found = collect(study, Limits(size=10_000.0, rss=45.0), ABOUT, DENSE)
     assert (found["recommended"], found["nearest"], found["binding"]) == (None, 1, "size")
+    assert TypeAdapter(Search).validate_python(found) == found
     assert "size is the limit that binds. The nearest is trial 1, 0.020 MB" in summary(found)
 
 

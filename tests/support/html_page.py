@@ -54,10 +54,22 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
+REST = {  # of a row, which is the same in all of them
+    "gzip_bytes": 900, "entropy_bytes": None, "params": 400, "nonzero": 200, "macs": 6400, "matched_ranges": None,
+    "keep_float": [], "runtime_rss_mb": 40.0, "model_rss_mb": 10.0,
+}  # fmt: skip
+TASK = {
+    "name": "cells", "train": 8, "validation": 2, "test": 3, "input": [1, 1, 8, 8], "output": [1, 1, 8, 8],
+    "loss": "FocalTversky", "seed": 4, "threads": 1, "class_names": ["nucleus"],
+    "normalization": {"mean": [1.0], "std": [2.0]},
+}  # fmt: skip
+
+
 def row(variant: str, file: str, size: float, ms: float, loss: float, **values: Any) -> dict[str, Any]:
     format_, precision = file.split("-")[:2]
     parity = {"reference": None if format_ == "torch" else variant, "max_abs": 1e-3, "mean_abs": 1e-4, "passed": True}
     defaults = {
+        **REST,
         "name": f"{variant}/{file}",
         "variant": variant,
         "format": format_,
@@ -87,15 +99,61 @@ def make_rows() -> list[dict[str, Any]]:
 
 
 def make_content(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    task = {"name": "cells", "train": 8, "validation": 2, "test": 5, "input": [1, 1, 24, 32], "seed": 4, "threads": 1}
+    task = TASK | {"test": 5, "input": [1, 1, 24, 32], "output": [1, 1, 24, 32]}
     failed = [{"name": "dense/onnx-fp16", "path": None, "reason": "differs by 0.5", "parity": None}]
-    task |= {"class_names": ["nucleus"], "normalization": {"mean": [1.0], "std": [2.0]}}
     layers = {"dense": [layer("conv", 40, 40, 2_500_000)], "pruned": [layer("conv", 40, 9, 2_500_000)]}
     return {"task": task, "environment": environment(), "rows": rows, "layers": layers, "failed": failed}
 
 
 def layer(name: str, params: int, nonzero: int, macs: int) -> dict[str, Any]:
     return {"name": name, "params": params, "nonzero": nonzero, "macs": macs}
+
+
+def trial(number: int, state: str = "finished", **values: Any) -> dict[str, Any]:
+    finished = {"size": 100_000, "latency": 0.15, "rss": 56.0, "loss_increase": 0.004}
+    rungs = [{"epochs": 4, "loss_increase": 0.03}, {"epochs": 8, "loss_increase": 0.02}]
+    defaults = {
+        "number": number,
+        "state": state,
+        "settings": {"channels": 0.55, "pattern": "magnitude", "distillation": True},
+        "rungs": rungs if state in ("finished", "stopped") else [],
+        "size": None,
+        "latency": None,
+        "rss": None,
+        "loss_increase": None,
+        "estimated": {"size": 90_000, "macs": 0.2},
+        "violations": {},
+        "seconds": 61.0,
+        "reason": None,
+    }
+    return defaults | (finished if state == "finished" else {}) | values
+
+
+def search(**values: Any) -> dict[str, Any]:
+    found = [
+        trial(0),
+        trial(1, "stopped"),
+        trial(2, "infeasible", estimated={"size": 180_000, "macs": 0.5}, violations={"size": 0.5}),
+        trial(3, size=50_000, latency=0.1, loss_increase=0.008),
+        trial(10, "failed", estimated=None, reason="the loss is not finite:\n lower lr", settings={"lr": 0.002}),
+    ]
+    return {
+        "limits": {"size": 120_000, "latency": 0.2, "rss": 60.0, "loss_increase": 0.01},
+        "latency_unit": "ratio",
+        "objectives": ["size", "loss_increase"],
+        "target": "litert",
+        "sampler": "tpe",
+        "seed": 0,
+        "seconds": 1234.5,
+        "dense": {"size": 1_937_000, "latency_ms": 12.1, "rss": 64.0, "loss": 0.134},
+        "trials": found,
+        "front": [0, 3],
+        "recommended": 3,
+        "nearest": None,
+        "binding": None,
+        "importance": {"loss_increase": {"lr": 0.2, "channels": 0.8}, "size": {"channels": 1.0}},
+        "hypervolume": [[60.5, 0.0], [121.0, 0.31]],
+    } | values
 
 
 def keep(out: Path, rows: list[dict[str, Any]], classes: int, *size: int, count: int = 5) -> None:

@@ -13,8 +13,8 @@ FOLDERS = {"torchshrink": "torchshrink", "converters": "torchshrink.converters",
 FLOORS: dict[str, tuple[str, ...]] = {
     "torchshrink": (
         "__init__", "errors", "settings", "progress", "quiet", "harmless", "files", "parallel", "losses", "model",
-        "checkpoint", "prune", "task", "metrics", "data", "quantize", "report", "runtime", "bench", "predict", "training", "stages",
-        "sensitivity", "pipeline", "search",
+        "checkpoint", "prune", "task", "metrics", "data", "quantize", "report", "runtime", "bench", "predict",
+        "training", "stages", "sensitivity", "pipeline", "search",
     ),
     "converters": (
         "onnx_file", "ranges", "runtimes", "qdq", "tflite_file", "tflite_ops", "correspondence", "foreign", "half",
@@ -22,7 +22,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "__init__", "sizes", "bridge",
     ),
     "cli": (
-        "console", "options", "doctor", "predict", "train", "convert", "run", "report", "search", "file_inspection",
+        "console", "options", "inputs", "shown", "doctor", "predict", "train", "convert", "run", "report", "search",
         "bench", "inspection", "app", "__init__", "__main__",
     ),
 }  # fmt: skip

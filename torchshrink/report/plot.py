@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from torchshrink.files import atomic
-from torchshrink.report.tradeoff import Row
+from torchshrink.report.schema import Row
 
+RUNG = re.compile(r"(sparse|channels)-(\d+(?:\.\d+)?)")  # a variant of `torchshrink sweep`
 _FILES = {
     "tflite-fp32": "TFLite fp32",
     "tflite-fp32-sparse": "TFLite fp32, sparse",
     "tflite-int8": "TFLite int8",
     "tflite-int8-sparse": "TFLite int8, sparse",
 }
+_PANELS: dict[str, Callable[[Row], float]] = {
+    "test loss": lambda row: row["loss"],
+    "size of the file [MB]": lambda row: row["bytes"] / 1e6,
+    "latency, median [ms]": lambda row: row["latency_ms"]["median"],
+    "peak RAM of a fresh process [MB]": lambda row: row["peak_rss_mb"],
+}
 _COLORS = dict(zip(_FILES.values(), ("#4477aa", "#66ccee", "#228833", "#aaaa00"), strict=True))
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
     """Draw size against test loss, the area of a marker standing for latency, as PNG or SVG by the path's ending."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter
 
     figure = Figure(figsize=(9, 5.5), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     colors = {"torch": "#ee4c2c", "onnx": "#4477aa", "tflite": "#228833", "h5": "#aa7733"}
     slowest = max((row["latency_ms"]["median"] for row in rows), default=1.0)
@@ -51,35 +57,34 @@ def plot(rows: Sequence[Row], path: Path) -> None:
         for name, marker in {"fp32": "o", "fp16": "s", "int8": "D"}.items()
     ]
     axes.legend(handles=handles, ncols=2, fontsize=8)
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
     with atomic(path) as temporary:
         figure.savefig(temporary, dpi=120)
 
 
 def _label(axes: Any, rows: Sequence[Row]) -> None:
     """Name the smallest file of every variant and the largest of all, which is what a reader looks for."""
-    chosen = {id(max(rows, key=lambda row: row["bytes"])): max(rows, key=lambda row: row["bytes"])} if rows else {}
-    for variant in {row["variant"] for row in rows}:
-        best = min((row for row in rows if row["variant"] == variant), key=lambda row: row["bytes"])
-        chosen[id(best)] = best
-    for row in chosen.values():
+    by_size = sorted(rows, key=lambda row: -row["bytes"])
+    chosen = [*by_size[:1], *{row["variant"]: row for row in by_size}.values()]
+    for row in {row["name"]: row for row in chosen}.values():
         axes.annotate(row["name"], (row["bytes"] / 1e6, row["loss"]), (6, 8), textcoords="offset points", fontsize=8)
 
 
 def plot_ladder(rows: Sequence[Row], path: Path) -> None:
     """Draw every rung's loss, bytes, latency and RAM against what was pruned, as PNG or SVG by the path's ending."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 7.5), layout="constrained")
-    FigureCanvasAgg(figure)
     panels = figure.subplots(2, 2)
-    titles = ("test loss", "size of the file [MB]", "latency, median [ms]", "peak RAM of a fresh process [MB]")
     series = _series(rows)
-    for axes, title, key in zip(panels.flat, titles, ("loss", "bytes", "latency", "ram"), strict=True):
+    for axes, (title, value) in zip(panels.flat, _PANELS.items(), strict=True):
         for (kind, file), points in series.items():
             axes.plot(
                 [amount for amount, _ in points],
-                [_value(row, key) for _, row in points],
+                [value(row) for _, row in points],
                 label=f"{kind}: {file}",
                 marker="o" if kind == "weights" else "s",
                 markersize=4,
@@ -89,31 +94,21 @@ def plot_ladder(rows: Sequence[Row], path: Path) -> None:
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("removed: weights set to zero, or channels [%]")
         axes.grid(alpha=0.3)
-        if key != "loss":
+        if title != "test loss":
             axes.set_ylim(bottom=0)
     if series:
         panels[0, 0].legend(fontsize=7)
-    with atomic(path) as temporary:
-        figure.savefig(temporary, dpi=120)
+    _save(figure, path)
 
 
 def _series(rows: Sequence[Row]) -> dict[tuple[str, str], list[tuple[float, Row]]]:
     """Return, for each kind of pruning and of file, the percentages and rows in their order; dense is 0 % of both."""
     found: dict[tuple[str, str], list[tuple[float, Row]]] = {}
     for row in rows:
-        name, _, percent = row["variant"].partition("-")
+        rung = RUNG.fullmatch(row["variant"])
+        name, amount = (rung[1], float(rung[2])) if rung else (row["variant"], 0.0)
         file = _FILES.get(row["name"].partition("/")[2])
         kinds = {"dense": ("weights", "channels"), "sparse": ("weights",), "channels": ("channels",)}.get(name, ())
         for kind in kinds if file else ():
-            found.setdefault((kind, str(file)), []).append((float(percent or 0), row))
+            found.setdefault((kind, str(file)), []).append((amount, row))
     return {key: sorted(points, key=lambda point: point[0]) for key, points in found.items() if len(points) > 1}
-
-
-def _value(row: Row, key: str) -> float:
-    values = {
-        "loss": row["loss"],
-        "bytes": row["bytes"] / 1e6,
-        "latency": row["latency_ms"]["median"],
-        "ram": row["peak_rss_mb"],
-    }
-    return float(values[key])

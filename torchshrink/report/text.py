@@ -5,51 +5,21 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from typing import Any
 
 from torchshrink.harmless import csv_cell
 from torchshrink.harmless import markdown as md
 from torchshrink.report import trials
-from torchshrink.report.tradeoff import BUDGET, Recommendation, Row, recommend, reference
-
-_HEADINGS = ("file", "MB", "smaller", "sparse", "loss", "dice", "ms", "faster", "RAM MB", "parity")
-_PLACES = ("path", "name", "variant")  # what files and folders are called by
-
-
-def table(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Return headings and cells, one line per row.
-
-    Sizes are compared with the first fp32 TFLite file, latencies with the first fp32 file of the same runtime.
-    """
-    if not rows:
-        return _HEADINGS, []
-    size = reference(rows)["bytes"]
-    cells: list[tuple[str, ...]] = []
-    for row in rows:
-        latency = row["latency_ms"]["median"]
-        cells.append(
-            (
-                row["name"],
-                f"{row['bytes'] / 1e6:.3f}",
-                f"{size / row['bytes']:.2f}x",
-                f"{row['sparsity']:.0%}",
-                f"{row['loss']:.4f}",
-                f"{row['metrics']['dice']:.4f}",
-                f"{latency:.2f}",
-                f"{reference(rows, row['format'])['latency_ms']['median'] / latency:.2f}x",
-                f"{row['peak_rss_mb']:.0f}",
-                _parity(row["parity"]),
-            )
-        )
-    return _HEADINGS, cells
+from torchshrink.report.columns import COLUMNS, figures, markdown_table, table
+from torchshrink.report.schema import Report, Row
+from torchshrink.report.tradeoff import BUDGET, Recommendation, recommend, reference
 
 
 def table_csv(rows: Sequence[Row]) -> str:
     """Return one line per file, plain numbers under headings that say the unit, as RFC 4180 has it."""
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(_flat({}))
-    writer.writerows(map(csv_cell, _flat(row).values()) for row in rows)
+    writer.writerow(column.key for column in COLUMNS if column.key)
+    writer.writerows(map(csv_cell, each.values()) for each in figures(rows))
     return text.getvalue()
 
 
@@ -70,25 +40,23 @@ def verdict(rows: Sequence[Row]) -> str:
 
 def recommendations(rows: Sequence[Row]) -> list[str]:
     """Return one sentence per goal: the file to take, with its figures."""
-    torch_row = reference(rows, "torch") if rows else {}
-    return [_recommended(item, torch_row) for item in recommend(rows)]
+    return [_recommended(item, rows) for item in recommend(rows)]
 
 
-def markdown(report: dict[str, Any]) -> str:
+def markdown(report: Report) -> str:
     """Return the report as Markdown."""
     headings, cells = table(report["rows"])
     lines = ["# torchshrink report", "", md(verdict(report["rows"])), ""]
     lines += [*(f"- {md(sentence)}" for sentence in recommendations(report["rows"])), ""]
-    lines += [f"| {' | '.join(headings)} |", f"|{'---|' * len(headings)}"]
-    lines += [f"| {' | '.join(map(md, line))} |" for line in cells]
-    lines += ["", "![Size against loss](report.png)", ""]
-    lines += trials.markdown(report["search"]) if report.get("search") else []
+    lines += markdown_table(headings, [[cell.text for cell in line] for line in cells])
+    lines += ["![Size against loss](report.png)", ""]
+    lines += trials.markdown(report["search"]) if "search" in report else []
     lines += ["## Islands", ""]
     lines += [f"- {md(row['name'])}: {md(islands(row))}" for row in report["rows"] if row["islands"]] or [
         "Every int8 file computes in integers from input to output."
     ]
     lines += ["", md(_matched(report["rows"])), "", "## Failed verification", ""]
-    lines += [f"- {md(item['name'])}: {md(item['reason'])}" for item in report.get("failed", [])] or ["None."]
+    lines += [f"- {md(item['name'])}: {md(item['reason'])}" for item in report["failed"]] or ["None."]
     lines += [
         "",
         "## How this was measured",
@@ -104,7 +72,7 @@ def islands(row: Row) -> str:
     return f"{names} ({row['float_time']:.0%} of the time in float)" if "float_time" in row else names
 
 
-def conditions(report: dict[str, Any]) -> dict[str, str]:
+def conditions(report: Report) -> dict[str, str]:
     """Return how the figures came about, for one who wants to repeat them."""
     environment_, task = report["environment"], report["task"]
     packages = ", ".join(f"{name} {number}" for name, number in environment_["packages"].items() if number)
@@ -119,29 +87,6 @@ def conditions(report: dict[str, Any]) -> dict[str, str]:
         f"Python {environment_['python']}.",
         "Packages": f"{packages}.",
         "Command": environment_.get("command", "not recorded"),
-    }
-
-
-def _flat(row: Row) -> dict[str, Any]:
-    """Return a row's figures under one name each."""
-    plain = ("name", "variant", "format", "precision", "path", "bytes", "gzip_bytes", "entropy_bytes", "params",
-             "nonzero", "sparsity", "macs", "loss")  # fmt: skip
-    metrics, latency, parity = (row.get(name, {}) for name in ("metrics", "latency_ms", "parity"))
-    return {
-        **{name: row.get(name) for name in plain},
-        "dice": metrics.get("dice"),
-        "iou": metrics.get("iou"),
-        "latency_median_ms": latency.get("median"),
-        "latency_p90_ms": latency.get("p90"),
-        "threads": latency.get("threads"),
-        "runs": latency.get("runs"),
-        **{name: row.get(name) for name in ("peak_rss_mb", "runtime_rss_mb", "model_rss_mb")},
-        "parity_reference": parity.get("reference"),
-        "parity_max_abs": parity.get("max_abs"),
-        "parity_mean_abs": parity.get("mean_abs"),
-        "parity_lsb_match": parity.get("lsb_match"),
-        "islands": "; ".join(row.get("islands", [])),
-        "matched_ranges": row.get("matched_ranges"),
     }
 
 
@@ -168,33 +113,25 @@ def _memory(ratio: float) -> str:
     return f"1/{ratio:.1f} of the RAM of" if ratio > 1 else f"{1 / ratio:.1f}x more RAM than"
 
 
-def _recommended(item: Recommendation, torch_row: Row) -> str:
+def _recommended(item: Recommendation, rows: Sequence[Row]) -> str:
     goal = item.goal[0].upper() + item.goal[1:]
+    if (row := item.row or item.closest) is None:
+        return f"{goal}: no exported file was verified."
+    torch_row = reference(rows, "torch")
     if item.row is not None:
-        row = item.row
         return (
             f"{goal}: {row['name']}, {row['bytes'] / 1e6:.3f} MB, {row['latency_ms']['median']:.2f} ms, "
             f"{row['peak_rss_mb']:.0f} MB of RAM, test loss {row['loss']:.4f} ({row['loss'] - torch_row['loss']:+.4f})."
         )
-    if item.closest is None:
-        return f"{goal}: no exported file was verified."
     return (
-        f"{goal}: no file's test loss is within {BUDGET:+g} of {torch_row['name']}; {item.closest['name']} comes "
-        f"closest ({item.closest['loss'] - torch_row['loss']:+.4f})."
+        f"{goal}: no file's test loss is within {BUDGET:+g} of {torch_row['name']}; {row['name']} comes "
+        f"closest ({row['loss'] - torch_row['loss']:+.4f})."
     )
-
-
-def _parity(parity: dict[str, Any]) -> str:
-    if parity["reference"] is None:
-        return "reference"
-    if parity["lsb_match"] is not None:
-        return f"{parity['lsb_match']:.2%} within 1"
-    return f"{parity['max_abs']:.1e}"
 
 
 def _matched(rows: Sequence[Row]) -> str:
     """Say how many of the int8 TFLite files' activations have a range that was learned, not seen while converting."""
-    shares = {row["name"]: row["matched_ranges"] for row in rows if row.get("matched_ranges") is not None}
+    shares = {row["name"]: share for row in rows if (share := row.get("matched_ranges")) is not None}
     partly = [f"{name} {share:.0%}" for name, share in shares.items() if share < 1]
     if partly:
         return f"Activations whose range was learned in PyTorch: {', '.join(partly)}; in every other int8 file, all."

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from torchshrink.errors import MissingExtraError
 from torchshrink.report import document
+from torchshrink.report.schema import Row
 
 Tracker = Literal["mlflow", "tensorboard"]
-TRACKERS: tuple[str, ...] = get_args(Tracker)
 
 _EXPERIMENT = "torchshrink"
 _STORE = "sqlite:///mlflow.db"  # MLflow's embedded store, in the current folder
@@ -35,9 +35,9 @@ def log(folder: Path, tracker: Tracker) -> str:
         DataError: When there is no report in the folder.
         MissingExtraError: When the tracker is not installed.
     """
-    content = document.load(folder)
+    rows = document.load(folder)["rows"]
     check(tracker)
-    return _to_mlflow(content, folder) if tracker == "mlflow" else _to_tensorboard(content, folder)
+    return _to_mlflow(rows, folder) if tracker == "mlflow" else _to_tensorboard(rows, folder)
 
 
 def check(tracker: Tracker) -> None:
@@ -65,13 +65,13 @@ def curves(folder: Path, variant: str) -> list[dict[str, float]]:
     return list((history or {}).get("epochs", []))
 
 
-def figures(row: dict[str, Any]) -> dict[str, float]:
+def figures(row: Row) -> dict[str, float]:
     """Return every number of a row of the report as one level of dotted keys."""
     numbers = ((key, value) for key, value in _flat(row, "") if isinstance(value, int | float))
     return {key: float(value) for key, value in numbers if math.isfinite(value)}
 
 
-def _to_mlflow(content: dict[str, Any], folder: Path) -> str:
+def _to_mlflow(rows: Sequence[Row], folder: Path) -> str:
     import mlflow
 
     if not os.environ.get("MLFLOW_TRACKING_URI"):
@@ -81,11 +81,11 @@ def _to_mlflow(content: dict[str, Any], folder: Path) -> str:
         mlflow.log_params(settings(folder))
         for path in sorted(folder.glob("report.*")):
             mlflow.log_artifact(str(path))
-        for variant, rows in _by_variant(content["rows"]).items():
+        for variant, files in _by_variant(rows).items():
             with mlflow.start_run(run_name=variant, nested=True):
                 for epoch, values in enumerate(curves(folder, variant), 1):
                     mlflow.log_metrics(values, step=epoch)
-                for row in rows:
+                for row in files:
                     name = row["name"].partition("/")[2] or row["name"]
                     mlflow.log_metrics({f"{name}/{key}": value for key, value in figures(row).items()})
                     if (path := folder / row["path"]).is_file():
@@ -94,25 +94,25 @@ def _to_mlflow(content: dict[str, Any], folder: Path) -> str:
     return f"mlflow ui --backend-store-uri {uri}"
 
 
-def _to_tensorboard(content: dict[str, Any], folder: Path) -> str:
+def _to_tensorboard(rows: Sequence[Row], folder: Path) -> str:
     from tensorboardX import SummaryWriter
 
     logs = folder / _LOGS
-    for variant, rows in _by_variant(content["rows"]).items():
+    for variant, files in _by_variant(rows).items():
         with SummaryWriter(str(logs / variant)) as writer:
             writer.add_text("recipe", f"```json\n{(folder / 'recipe.json').read_text()}\n```")
             for epoch, values in enumerate(curves(folder, variant), 1):
                 for key, value in values.items():
                     writer.add_scalar(key, value, epoch)
-            for row in rows:
+            for row in files:
                 name = row["name"].partition("/")[2] or row["name"]
                 for key, value in figures(row).items():
                     writer.add_scalar(f"{name}/{key}", value)
     return f"tensorboard --logdir {logs}"
 
 
-def _by_variant(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    found: dict[str, list[dict[str, Any]]] = {}
+def _by_variant(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
     for row in rows:
         found.setdefault(row["variant"], []).append(row)
     return found

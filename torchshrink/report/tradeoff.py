@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-Row = dict[str, Any]
+from torchshrink.report.schema import Row
 
 BUDGET = 0.01  # how much test loss a smaller, faster or leaner file may cost
 _TOLERANCES = {"size": 0.0, "latency": 0.03, "RAM": 0.03, "loss": 0.001}  # relative; less is noise
@@ -71,12 +70,19 @@ def front(rows: Sequence[Row], measure: str) -> list[Row]:
     finite = [row for row in rows if math.isfinite(value(row, measure)) and math.isfinite(value(row, "loss"))]
     found: list[Row] = []
     for row in sorted(finite, key=lambda row: (value(row, measure), value(row, "loss"))):
-        if found and value(row, "loss") >= value(found[-1], "loss") * (1 - _TOLERANCES["loss"]):
-            continue
-        if found and value(row, measure) <= value(found[-1], measure) * (1 + _TOLERANCES[measure]):
-            found.pop()
+        if found:
+            loss, cost = value(found[-1], "loss"), value(found[-1], measure)
+            if value(row, "loss") >= loss - _noise(loss, "loss"):
+                continue
+            if value(row, measure) <= cost + _noise(cost, measure):
+                found.pop()
         found.append(row)
     return found
+
+
+def _noise(figure: float, measure: str) -> float:
+    """Return how much more or less is no difference; a loss may be negative."""
+    return abs(figure) * _TOLERANCES[measure]
 
 
 def _best(rows: Sequence[Row], measure: str) -> Row | None:
@@ -84,5 +90,6 @@ def _best(rows: Sequence[Row], measure: str) -> Row | None:
     known = [row for row in rows if math.isfinite(key(row))]
     if not known:
         return None
-    limit = min(map(key, known)) * (1 + _TOLERANCES[measure])
+    least = min(map(key, known))
+    limit = least + _noise(least, measure)
     return min((row for row in known if key(row) <= limit), key=lambda row: (row["bytes"], row["loss"]))

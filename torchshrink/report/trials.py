@@ -3,50 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeGuard
+from collections.abc import Callable, Sequence
+from typing import Any, TypeGuard, get_args
 
 from torchshrink import harmless
+from torchshrink.report.columns import Cell, markdown_table
+from torchshrink.report.schema import Measure, Search, State, Trial
 
-Search = Mapping[str, Any]
-Trial = Mapping[str, Any]
-
-STATES = ("finished", "stopped", "infeasible", "failed", "open")
-MEASURES = ("size", "latency", "rss", "loss_increase")
+STATES: tuple[State, ...] = get_args(State)
+MEASURES: tuple[Measure, ...] = get_args(Measure)
 _NAMES = {"size": "size", "latency": "latency", "rss": "RAM", "loss_increase": "loss increase"}
 _RUNTIMES = {"litert": "LiteRT", "onnxruntime": "ONNX Runtime"}
 _DONE = {"finished": "finished", "stopped": "stopped early", "infeasible": "infeasible", "failed": "failed",
          "open": "still open"}  # fmt: skip
-_KEYS = {
-    "limits", "latency_unit", "objectives", "target", "sampler", "seed", "seconds", "dense", "trials", "front",
-    "recommended", "nearest", "binding", "importance", "hypervolume",
-}  # fmt: skip
-_TRIAL_KEYS = {
-    "number", "state", "settings", "rungs", "size", "latency", "rss", "loss_increase", "estimated", "violations",
-    "seconds", "reason",
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A cell of the table of trials.
-
-    Attributes:
-        text: What it says.
-        number: What it sorts by; None for text, NaN for a number that is not known.
-    """
-
-    text: str
-    number: float | None = None
-
-
-def is_whole(search: Any) -> bool:
-    """Return whether a report's ``search`` has every key that is read here."""
-    if not isinstance(search, dict) or not set(search) >= _KEYS:
-        return False
-    trials = search["trials"] or []
-    return isinstance(trials, list) and all(isinstance(each, dict) and set(each) >= _TRIAL_KEYS for each in trials)
 
 
 def summary(search: Search) -> str:
@@ -71,9 +40,9 @@ def amount(measure: str, value: float, unit: str) -> str:
     return texts[measure]
 
 
-def last_loss(trial: Trial) -> tuple[int, float] | None:
+def last_loss(trial: Trial) -> tuple[float, float] | None:
     """Return after how many epochs a trial's loss was last looked at, and by how much it was above the dense one's."""
-    known = [rung for rung in trial["rungs"] or [] if is_known(rung["loss_increase"])]
+    known = [rung for rung in trial["rungs"] if is_known(rung["loss_increase"])]
     return (known[-1]["epochs"], known[-1]["loss_increase"]) if known else None
 
 
@@ -87,8 +56,8 @@ def table(search: Search, *, with_settings: bool = True) -> tuple[list[str], lis
 
     A ``~`` stands before what is estimated, or measured before the training was over.
     """
-    found = search["trials"] or []
-    settings = dict.fromkeys(key for trial in found for key in trial["settings"] or {}) if with_settings else {}
+    found = search["trials"]
+    settings = dict.fromkeys(key for trial in found for key in trial["settings"]) if with_settings else {}
     unit = "ms" if search["latency_unit"] == "ms" else "x latency"
     columns: dict[str, Callable[[Trial], Cell]] = {
         "trial": lambda trial: Cell(str(trial["number"]) + _mark(trial, search), trial["number"]),
@@ -98,7 +67,7 @@ def table(search: Search, *, with_settings: bool = True) -> tuple[list[str], lis
         "RAM MB": lambda trial: _number(trial["rss"], ".1f"),
         "loss +": _loss,
         **{key.replace("_", " "): _setting(key, found) for key in settings},
-        "epochs": lambda trial: _number(max((rung["epochs"] for rung in trial["rungs"] or []), default=None), "g"),
+        "epochs": lambda trial: _number(max((rung["epochs"] for rung in trial["rungs"]), default=None), "g"),
         "s": lambda trial: _number(trial["seconds"], ".0f"),
         "note": lambda trial: Cell(_note(trial)),
     }  # fmt: skip
@@ -107,9 +76,9 @@ def table(search: Search, *, with_settings: bool = True) -> tuple[list[str], lis
 
 def importances(search: Search) -> dict[str, dict[str, float]]:
     """Return by objective what share of the differences each setting explains, the largest first."""
-    found = {}
-    for measure, shares in (search["importance"] or {}).items():
-        known = {name: share for name, share in (shares or {}).items() if is_known(share)}
+    found: dict[str, dict[str, float]] = {}
+    for measure, shares in search["importance"].items():
+        known = {name: share for name, share in shares.items() if is_known(share)}
         if known:
             found[measure] = dict(sorted(known.items(), key=lambda item: -item[1]))
     return found
@@ -125,25 +94,20 @@ def markdown(search: Search) -> list[str]:
     headings, lines = table(search)
     found = ["## Search", "", harmless.markdown(summary(search)), ""]
     if lines:
-        found += _rows(headings, [[cell.text for cell in line] for line in lines])
+        found += markdown_table(headings, [[cell.text for cell in line] for line in lines])
     if shares := importances(search):
         settings = list(dict.fromkeys(key for each in shares.values() for key in each))
         cells = [[key, *(f"{each[key]:.0%}" if key in each else "" for each in shares.values())] for key in settings]
         found += ["Share of the differences that each setting explains:", ""]
-        found += _rows(["setting", *map(name, shares)], cells)
+        found += markdown_table(["setting", *map(name, shares)], cells)
     return found
 
 
-def _rows(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
-    rows = [headings, ["---"] * len(headings), *lines]
-    return [f"| {' | '.join(harmless.markdown(cell) for cell in row)} |" for row in rows] + [""]
-
-
 def _asked(search: Search) -> str:
-    limits = {key: value for key, value in (search["limits"] or {}).items() if is_known(value)}
+    limits = {key: value for key, value in search["limits"].items() if key in MEASURES and is_known(value)}
     unit = search["latency_unit"]
     words = [_limit(measure, value, unit) for measure, value in limits.items()]
-    objectives = _joined([name(measure) for measure in search["objectives"] or []])
+    objectives = _joined([name(measure) for measure in search["objectives"]])
     target = _RUNTIMES.get(search["target"], search["target"])
     asked = f"at most {_joined(words)}" if words else "no limits"
     smallest = f"; {objectives} as small as possible" if objectives else ""
@@ -158,7 +122,7 @@ def _limit(measure: str, value: float, unit: str) -> str:
 
 
 def _happened(search: Search) -> str:
-    trials = search["trials"] or []
+    trials = search["trials"]
     if not trials:
         return "No trial ran."
     counts = {state: sum(trial["state"] == state for trial in trials) for state in STATES}
@@ -184,18 +148,18 @@ def _outcome(search: Search) -> str:
 
 def _figures(trial: Trial, search: Search) -> str:
     unit = search["latency_unit"]
-    words = [amount(measure, trial[measure], unit) for measure in MEASURES if is_known(trial[measure])]
+    words = [amount(measure, value, unit) for measure in MEASURES if is_known(value := trial[measure])]
     return ", ".join(words) or "not measured"
 
 
 def _trial(search: Search, number: int | None) -> Trial | None:
-    return next((trial for trial in search["trials"] or [] if trial["number"] == number), None)
+    return next((trial for trial in search["trials"] if trial["number"] == number), None)
 
 
 def _mark(trial: Trial, search: Search) -> str:
     if trial["number"] == search["recommended"]:
         return " (recommended)"
-    return " (front)" if trial["number"] in (search["front"] or []) else ""
+    return " (front)" if trial["number"] in search["front"] else ""
 
 
 def _size(trial: Trial) -> Cell:
@@ -218,11 +182,11 @@ def _number(value: Any, form: str, before: str = "") -> Cell:
 
 def _setting(key: str, found: Sequence[Trial]) -> Callable[[Trial], Cell]:
     """Return how to write a setting, which sorts as numbers only when it is a number in every trial."""
-    values = [(trial["settings"] or {}).get(key) for trial in found]
+    values = [trial["settings"].get(key) for trial in found]
     is_numeric = all(value is None or is_known(value) for value in values)
 
     def cell(trial: Trial) -> Cell:
-        value = (trial["settings"] or {}).get(key)
+        value = trial["settings"].get(key)
         if not is_numeric:
             return Cell("" if value is None else str(value))
         if isinstance(value, bool):
@@ -237,7 +201,7 @@ def _note(trial: Trial) -> str:
 
 
 def _violations(trial: Trial) -> str:
-    over = {measure: value for measure, value in (trial["violations"] or {}).items() if is_known(value)}
+    over = {measure: value for measure, value in trial["violations"].items() if is_known(value)}
     return ", ".join(f"{name(measure)} {_excess(value)} its limit" for measure, value in over.items())
 
 

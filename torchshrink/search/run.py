@@ -110,7 +110,7 @@ def search(
     loop = Loop(study, limits, plan, estimate, costs, out / "trials", progress, _starts(plan, dense, out))
     engine = make_engine(out / "trials") if make_engine is not None else Local(make_bridge)
 
-    def collected() -> dict[str, Any]:
+    def collected() -> Any:
         found = collect(study, limits, about, costs)
         with atomic(out / RESULT) as temporary:
             temporary.write_text(json.dumps({**found, "space": space.model_dump(mode="json")}, indent=1))

@@ -64,8 +64,8 @@ def test_small_layers_of_a_large_model_are_added_up() -> None:
     merged = layer_bars._merged({"dense": small + large, "slim": slim})
     assert list(merged) == [item["name"] for item in large] + ["10 smaller layers"]
     assert merged["10 smaller layers"] == {
-        "dense": {"params": 20, "nonzero": 10, "macs": 30},
-        "slim": {"params": 1, "nonzero": 1, "macs": 2},
+        "dense": layer("10 smaller layers", 20, 10, 30),
+        "slim": layer("10 smaller layers", 1, 1, 2),
     }
     assert list(merged["large.1"]) == ["dense"]
     found = layer_bars.layer_bars({"dense": small + large, "slim": slim})

@@ -13,7 +13,8 @@ from html_page import CHROMIUM, EVIL, Page, keep, make_content, make_rows, open_
 
 from torchshrink.bench.environment import environment
 from torchshrink.report import html, samples
-from torchshrink.report.text import table, verdict
+from torchshrink.report.columns import table
+from torchshrink.report.text import verdict
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from torchshrink.report import samples
 from torchshrink.report.activations import CODES, Activation
 from torchshrink.report.html import svg
 from torchshrink.report.html.plots import Plot
-from torchshrink.report.tradeoff import BUDGET, Row, reference
+from torchshrink.report.schema import Row
+from torchshrink.report.tradeoff import BUDGET, reference
 
 FLOAT, INT8 = "#4c8dd6", "#2f9e44"
 
@@ -51,12 +52,10 @@ def best(rows: Sequence[Row]) -> list[Row]:
     for format_ in dict.fromkeys(row["format"] for row in int8):
         files = [row for row in int8 if row["format"] == format_]
         affordable = [row for row in files if row["loss"] <= limit]
-        found.append(min(affordable, key=lambda row: int(row["bytes"])) if affordable else min(files, key=_loss))
+        found.append(
+            min(affordable, key=lambda row: row["bytes"]) if affordable else min(files, key=lambda row: row["loss"])
+        )
     return found
-
-
-def _loss(row: Row) -> float:
-    return float(row["loss"])
 
 
 def _plot(spread: Activation, prefix: str) -> Plot:

@@ -10,6 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from torchshrink.report.html import svg
+from torchshrink.report.schema import Layer
 
 COLORS = ("#4c8dd6", "#e8590c", "#2f9e44", "#9c6ade")
 MOST_LAYERS = 24  # with bars of their own
@@ -17,7 +18,6 @@ _LONGEST_NAME = 40
 _PALE = 0.35  # how much of a colour is left for zeros
 _GROUP = 0.62  # of a layer's height is for its bars, the rest for its name
 
-Layer = Mapping[str, Any]
 Layers = Mapping[str, Sequence[Layer]]
 
 
@@ -78,12 +78,18 @@ def _merged(layers: Layers) -> dict[str, dict[str, Layer]]:
     by_size = sorted(merged, key=lambda name: -max(layer["params"] for layer in merged[name].values()))
     large = set(by_size[: MOST_LAYERS - 1])
     small = [each for name, each in merged.items() if name not in large]
-    rest = {variant: _sum([each[variant] for each in small if variant in each]) for variant in layers}
-    return {name: each for name, each in merged.items() if name in large} | {f"{len(small)} smaller layers": rest}
+    title = f"{len(small)} smaller layers"
+    rest = {variant: _sum(title, [each[variant] for each in small if variant in each]) for variant in layers}
+    return {name: each for name, each in merged.items() if name in large} | {title: rest}
 
 
-def _sum(layers: Sequence[Layer]) -> Layer:
-    return {key: sum(layer[key] for layer in layers) for key in ("params", "nonzero", "macs")}
+def _sum(name: str, layers: Sequence[Layer]) -> Layer:
+    return {
+        "name": name,
+        "params": sum(layer["params"] for layer in layers),
+        "nonzero": sum(layer["nonzero"] for layer in layers),
+        "macs": sum(layer["macs"] for layer in layers),
+    }
 
 
 def _gid(row: int, column: int) -> str:

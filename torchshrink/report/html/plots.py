@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,9 @@ from markupsafe import Markup
 
 from torchshrink.report import samples
 from torchshrink.report.html import svg
-from torchshrink.report.plot import plot_ladder
-from torchshrink.report.tradeoff import Row, front, value
+from torchshrink.report.plot import RUNG, plot_ladder
+from torchshrink.report.schema import Row
+from torchshrink.report.tradeoff import front, value
 
 COLORS = {"torch": "#e8590c", "onnx": "#4c8dd6", "tflite": "#2f9e44", "h5": "#9c6ade"}
 MARKERS = {"fp32": "o", "fp16": "s", "int8": "D", "dynamic": "^"}
@@ -48,7 +48,7 @@ def pareto(rows: Sequence[Row]) -> list[Plot]:
 
 def ladder(rows: Sequence[Row]) -> Plot | None:
     """Draw the ladder when the rows are those of ``torchshrink sweep``."""
-    if not any(re.fullmatch(r"(sparse|channels)-[\d.]+", row["variant"]) for row in rows):
+    if not any(RUNG.fullmatch(row["variant"]) for row in rows):
         return None
     label = "Loss, size, latency and RAM against the share of weights or channels removed"
     return Plot("The ladder", svg.embed(lambda path: plot_ladder(rows, path), "ladder", label))
@@ -71,7 +71,7 @@ def _telling(rows: Sequence[Row]) -> list[Row]:
         return []
     files = [row for row in rows if row["variant"] == rows[0]["variant"]]
     chosen = [next((row for row in files if row["precision"] == precision), None) for precision in ("fp32", "int8")]
-    chosen.append(min(rows, key=lambda row: int(row["bytes"])))
+    chosen.append(min(rows, key=lambda row: row["bytes"]))
     return list({row["name"]: row for row in chosen if row is not None}.values())
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from torchshrink.report import samples
 from torchshrink.report.html import svg
-from torchshrink.report.tradeoff import Row
+from torchshrink.report.schema import Normalization, Row, Task
 
 THRESHOLD = 0.5
 EXTRA, MISSED, CONFUSED = "#e03131", "#1c7ed6", "#f783ac"  # found but not there, there but not found, another class
@@ -56,7 +56,7 @@ class Predictions:
     legend: Sequence[tuple[str, str]]
 
 
-def predictions(rows: Sequence[Row], out: Path, task: dict[str, Any]) -> Predictions | None:
+def predictions(rows: Sequence[Row], out: Path, task: Task) -> Predictions | None:
     """Return the samples that a run kept, seen through the dense PyTorch model and each variant's smallest file.
 
     ``None`` for a run that kept none, and for outputs that are not masks of the input's size.
@@ -70,9 +70,9 @@ def predictions(rows: Sequence[Row], out: Path, task: dict[str, Any]) -> Predict
     if inputs.ndim not in (3, 4) or truths.shape[2:] != inputs.shape[2:] or not outputs:
         return None
     masks = {"truth": truths > THRESHOLD, **{name: array > THRESHOLD for name, array in outputs.items()}}
-    legend = _legend(truths.shape[1], inputs.ndim - 2, task.get("class_names") or [])
+    legend = _legend(truths.shape[1], inputs.ndim - 2, task["class_names"])
     if inputs.ndim == 3:
-        raw = _raw(inputs, task.get("normalization") or {})
+        raw = _raw(inputs, task["normalization"])
         return Predictions((), (), _signals(raw, masks), legend)
     pictures = [_pictures(number, inputs[number], masks) for number in range(len(inputs))]
     return Predictions(("input", *masks), pictures, (), legend)
@@ -83,7 +83,7 @@ def shown(rows: Sequence[Row]) -> list[Row]:
     chosen = [row for row in rows if row["format"] == "torch"][:1]
     for variant in dict.fromkeys(row["variant"] for row in rows):
         files = [row for row in rows if row["variant"] == variant and row["format"] != "torch"]
-        chosen += sorted(files, key=lambda row: int(row["bytes"]))[:1]
+        chosen += sorted(files, key=lambda row: row["bytes"])[:1]
     return chosen
 
 
@@ -112,9 +112,9 @@ def _legend(count: int, dims: int, names: Sequence[str]) -> list[tuple[str, str]
     return [*legend, (CONFUSED, "another class")] if count > 1 and dims == 2 else legend
 
 
-def _raw(inputs: NDArray[np.float32], normalization: dict[str, Any]) -> NDArray[np.float32]:
+def _raw(inputs: NDArray[np.float32], normalization: Normalization) -> NDArray[np.float32]:
     """Undo the normalisation, when it is known."""
-    mean, std = (np.asarray(normalization.get(name) or [], np.float32) for name in ("mean", "std"))
+    mean, std = (np.asarray(normalization[name], np.float32) for name in ("mean", "std"))
     if not len(mean) == len(std) == inputs.shape[1]:
         return inputs
     return np.asarray(inputs * std.reshape(1, -1, 1) + mean.reshape(1, -1, 1), np.float32)

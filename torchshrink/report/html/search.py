@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from torchshrink.report import trials
+from torchshrink.report.columns import Cell
 from torchshrink.report.html import svg
 from torchshrink.report.html.plots import Plot, ticks
-from torchshrink.report.trials import Search, Trial
+from torchshrink.report.schema import Measure, Search, Trial
 
 COLORS = {"finished": "#2f9e44", "stopped": "#4c8dd6", "infeasible": "#e8590c", "failed": "#868e96", "open": "#9c6ade"}
 _AXES = {"size": "size of the file [MB]", "rss": "peak RAM [MB]"}
-_TITLES = {"size": "Size and loss", "latency": "Latency and loss", "rss": "RAM and loss"}
+_TITLES: dict[Measure, str] = {"size": "Size and loss", "latency": "Latency and loss", "rss": "RAM and loss"}
 _LONGEST_NAME = 26
 _ABOVE = 1.6  # times the largest finished loss: what lies higher is drawn at the upper edge
 
@@ -36,7 +37,7 @@ class SearchSection:
     plots: Sequence[Plot]
     legend: Sequence[tuple[str, str]]
     headings: Sequence[str]
-    lines: Sequence[Sequence[trials.Cell]]
+    lines: Sequence[Sequence[Cell]]
 
 
 @dataclass(frozen=True)
@@ -56,31 +57,30 @@ def search_section(search: Search | None) -> SearchSection | None:
     headings, lines = trials.table(search)
     found = [_tradeoff(search, measure) for measure in _TITLES]
     pictures = [*found, _progress(search), *_importances(search)]
-    states = {trial["state"] for trial in search["trials"] or []}
+    states = {trial["state"] for trial in search["trials"]}
     legend = [(color, state) for state, color in COLORS.items() if state in states]
     return SearchSection(trials.summary(search), [each for each in pictures if each], legend, headings, lines)
 
 
-def _points(search: Search, measure: str) -> list[_Point]:
+def _points(search: Search, measure: Measure) -> list[_Point]:
     """Return what is known of each trial: of a size also the estimate, of a loss also that of the last rung."""
     found = []
-    for trial in search["trials"] or []:
-        cost, is_final = trial[measure], trials.is_known(trial["loss_increase"])
+    for trial in search["trials"]:
+        cost, increase, last = trial[measure], trial["loss_increase"], trials.last_loss(trial)
         if measure == "size":
             cost = cost if trials.is_known(cost) else (trial["estimated"] or {}).get("size")
-        last = trials.last_loss(trial)
-        loss = trial["loss_increase"] if is_final else last[1] if last else math.nan
+        loss = increase if trials.is_known(increase) else last[1] if last else math.nan
         if trials.is_known(cost) and cost > 0:
-            found.append(_Point(trial, cost / 1e6 if measure == "size" else float(cost), float(loss), is_final))
+            found.append(_Point(trial, cost / 1e6 if measure == "size" else cost, loss, trials.is_known(increase)))
     return found
 
 
-def _tradeoff(search: Search, measure: str) -> Plot | None:
+def _tradeoff(search: Search, measure: Measure) -> Plot | None:
     points = _points(search, measure)
     if not points:
         return None
     titles = {f"trial-{point.trial['number']}": _tooltip(point, measure, search) for point in points}
-    front = [point for point in points if point.trial["number"] in (search["front"] or [])]
+    front = [point for point in points if point.trial["number"] in search["front"]]
     numbers = ", ".join(str(point.trial["number"]) for point in front) or "none"
     label = f"{_axis(measure, search)} against loss increase of {len(points)} trials. On the front: {numbers}"
     picture = svg.embed(lambda path: _draw(search, points, measure, path), f"search-{measure}", label, titles)
@@ -109,7 +109,7 @@ def _draw(search: Search, points: Sequence[_Point], measure: str, path: Path) ->
 
     figure = Figure(figsize=(4.4, 3.4), layout="constrained")
     axes = figure.add_subplot()
-    limits = {key: value for key, value in (search["limits"] or {}).items() if trials.is_known(value)}
+    limits = {key: value for key, value in search["limits"].items() if trials.is_known(value)}
     bottom, top = _range(points, limits.get("loss_increase"))
     for point in points:
         _draw_point(axes, point, top)
@@ -162,7 +162,7 @@ def _draw_front(axes: Any, search: Search, points: Sequence[_Point]) -> None:
 
     Where nothing was found there is no front: the nearest trial is ringed.
     """
-    numbers = {search["recommended"], search["nearest"], *(search["front"] or [])}
+    numbers = {search["recommended"], search["nearest"], *search["front"]}
     chosen = [point for point in points if point.trial["number"] in numbers and math.isfinite(point.loss)]
     chosen.sort(key=lambda point: point.trial["number"] != search["recommended"])
     numbered: list[tuple[float, float]] = []
@@ -181,7 +181,7 @@ def _draw_front(axes: Any, search: Search, points: Sequence[_Point]) -> None:
 
 
 def _progress(search: Search) -> Plot | None:
-    steps = [(time, value) for time, value in search["hypervolume"] or [] if trials.is_known(time + value)]
+    steps = [(time, value) for time, value in search["hypervolume"] if trials.is_known(time + value)]
     if not steps:
         return None
     label = f"Hypervolume of the front over time, {steps[-1][1]:.3g} after {steps[-1][0]:.0f} s"

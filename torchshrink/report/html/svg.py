@@ -58,9 +58,6 @@ def ink() -> str:
 
 def save(figure: Any, path: Path) -> None:
     """Write a figure as SVG, the same bytes for the same figure."""
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-
-    FigureCanvasSVG(figure)
     figure.savefig(path, format="svg", metadata={"Date": None})
 
 
