@@ -17,6 +17,7 @@ from torchshrink.converters.runtimes import spread
 from torchshrink.errors import ConversionError, ModelError
 from torchshrink.model.macs import evaluating
 from torchshrink.model.signature import Inputs, as_tuple, leaves, tensors
+from torchshrink.runtime.processors import HERE
 
 # Largest absolute difference, as a share of the range of the reference's outputs (see `spread`).
 FLOAT_LIMITS = {"fp32": 1e-4, "fp16": 1e-2}
@@ -45,7 +46,9 @@ class Parity:
     reason: str = ""
 
 
-def verify(path: Path, model: nn.Module, inputs: Inputs, precision: str, reference: str) -> Parity:
+def verify(
+    path: Path, model: nn.Module, inputs: Inputs, precision: str, reference: str, processor: str = HERE
+) -> Parity:
     """Run a file in its real runtime, default delegates included, and compare it with ``model``.
 
     Args:
@@ -54,13 +57,15 @@ def verify(path: Path, model: nn.Module, inputs: Inputs, precision: str, referen
         inputs: ``[N, C, *size]`` real inputs, normalised, or one for each argument of the model.
         precision: ``"fp32"``, ``"fp16"`` or ``"int8"``; chooses the limits.
         reference: The name of ``model`` for the report.
+        processor: Which kind of processor runs it, one of `torchshrink.runtime.processors.KINDS`.
 
     Raises:
+        MissingExtraError: When an emulator is not installed.
         ConversionError: When the runtime cannot load or run the file.
     """
     arguments = as_tuple(inputs)
     try:
-        found = bench.predict_all(path, [value.numpy() for value in arguments])
+        found = bench.predict_all(path, [value.numpy() for value in arguments], processor=processor)
     except ModelError as error:
         raise ConversionError(f"{path.name} does not run: {error}") from error
     with evaluating(model), torch.inference_mode():

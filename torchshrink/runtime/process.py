@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -15,7 +14,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from torchshrink.errors import ModelError
-from torchshrink.runtime import _model_files, _worker
+from torchshrink.runtime import _model_files, _worker, processors
 
 _SCRIPT = Path(_worker.__file__)
 _VERBS = {"load": "load", "once": "run", "time": "run", "predict": "run", "profile": "profile"}
@@ -31,13 +30,21 @@ class Worker:
         threads: How many threads the runtime may use.
         timeout_s: The longest that one answer may take, in seconds.
         allow_pickle: Open a ``.pt2`` file, whose parts torch unpickles: that runs any code its author put in.
+        processor: Which kind of processor runs it, one of `processors.KINDS`; others than this one are emulated.
 
     Raises:
+        MissingExtraError: When an emulator is not installed.
         ModelError: When there is no such file, its ending is none of the above, or it is a pickle that nobody trusts.
     """
 
     def __init__(
-        self, path: Path | str, *, threads: int = 1, timeout_s: float = 600.0, allow_pickle: bool = False
+        self,
+        path: Path | str,
+        *,
+        threads: int = 1,
+        timeout_s: float = 600.0,
+        allow_pickle: bool = False,
+        processor: str = processors.HERE,
     ) -> None:
         self.path = Path(path)
         if self.path.suffix not in _model_files.RUNTIMES:
@@ -49,6 +56,7 @@ class Worker:
                 f"{self.path} holds pickles, which can run code when they are opened: if you trust its author, pass "
                 "--allow-pickle, or measure its .safetensors or .onnx"
             )
+        self._command = [*processors.launcher(processor), "-P", str(_SCRIPT)]
         self.threads = threads
         self.timeout_s = timeout_s
         self._timed_out = False
@@ -60,7 +68,7 @@ class Worker:
         self._started_ns = time.perf_counter_ns()
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", str(_SCRIPT)],
+                self._command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._stderr,
