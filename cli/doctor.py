@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from torchshrink.cli import console, options
+from torchshrink.runtime.processors import has_dot_products, instructions
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -25,21 +26,52 @@ _TOGETHER = (
 )
 
 
-def doctor(as_json: options.Json = False) -> None:
+def doctor(
+    prepare: Annotated[str | None, typer.Option(help="arm64: fetch what `verify --on arm64` needs, once.")] = None,
+    as_json: options.Json = False,
+) -> None:
     """Show what is installed and what would not work together; exit code 5 when something is missing."""
+    if prepare is not None:
+        _prepare(prepare)
+        return
     installed = {name: _version(name) for name in _SHOWN}
     problems = _problems()
     if as_json:
-        console.show_json({"python": sys.version.split()[0], "packages": installed, "problems": problems})
+        console.show_json(
+            {
+                "python": sys.version.split()[0],
+                "packages": installed,
+                "instructions": list(instructions()),
+                "problems": problems,
+            }
+        )
     else:
         rows = [("python", sys.version.split()[0])] + [(name, found or "MISSING") for name, found in installed.items()]
         console.show_table(("package", "version"), rows)
+        console.show(f"processor: {', '.join(instructions()) or 'unknown'}; {_int8_here()}")
         for problem in problems:
             console.show(f"problem: {problem}")
         if not problems:
             console.show("everything fits together")
     if problems:
         raise typer.Exit(5)
+
+
+def _prepare(what: str) -> None:
+    if what != "arm64":
+        raise typer.BadParameter(f"{what!r}: expected arm64", param_hint="--prepare")
+    from torchshrink.runtime import arm64
+
+    with console.Progress() as progress:
+        progress.start("fetch a Python and the runtimes for arm64")
+        root = arm64.prepare()
+    console.show(f"{root}: ready for torchshrink verify --on arm64")
+
+
+def _int8_here() -> str:
+    if has_dot_products():
+        return "multiplies int8 four at a time, which makes it faster than float"
+    return "has no int8 dot products: int8 saves bytes and memory here, and hardly any time"
 
 
 def _problems() -> list[str]:

@@ -74,6 +74,27 @@ def verify(
     return compare_all(found, expected, precision, reference, output_scales(model))
 
 
+def compare_processors(path: Path, inputs: Inputs, processors: Sequence[str]) -> dict[str, Parity]:
+    """Compare what a file computes on other kinds of processors with what it computes on this one.
+
+    Nothing but the file is needed. Two right processors may differ by a step of an int8 file's output, which its float
+    outputs do not tell: all are held to the fp16 limit.
+
+    Args:
+        path: An ONNX or TFLite file.
+        inputs: ``[N, C, *size]``, or one for each input of the file.
+        processors: Some of `torchshrink.runtime.processors.KINDS`.
+
+    Raises:
+        MissingExtraError: When an emulator is not installed.
+        ModelError: When the runtime cannot load or run the file.
+    """
+    arrays = [value.numpy() for value in as_tuple(inputs)]
+    here = bench.predict_all(path, arrays)
+    found = {kind: bench.predict_all(path, arrays, processor=kind) for kind in processors}
+    return {kind: compare_all(values, here, "fp16", HERE, [None] * len(here)) for kind, values in found.items()}
+
+
 def compare_all(
     found: Sequence[NDArray[np.float32]],
     expected: Sequence[NDArray[np.float32]],
