@@ -136,7 +136,7 @@ def verify(
     """
     _check_choice(precision, ("auto", "fp32", "fp16", "int8"), "--precision")
     others = _other_processors(on)
-    if against is None and ranges is None and not others:
+    if against is None and ranges is None and not others and file.suffix != ".onnx":
         raise typer.BadParameter("pass the checkpoint, or the learned --ranges, or both", param_hint="--against")
     parity, rows, elsewhere = None, [], {}
     with console.Progress() as progress:
@@ -154,7 +154,8 @@ def verify(
             rows = [*rows, *paired]
         elif others:
             elsewhere = _compare_with_here(file, others)
-    _show_verdict(file, parity, rows, elsewhere, as_json)
+    saturating = _saturating(file)
+    _show_verdict(file, parity, rows, elsewhere, saturating, as_json)
     if parity is not None and not parity["passed"]:
         where = parity["first_divergence"] or "none"
         raise ParityError(f"{file} failed verification: {parity['reason']}; first diverging operation: {where}")
@@ -231,6 +232,16 @@ def _other_processors(on: str) -> list[str]:
     return [kind for kind in dict.fromkeys(kinds) if kind != HERE]
 
 
+def _saturating(file: Path) -> list[Any]:
+    """Return the layers of an int8 ONNX file that come out wrong on some processors."""
+    if file.suffix != ".onnx":
+        return []
+    from torchshrink.converters.onnx_file import load
+    from torchshrink.converters.proof.saturation import find_saturation
+
+    return find_saturation(load(file))
+
+
 def _compare_with_here(file: Path, others: Sequence[str]) -> dict[str, Any]:
     """Return the parity of a file on other processors with itself on this one, on one input of noise."""
     import torch
@@ -276,7 +287,12 @@ def _show_file(path: Path, as_json: bool) -> None:
 
 
 def _show_verdict(
-    file: Path, parity: dict[str, Any] | None, rows: list[Any], elsewhere: dict[str, Any], as_json: bool
+    file: Path,
+    parity: dict[str, Any] | None,
+    rows: list[Any],
+    elsewhere: dict[str, Any],
+    saturating: list[Any],
+    as_json: bool,
 ) -> None:
     equal, matched = sum(row.is_equal for row in rows), sum(row.trained is not None for row in rows)
     if as_json:
@@ -289,6 +305,7 @@ def _show_verdict(
                 "matched_scales": matched,
                 "equal_scales": equal,
                 "processors": {kind: asdict(found) for kind, found in elsewhere.items()},
+                "saturation": [asdict(layer) for layer in saturating],
             }
         )
         return
@@ -299,11 +316,23 @@ def _show_verdict(
     for kind, found in elsewhere.items():
         verdict = "verified" if found.passed else "FAILED"
         console.show(f"on {kind}: {verdict} against {found.reference}, largest difference {found.max_abs:.3g}")
+    if file.suffix == ".onnx":
+        console.show(_said_of_saturation(saturating))
     if parity is None:
         return
     within = f", {parity['lsb_match']:.2%} of outputs within 1 step" if parity["lsb_match"] is not None else ""
     verdict = "verified" if parity["passed"] else "FAILED"
     console.show(f"{file}: {verdict} against {parity['reference']}, largest difference {parity['max_abs']:.3g}{within}")
+
+
+def _said_of_saturation(layers: list[Any]) -> str:
+    if not layers:
+        return "no layer can saturate on x86 without VNNI"
+    named = ", ".join(f"{each.layer} ({each.channels} of {each.of} channels)" for each in layers)
+    return (
+        f"{len(layers)} layers can saturate, and come out wrong, on x86 without VNNI: {named}; quantize the model with "
+        "torchshrink, or with 7-bit weights (reduce_range)"
+    )
 
 
 def _numbers(row: Any) -> tuple[str, str]:
