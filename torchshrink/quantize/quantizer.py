@@ -88,11 +88,12 @@ class TFLiteQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no type
     Args:
         is_qat: True for fake quantization in training, False for observers that only watch (calibration).
         keep_float: Modules that stay float, as `torchshrink.quantize.prepare_qat` takes them.
+        portable: Whether weights leave room, as it says.
     """
 
-    def __init__(self, is_qat: bool, keep_float: Sequence[str] = ()) -> None:
+    def __init__(self, is_qat: bool, keep_float: Sequence[str] = (), portable: bool = True) -> None:
         super().__init__()
-        self.is_qat, self.keep_float = is_qat, keep_float
+        self.is_qat, self.keep_float, self.portable = is_qat, keep_float, portable
         self.activation = scheme.activation_spec(is_qat)
         self._annotators: list[tuple[Set[Any], Callable[[Any], None]]] = [
             (WEIGHTED, self._annotate_weighted),
@@ -139,7 +140,7 @@ class TFLiteQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no type
         axis = 1 if node.target in TRANSPOSED else 0
         if node.target in TRANSPOSED and len(node.args) > 6 and node.args[6] != 1:
             return  # output channels of a grouped transposed convolution have no axis of their own
-        spec = scheme.weight_spec(self.is_qat, axis, pairs=not _is_depthwise(node))
+        spec = scheme.weight_spec(self.is_qat, axis, pairs=self.portable and not _is_depthwise(node))
         self._mark_fused(node, {source: self._input(source), weight: spec})
 
     def _annotate_elementwise(self, node: Any) -> None:
