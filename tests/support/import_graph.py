@@ -18,7 +18,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "converters": (
         "onnx_file", "ranges", "runtimes", "qdq", "tflite_file", "foreign", "half", "sparse", "targets", "tflite_ops",
-        "contents", "anatomy", "export", "float_tflite", "int8_tflite", "proof", "tflite", "__init__", "sizes",
+        "contents", "probe", "anatomy", "export", "float_tflite", "int8_tflite", "proof", "tflite", "__init__", "sizes",
         "bridge",
     ),
     "cli": (
