@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -118,6 +119,7 @@ def verify(
         Literal["auto", "fp32", "fp16", "int8"], typer.Option(help="Which limits hold; auto: guessed.")
     ] = "auto",
     samples: Annotated[int, typer.Option(min=1, help="Test inputs to compare.")] = 32,
+    on: Annotated[str, typer.Option(help="Processors: here, x86-avx2, x86-sse4, arm64, with commas.")] = "here",
     seed: options.Seed = 0,
     factory: options.Factory = None,
     allow_pickle: options.AllowPickle = False,
@@ -125,12 +127,15 @@ def verify(
 ) -> None:
     """Run a file in its runtime, compare it with its PyTorch source, and print learned scales beside shipped ones.
 
-    With --ranges alone, the scales are compared and nothing is run. With --debug, an operation that computes something
-    else is written to a folder, as a model of its own with its inputs and what both sides make of them.
+    With --on, it also runs on emulated processors, on one test input each: a file can be right on one and wrong on
+    another. Without --against, what it computes there is compared with what it computes here. With --ranges alone, the
+    scales are compared and nothing is run. With --debug, an operation that computes something else is written to a
+    folder, as a model of its own with its inputs and what both sides make of them.
     """
-    if against is None and ranges is None:
+    others = _other_processors(on)
+    if against is None and ranges is None and not others and file.suffix != ".onnx":
         raise typer.BadParameter("pass the checkpoint, or the learned --ranges, or both", param_hint="--against")
-    parity, rows = None, []
+    parity, rows, elsewhere = None, [], {}
     with console.Progress() as progress:
         progress.start(f"verify {file.name}")
         if ranges is not None:
@@ -140,12 +145,20 @@ def verify(
             rows = range_check.compare(file, range_store.load(ranges))
         if against is not None:
             is_debug = bool(context.params.get("debug"))
-            parity, paired = _compare(file, against, data, precision, samples, seed, factory, allow_pickle, is_debug)
+            parity, paired, elsewhere = _compare(
+                file, against, data, precision, samples, seed, factory, allow_pickle, is_debug, others
+            )
             rows = [*rows, *paired]
-    _show_verdict(file, parity, rows, as_json)
+        elif others:
+            elsewhere = _compare_with_here(file, others)
+    saturating = _saturating(file)
+    _show_verdict(file, parity, rows, elsewhere, saturating, as_json)
     if parity is not None and not parity["passed"]:
         where = parity["first_divergence"] or "none"
         raise ParityError(f"{file} failed verification: {parity['reason']}; first diverging operation: {where}")
+    for kind, found in elsewhere.items():
+        if not found.passed:
+            raise ParityError(f"{file} computes something else on {kind}: {found.reason}")
     wrong = [row.tensor for row in rows if not row.is_equal]
     if wrong:
         raise ParityError(
@@ -173,8 +186,9 @@ def _compare(
     factory: str | None,
     allow_pickle: bool,
     is_debug: bool,
-) -> tuple[dict[str, Any], list[Any]]:
-    """Return the parity of a file with its checkpoint, and the scales of both side by side."""
+    others: Sequence[str],
+) -> tuple[dict[str, Any], list[Any], dict[str, Any]]:
+    """Return the parity of a file with its checkpoint, the scales of both side by side, and parity elsewhere."""
     import tempfile
 
     from torchshrink.converters import contents
@@ -199,26 +213,90 @@ def _compare(
         folder = Path(tempfile.mkdtemp(prefix=f"{file.stem}-repro-"))
         if repro.write(found, graph, inputs, folder):
             where = f"{where}; it is cut out in {folder}"
-    return asdict(parity) | {"first_divergence": where}, rows
+    elsewhere = {kind: checks.verify(file, model, inputs[:1], precision, str(against), kind) for kind in others}
+    return asdict(parity) | {"first_divergence": where}, rows, elsewhere
 
 
-def _show_verdict(file: Path, parity: dict[str, Any] | None, rows: list[Any], as_json: bool) -> None:
+def _other_processors(on: str) -> list[str]:
+    """Return the processors of --on that have to be emulated, all of which can be."""
+    from torchshrink.runtime.processors import HERE, KINDS, launcher
+
+    kinds = [kind.strip() for kind in on.split(",")]
+    for kind in kinds:
+        if kind not in KINDS:
+            raise typer.BadParameter(f"{kind!r} is not one of {', '.join(KINDS)}", param_hint="--on")
+        launcher(kind)
+    return [kind for kind in dict.fromkeys(kinds) if kind != HERE]
+
+
+def _saturating(file: Path) -> list[Any]:
+    """Return the layers of an int8 ONNX file that come out wrong on some processors."""
+    if file.suffix != ".onnx":
+        return []
+    from torchshrink.converters.onnx_file import load
+    from torchshrink.converters.proof.saturation import find_saturation
+
+    return find_saturation(load(file))
+
+
+def _compare_with_here(file: Path, others: Sequence[str]) -> dict[str, Any]:
+    """Return the parity of a file on other processors with itself on this one, on one input of noise."""
+    import torch
+
+    from torchshrink.converters import contents
+    from torchshrink.converters.proof import verify as checks
+
+    noise = torch.randn(contents.input_shape(file), generator=torch.Generator().manual_seed(0))
+    return checks.compare_processors(file, noise, others)
+
+
+def _show_verdict(
+    file: Path,
+    parity: dict[str, Any] | None,
+    rows: list[Any],
+    elsewhere: dict[str, Any],
+    saturating: list[Any],
+    as_json: bool,
+) -> None:
     equal, matched = sum(row.is_equal for row in rows), sum(row.trained is not None for row in rows)
     if as_json:
         listed = [asdict(row) | {"equal": row.is_equal} for row in rows]
         console.show_json(
-            {"path": str(file), "parity": parity, "scales": listed, "matched_scales": matched, "equal_scales": equal}
+            {
+                "path": str(file),
+                "parity": parity,
+                "scales": listed,
+                "matched_scales": matched,
+                "equal_scales": equal,
+                "processors": {kind: asdict(found) for kind, found in elsewhere.items()},
+                "saturation": [asdict(layer) for layer in saturating],
+            }
         )
         return
     if rows:
         cells = [(row.tensor, row.source or "?", *_numbers(row), "yes" if row.is_equal else "NO") for row in rows]
         console.show_table(("tensor", "source", "learned", "shipped", "equal"), cells)
         console.show(f"{matched} of {len(rows)} tensors matched, {equal} carry the learned scale and zero point")
+    for kind, found in elsewhere.items():
+        verdict = "verified" if found.passed else "FAILED"
+        console.show(f"on {kind}: {verdict} against {found.reference}, largest difference {found.max_abs:.3g}")
+    if file.suffix == ".onnx":
+        console.show(_said_of_saturation(saturating))
     if parity is None:
         return
     within = f", {parity['lsb_match']:.2%} of outputs within 1 step" if parity["lsb_match"] is not None else ""
     verdict = "verified" if parity["passed"] else "FAILED"
     console.show(f"{file}: {verdict} against {parity['reference']}, largest difference {parity['max_abs']:.3g}{within}")
+
+
+def _said_of_saturation(layers: list[Any]) -> str:
+    if not layers:
+        return "no layer can saturate on x86 without VNNI"
+    named = ", ".join(f"{each.layer} ({each.channels} of {each.of} channels)" for each in layers)
+    return (
+        f"{len(layers)} layers can saturate, and come out wrong, on x86 without VNNI: {named}; quantize the model with "
+        "torchshrink, or with 7-bit weights (reduce_range)"
+    )
 
 
 def _numbers(row: Any) -> tuple[str, str]:

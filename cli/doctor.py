@@ -5,17 +5,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from torchshrink.cli import console, options
+from torchshrink.runtime.processors import has_dot_products, instructions
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 _SHOWN = ("torch", "torchao", "torch-pruning", "onnx", "onnxscript", "onnxruntime", "onnx2tf", "tensorflow",
           "ai-edge-litert", "ai-edge-quantizer", "accelerate", "safetensors", "numpy", "pydantic", "typer")  # fmt: skip
+_WORTH_IT = 1.5  # times as fast as float, from which on int8 is said to save time
 # Whose own pins decide whether a conversion works: a wrong neighbour breaks them at run time, not at installation.
 _CHECKED = ("onnx2tf", "ai-edge-quantizer")
 # Packages that are made for certain versions of each other: a wrong one is put right together with the others.
@@ -25,21 +27,65 @@ _TOGETHER = (
 )
 
 
-def doctor(as_json: options.Json = False) -> None:
+def doctor(
+    prepare: Annotated[str | None, typer.Option(help="arm64: fetch what `verify --on arm64` needs, once.")] = None,
+    as_json: options.Json = False,
+) -> None:
     """Show what is installed and what would not work together; exit code 5 when something is missing."""
+    if prepare is not None:
+        _prepare(prepare)
+        return
     installed = {name: _version(name) for name in _SHOWN}
     problems = _problems()
+    gain = {} if problems else _int8_gain()
     if as_json:
-        console.show_json({"python": sys.version.split()[0], "packages": installed, "problems": problems})
+        console.show_json(
+            {
+                "python": sys.version.split()[0],
+                "packages": installed,
+                "instructions": list(instructions()),
+                "int8_gain": gain,
+                "problems": problems,
+            }
+        )
     else:
         rows = [("python", sys.version.split()[0])] + [(name, found or "MISSING") for name, found in installed.items()]
         console.show_table(("package", "version"), rows)
+        console.show(f"processor: {', '.join(instructions()) or 'unknown'}; {_int8_here(gain)}")
         for problem in problems:
             console.show(f"problem: {problem}")
         if not problems:
             console.show("everything fits together")
     if problems:
         raise typer.Exit(5)
+
+
+def _prepare(what: str) -> None:
+    if what != "arm64":
+        raise typer.BadParameter(f"{what!r}: expected arm64", param_hint="--prepare")
+    from torchshrink.runtime import arm64
+
+    with console.Progress() as progress:
+        progress.start("fetch a Python and the runtimes for arm64")
+        root = arm64.prepare()
+    console.show(f"{root}: ready for torchshrink verify --on arm64")
+
+
+def _int8_gain() -> dict[str, float]:
+    from torchshrink.converters.probe import int8_gain
+
+    with console.Progress() as progress:
+        progress.start("time a convolution in float and in int8")
+        return int8_gain()
+
+
+def _int8_here(gain: dict[str, float]) -> str:
+    kernels = "has int8 dot products" if has_dot_products() else "has no int8 dot products"
+    if not gain:
+        return kernels
+    timed = " and ".join(f"{ratio:.1f}x in {runtime}" for runtime, ratio in gain.items())
+    saves = "time" if min(gain.values()) > _WORTH_IT else "bytes and memory rather than time"
+    return f"{kernels}: a convolution in int8 is {timed} as fast as in float, so int8 saves {saves} here"
 
 
 def _problems() -> list[str]:

@@ -17,6 +17,7 @@ from torchshrink.converters.runtimes import spread
 from torchshrink.errors import ConversionError, ModelError
 from torchshrink.model.macs import evaluating
 from torchshrink.model.signature import Inputs, as_tuple, leaves, tensors
+from torchshrink.runtime.processors import HERE
 
 # Largest absolute difference, as a share of the range of the reference's outputs (see `spread`).
 FLOAT_LIMITS = {"fp32": 1e-4, "fp16": 1e-2}
@@ -45,7 +46,9 @@ class Parity:
     reason: str = ""
 
 
-def verify(path: Path, model: nn.Module, inputs: Inputs, precision: str, reference: str) -> Parity:
+def verify(
+    path: Path, model: nn.Module, inputs: Inputs, precision: str, reference: str, processor: str = HERE
+) -> Parity:
     """Run a file in its real runtime, default delegates included, and compare it with ``model``.
 
     Args:
@@ -54,19 +57,42 @@ def verify(path: Path, model: nn.Module, inputs: Inputs, precision: str, referen
         inputs: ``[N, C, *size]`` real inputs, normalised, or one for each argument of the model.
         precision: ``"fp32"``, ``"fp16"`` or ``"int8"``; chooses the limits.
         reference: The name of ``model`` for the report.
+        processor: Which kind of processor runs it, one of `torchshrink.runtime.processors.KINDS`.
 
     Raises:
+        MissingExtraError: When an emulator is not installed.
         ConversionError: When the runtime cannot load or run the file.
     """
     arguments = as_tuple(inputs)
     try:
-        found = bench.predict_all(path, [value.numpy() for value in arguments])
+        found = bench.predict_all(path, [value.numpy() for value in arguments], processor=processor)
     except ModelError as error:
         raise ConversionError(f"{path.name} does not run: {error}") from error
     with evaluating(model), torch.inference_mode():
         parts = [tensors(model(*batch)) for batch in zip(*(torch.split(value, 1) for value in arguments), strict=True)]
     expected = [torch.cat(part).float().numpy() for part in zip(*parts, strict=True)]
     return compare_all(found, expected, precision, reference, output_scales(model))
+
+
+def compare_processors(path: Path, inputs: Inputs, processors: Sequence[str]) -> dict[str, Parity]:
+    """Compare what a file computes on other kinds of processors with what it computes on this one.
+
+    Nothing but the file is needed. Two right processors may differ by a step of an int8 file's output, which its float
+    outputs do not tell: all are held to the fp16 limit.
+
+    Args:
+        path: An ONNX or TFLite file.
+        inputs: ``[N, C, *size]``, or one for each input of the file.
+        processors: Some of `torchshrink.runtime.processors.KINDS`.
+
+    Raises:
+        MissingExtraError: When an emulator is not installed.
+        ModelError: When the runtime cannot load or run the file.
+    """
+    arrays = [value.numpy() for value in as_tuple(inputs)]
+    here = bench.predict_all(path, arrays)
+    found = {kind: bench.predict_all(path, arrays, processor=kind) for kind in processors}
+    return {kind: compare_all(values, here, "fp16", HERE, [None] * len(here)) for kind, values in found.items()}
 
 
 def compare_all(

@@ -115,4 +115,5 @@ def test_this_installation() -> None:
     result = call("doctor", "--json")
     assert (result.code == 0) == (result.json["problems"] == [])
     assert result.json["python"] == sys.version.split()[0]
+    assert set(result.json["int8_gain"]) == {"ONNX Runtime", "LiteRT"}
     assert {"torch", "torchao", "onnx2tf", "ai-edge-quantizer", "ai-edge-litert"} < set(result.json["packages"])

@@ -1,5 +1,6 @@
 """Weights in a form that every processor adds up right: no two neighbours beyond 16 bits."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torchshrink import quantize
 from torchshrink.converters import to_onnx
 from torchshrink.quantize.observer import largest
+from torchshrink.sensitivity import weight_noise_db
 
 # The neighbours of a kernel of [outputs, 3 inputs, 2 positions], as [input, position]: all inputs of a position first.
 ORDER = [(0, 0), (1, 0), (2, 0), (0, 1), (1, 1), (2, 1)]
@@ -113,3 +115,25 @@ def test_a_layer_called_twice_loads_with_more_precision(tmp_path: Path) -> None:
     options.add_session_config_entry("session.x64quantprecision", "1")
     found = onnxruntime.InferenceSession(path, options).run(None, {"input": batch[:1].numpy()})[0]
     np.testing.assert_allclose(found, graph(batch[:1]).detach().numpy(), atol=1e-5)
+
+
+def test_the_room_can_be_left_out_and_has_a_price() -> None:
+    """Both neighbours at full size: with room for their sum each has half of the codes, so twice the step: 6 dB."""
+    layer = nn.Conv2d(64, 64, 1, bias=False)
+    with torch.no_grad():
+        layer.weight.uniform_(0.9, 1.0)
+    model = nn.Sequential(layer).eval()
+    batch = torch.rand(2, 64, 8, 8)
+    prepared = quantize.prepare_ptq(model, batch, portable=False)
+    quantize.calibrate(prepared, [batch])
+    graph = quantize.convert(prepared)
+    assert max(int(buffer.max()) for buffer in graph.buffers() if buffer.dtype == torch.int8) == 127
+    with_room, without = (weight_noise_db([layer], portable) for portable in (True, False))
+    assert without - with_room == pytest.approx(6, abs=1)
+
+
+def test_no_noise_at_all() -> None:
+    layer = nn.Conv2d(1, 1, 1, bias=False)
+    assert weight_noise_db([layer]) > 60
+    nn.init.zeros_(layer.weight)
+    assert weight_noise_db([layer]) == math.inf

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from torchshrink.harmless import without_passwords
+from torchshrink.runtime.processors import instructions
 
 _PACKAGES = ("torchshrink", "torch", "torchao", "onnx", "onnxruntime", "onnx2tf", "tensorflow", "ai-edge-litert",
              "ai-edge-quantizer", "numpy")  # fmt: skip
@@ -22,6 +23,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
         "processor": _processor(),
+        "instructions": list(instructions()),
         "cores": os.cpu_count(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "command": shlex.join(["torchshrink", *map(without_passwords, sys.argv[1:])]),

@@ -20,7 +20,9 @@ from torchshrink.quiet import quiet
 _TORCHAO_BATCH_NORM_EPS = 1e-5  # built into torchao's QAT pattern
 
 
-def prepare_qat(model: nn.Module, example_input: Inputs, keep_float: Sequence[str] = ()) -> PreparedModule:
+def prepare_qat(
+    model: nn.Module, example_input: Inputs, keep_float: Sequence[str] = (), portable: bool = True
+) -> PreparedModule:
     """Return a trainable copy of ``model`` that computes with the TFLite int8 scheme, faked in float.
 
     BatchNorm is folded into the weights that are quantized and keeps learning its statistics until ``freeze()``.
@@ -32,21 +34,25 @@ def prepare_qat(model: nn.Module, example_input: Inputs, keep_float: Sequence[st
         example_input: ``[N, C, *size]``, or one for each argument of the model; only the size of one sample counts.
         keep_float: Modules that stay float, as ``model.named_modules()`` names them, with all that is inside of them
             and the BatchNorm and ReLU that TFLite computes together with them.
+        portable: Leave room in the weights for what x86 without VNNI adds in 16 bits, so that ONNX Runtime computes the
+            same on every processor; `torchshrink.sensitivity.weight_noise_db` says what it costs.
 
     Raises:
         ModelError: When torch.export cannot trace the model, or ``keep_float`` names what it does not call.
 
     Source: Jacob et al., arXiv:1712.05877, sections 3.1 and 3.2, through torchao's PT2E flow.
     """
-    return _prepare(model, example_input, True, keep_float)
+    return _prepare(model, example_input, True, keep_float, portable)
 
 
-def prepare_ptq(model: nn.Module, example_input: Inputs, keep_float: Sequence[str] = ()) -> PreparedModule:
+def prepare_ptq(
+    model: nn.Module, example_input: Inputs, keep_float: Sequence[str] = (), portable: bool = True
+) -> PreparedModule:
     """Return a copy of ``model`` whose tensors are observed: feed it data with `calibrate`, then `convert` it.
 
     Args and Raises as `prepare_qat`.
     """
-    return _prepare(model, example_input, False, keep_float)
+    return _prepare(model, example_input, False, keep_float, portable)
 
 
 @torch.no_grad()
@@ -117,7 +123,9 @@ def capture(model: nn.Module, example_input: Inputs) -> GraphModule:
     return program.module()
 
 
-def _prepare(model: nn.Module, example_input: Inputs, is_qat: bool, keep_float: Sequence[str]) -> PreparedModule:
+def _prepare(
+    model: nn.Module, example_input: Inputs, is_qat: bool, keep_float: Sequence[str], portable: bool
+) -> PreparedModule:
     with quiet():
         from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e, prepare_qat_pt2e
 
@@ -130,7 +138,9 @@ def _prepare(model: nn.Module, example_input: Inputs, is_qat: bool, keep_float: 
         model = copy.deepcopy(model).train(is_qat)
         _fit_batch_norms(model)
         prepare = prepare_qat_pt2e if is_qat else prepare_pt2e
-        return PreparedModule(prepare(capture(model, example_input), TFLiteQuantizer(is_qat, keep_float)), is_qat)
+        return PreparedModule(
+            prepare(capture(model, example_input), TFLiteQuantizer(is_qat, keep_float, portable)), is_qat
+        )
 
 
 def _fit_batch_norms(model: nn.Module) -> None:

@@ -31,11 +31,12 @@ class TFLiteQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no type
     Args:
         is_qat: True for fake quantization in training, False for observers that only watch (calibration).
         keep_float: Modules that stay float, as `torchshrink.quantize.prepare_qat` takes them.
+        portable: Whether weights leave room, as it says.
     """
 
-    def __init__(self, is_qat: bool, keep_float: Sequence[str] = ()) -> None:
+    def __init__(self, is_qat: bool, keep_float: Sequence[str] = (), portable: bool = True) -> None:
         super().__init__()
-        self.is_qat, self.keep_float = is_qat, keep_float
+        self.is_qat, self.keep_float, self.portable = is_qat, keep_float, portable
         self.activation = scheme.activation_spec(is_qat)
         self._annotators: dict[Role, Callable[[Any], None]] = {
             "weighted": self._annotate_weighted,
@@ -78,7 +79,8 @@ class TFLiteQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no type
 
     def _annotate_weighted(self, node: Any) -> None:
         source, weight = node.args[:2]
-        spec = scheme.weight_spec(self.is_qat, OPERATORS[node.target].axis, pairs=not _is_depthwise(node))
+        pairs = self.portable and not _is_depthwise(node)
+        spec = scheme.weight_spec(self.is_qat, OPERATORS[node.target].axis, pairs=pairs)
         self._mark_fused(node, {source: self._input(source), weight: spec})
 
     def _annotate_pair(self, node: Any) -> None:

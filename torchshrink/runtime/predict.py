@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from torchshrink.errors import DataError
 from torchshrink.runtime._worker import read_arrays, write_arrays
 from torchshrink.runtime.process import Worker
+from torchshrink.runtime.processors import HERE
 
 
 def predict(
@@ -40,6 +41,7 @@ def predict_all(
     threads: int = 1,
     raw: bool = False,
     allow_pickle: bool = False,
+    processor: str = HERE,
 ) -> list[NDArray[Any]]:
     """Run a file on samples in a fresh process, so that a runtime that crashes takes nothing with it.
 
@@ -50,18 +52,20 @@ def predict_all(
         threads: How many threads the runtime may use.
         raw: Return integer codes of quantized outputs.
         allow_pickle: As in `measure_all`.
+        processor: Which kind of processor runs it, one of `processors.KINDS`; others than this one are emulated.
 
     Returns:
         ``[N, K, *size]`` for each output of the file: float32, or int16 with ``raw``.
 
     Raises:
+        MissingExtraError: When an emulator is not installed.
         ModelError: When the file cannot be loaded or run, takes another number of inputs, or ``raw`` is asked of a
             float output.
         DataError: When the inputs are not batches of one length.
     """
     with tempfile.TemporaryDirectory(prefix="torchshrink-") as folder:
         samples, output = write_inputs(Path(folder, "inputs"), tuple(inputs)), Path(folder, "output.npz")
-        with Worker(path, threads=threads, allow_pickle=allow_pickle) as worker:
+        with Worker(path, threads=threads, allow_pickle=allow_pickle, processor=processor) as worker:
             worker.load()
             worker.ask("predict", inputs=str(samples), output=str(output), raw=raw)
         return read_arrays(str(output))

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -15,7 +14,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from torchshrink.errors import ModelError
-from torchshrink.runtime import _model_files, _worker
+from torchshrink.runtime import _model_files, _worker, processors
 
 _SCRIPT = Path(_worker.__file__)
 _VERBS = {"load": "load", "once": "run", "time": "run", "predict": "run", "profile": "profile"}
@@ -31,13 +30,21 @@ class Worker:
         threads: How many threads the runtime may use.
         timeout_s: The longest that one answer may take, in seconds.
         allow_pickle: Open a ``.pt2`` file, whose parts torch unpickles: that runs any code its author put in.
+        processor: Which kind of processor runs it, one of `processors.KINDS`; others than this one are emulated.
 
     Raises:
+        MissingExtraError: When an emulator is not installed.
         ModelError: When there is no such file, its ending is none of the above, or it is a pickle that nobody trusts.
     """
 
     def __init__(
-        self, path: Path | str, *, threads: int = 1, timeout_s: float = 600.0, allow_pickle: bool = False
+        self,
+        path: Path | str,
+        *,
+        threads: int = 1,
+        timeout_s: float = 600.0,
+        allow_pickle: bool = False,
+        processor: str = processors.HERE,
     ) -> None:
         self.path = Path(path)
         if self.path.suffix not in _model_files.RUNTIMES:
@@ -49,6 +56,8 @@ class Worker:
                 f"{self.path} holds pickles, which can run code when they are opened: if you trust its author, pass "
                 "--allow-pickle, or measure its .safetensors or .onnx"
             )
+        processors.launcher(processor)  # raises now what it would raise when the process starts
+        self._processor = processor
         self.threads = threads
         self.timeout_s = timeout_s
         self._timed_out = False
@@ -59,7 +68,7 @@ class Worker:
         self._stderr = tempfile.TemporaryFile()  # a pipe would block a chatty runtime
         self._started_ns = time.perf_counter_ns()
         try:
-            self._process = start(_SCRIPT, self.threads, self._stderr)
+            self._process = start(_SCRIPT, self.threads, self._stderr, processor=self._processor)
         except BaseException:
             self._stderr.close()
             raise
@@ -143,10 +152,12 @@ class Worker:
         return error
 
 
-def start(script: Path, threads: int, stderr: IO[bytes], *arguments: str) -> subprocess.Popen[str]:
+def start(
+    script: Path, threads: int, stderr: IO[bytes], *arguments: str, processor: str = processors.HERE
+) -> subprocess.Popen[str]:
     """Start a script of ours whose runtime may use so many threads, with pipes for JSON in and out."""
     return subprocess.Popen(
-        [sys.executable, "-P", str(script), *arguments],
+        [*processors.launcher(processor), "-P", str(script), *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=stderr,

@@ -13,6 +13,7 @@ from torchshrink.sensitivity.measurement import (
     measure,
     suggest,
 )
+from torchshrink.sensitivity.substitutes import weight_noise_db
 
 __all__ = [
     "AMOUNTS",
@@ -26,4 +27,5 @@ __all__ = [
     "loss",
     "measure",
     "suggest",
+    "weight_noise_db",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
@@ -47,14 +48,29 @@ def cutter(weight: Tensor, amounts: Sequence[float]) -> Callable[[float], Tensor
     return without
 
 
-def int8_weight(layer: Layer) -> Tensor:
+def int8_weight(layer: Layer, portable: bool = True) -> Tensor:
     """Return the weight rounded to one symmetric grid per output channel."""
     weight, is_transposed = layer.weight.detach(), isinstance(layer, TRANSPOSED)
     axis = 1 if is_transposed else 0
     groups = getattr(layer, "groups", 1)
     is_depthwise = groups == len(weight) and weight.shape[1] == 1
     parts = weight.chunk(groups) if is_transposed else [weight]
-    return torch.cat([_rounded(part, axis, pairs=not is_depthwise) for part in parts])
+    return torch.cat([_rounded(part, axis, pairs=portable and not is_depthwise) for part in parts])
+
+
+def weight_noise_db(layers: Iterable[Layer], portable: bool = True) -> float:
+    """Return the signal to noise of int8 weights in dB, of all layers together; infinite where all are on their grids.
+
+    Args:
+        layers: Convolutions and linear layers, as they are when they are quantized.
+        portable: With the room that `torchshrink.quantize.prepare_qat` leaves by default, or without.
+    """
+    signal, noise = 0.0, 0.0
+    for layer in layers:
+        weight = layer.weight.detach()
+        signal += float(weight.square().sum())
+        noise += float((weight - int8_weight(layer, portable)).square().sum())
+    return 10 * math.log10(signal / noise) if noise and signal else math.inf
 
 
 def _rounded(weight: Tensor, axis: int, pairs: bool) -> Tensor:

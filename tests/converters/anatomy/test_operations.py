@@ -51,7 +51,7 @@ class Operation:
 OPERATIONS = {
     "leaky relu": Operation(lambda x: F.leaky_relu(x, 0.1), ("LEAKY_RELU",)),
     "prelu": Operation(nn.PReLU(), ("LEAKY_RELU",)),
-    "hard-swish": Operation(F.hardswish, ("HARD_SWISH",), ("HardSigmoid", "Mul")),
+    "hard-swish": Operation(F.hardswish, ("ADD", "MUL", "MUL")),
     "silu": Operation(F.silu, ("LOGISTIC", "MUL")),
     "gelu": Operation(F.gelu, ("GELU",), ("Div", "Erf", "Add", "Mul", "Mul")),
     "hard-tanh": Operation(F.hardtanh, ()),
