@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from program import Result, call
+from program import Result, call, launch
 
 
 def save(path: Path, shape: tuple[int | str, ...]) -> Path:
@@ -39,7 +39,7 @@ def first(folder: Path) -> Result:
     """Everything at once, saved as old.json."""
     files = (folder / "fixed.onnx", folder / "free.onnx")
     extra = ("--threads", "1,2", "--runs", "5", "--sizes", "8,16", "--profile", "--save", folder / "old.json", "--json")
-    result = call("bench", *files, *extra)
+    result = launch("bench", *files, *extra)
     assert result.code == 0, result.stderr
     return result
 

@@ -11,7 +11,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
-from program import call
+from program import launch
 from torch import nn
 from typer.testing import CliRunner
 
@@ -47,7 +47,7 @@ def test_table_without_data(model_file: Path) -> None:
 
 def test_json_is_all_there_is_on_stdout(model_file: Path, tmp_path: Path) -> None:
     files = ("--out", tmp_path / "layers.json", "--plot", tmp_path / "layers.png")
-    result = call("inspect", model_file, "--data", DATA, "--samples", "1", "--budget", "0.5", "--json", *files)
+    result = launch("inspect", model_file, "--data", DATA, "--samples", "1", "--budget", "0.5", "--json", *files)
     assert result.code == 0, result.stderr
     content = result.json
     assert content == json.loads((tmp_path / "layers.json").read_text())
@@ -202,7 +202,7 @@ def test_a_file_is_explained(onnx_file: Path) -> None:
 
 
 def test_json_of_a_file(onnx_file: Path, tmp_path: Path) -> None:
-    result = call("inspect", onnx_file, "--runs", "3", "--json", "--out", tmp_path / "file.json")
+    result = launch("inspect", onnx_file, "--runs", "3", "--json", "--out", tmp_path / "file.json")
     assert result.code == 0, result.stderr
     content = result.json
     assert content == json.loads((tmp_path / "file.json").read_text())
