@@ -16,7 +16,6 @@ from torchshrink.pipeline import recipe
 from torchshrink.pipeline import run as pipeline
 from torchshrink.pipeline.artefacts import Artefact, Source
 
-
 pytestmark = pytest.mark.slow  # a process with torch for each file
 
 

@@ -8,18 +8,11 @@ from types import FunctionType
 
 import pytest
 
-# Fixtures that are kept because making them takes long, files that torch opens in a process, and functions that start
-# TensorFlow or a new Python.
+# Fixtures that are kept because making them takes long, files that torch opens in a process, and functions that train
+# with quantization, start TensorFlow or a new Python.
 COSTLY = {
-    "keep",
-    "pt2_file",
-    "quantized_pt2_file",
-    "nodes",
-    "launch",
-    "executable",
-    "Popen",
-    "float_files",
-    "to_tflite",
+    *("keep", "pt2_file", "quantized_pt2_file", "nodes"),
+    *("prepare_qat", "float_files", "to_tflite", "launch", "executable", "Popen"),
 }
 
 
