@@ -3,10 +3,13 @@
 import copy
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import kept
 import numpy as np
 import pytest
 import torch
+from costs import is_costly
 from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.utils.data import TensorDataset
@@ -129,6 +132,16 @@ def graph(request: pytest.FixtureRequest) -> GraphModule:
     return copy.deepcopy(request.getfixturevalue(request.param))
 
 
+@pytest.fixture(scope="session")
+def keep(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """Return ``keep(name, make)``: what ``make(folder)`` returns and writes, made once on this machine.
+
+    Every process and every later run has a copy, until a source of the product or of the tests' own changes.
+    """
+    store = request.config.cache.mkdir("kept")
+    return lambda name, make: kept.keep(store, name, make, tmp_path_factory.mktemp(name))
+
+
 KNOWN = {
     line
     for line in Path(__file__).with_name("known_failures.txt").read_text().splitlines()
@@ -136,7 +149,10 @@ KNOWN = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid in KNOWN:
             item.add_marker(pytest.mark.xfail(reason="open defect, see tests/known_failures.txt", strict=True))
+        if isinstance(item, pytest.Function) and is_costly(item):
+            item.add_marker(pytest.mark.slow)

@@ -36,9 +36,9 @@ def offences(source: str, path: Path) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("path", sources(ROOT), ids=str)
-def test_imports_point_one_way(path: Path) -> None:
-    assert offences((ROOT / path).read_text(), path) == []
+def test_imports_point_one_way() -> None:
+    found = {str(path): offences((ROOT / path).read_text(), path) for path in sources(ROOT)}
+    assert {path: names for path, names in found.items() if names} == {}
 
 
 @pytest.mark.parametrize(

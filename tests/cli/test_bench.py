@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from program import Result, call, invoke
+from program import Result, call, launch
 
 
 def save(path: Path, shape: tuple[int | str, ...]) -> Path:
@@ -39,7 +39,7 @@ def first(folder: Path) -> Result:
     """Everything at once, saved as old.json."""
     files = (folder / "fixed.onnx", folder / "free.onnx")
     extra = ("--threads", "1,2", "--runs", "5", "--sizes", "8,16", "--profile", "--save", folder / "old.json", "--json")
-    result = call("bench", *files, *extra)
+    result = launch("bench", *files, *extra)
     assert result.code == 0, result.stderr
     return result
 
@@ -115,7 +115,7 @@ def test_missing_or_damaged_past_exits_3_before_measuring(content: str | None, f
     path = tmp_path / "old.json"
     if content is not None:
         path.write_text(content)
-    result = invoke("bench", folder / "fixed.onnx", "--against", path, "--json")
+    result = call("bench", folder / "fixed.onnx", "--against", path, "--json")
     assert result.code == 3
     assert str(path) in result.stderr
     assert "measure on" not in result.stderr
@@ -123,14 +123,14 @@ def test_missing_or_damaged_past_exits_3_before_measuring(content: str | None, f
 
 
 def test_past_with_another_reference_exits_3(folder: Path, edit: Any) -> None:
-    result = invoke("bench", folder / "free.onnx", folder / "fixed.onnx", "--against", edit(1.0))
+    result = call("bench", folder / "free.onnx", folder / "fixed.onnx", "--against", edit(1.0))
     assert result.code == 3
     assert "holds ratios to fixed.onnx, these are to free.onnx: pass --reference" in result.stderr
 
 
 def test_an_existing_file_is_not_replaced(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "out.json").write_text("mine")
-    result = invoke("bench", folder / "fixed.onnx", "--save", tmp_path / "out.json")
+    result = call("bench", folder / "fixed.onnx", "--save", tmp_path / "out.json")
     assert result.code == 3
     assert "--overwrite" in result.stderr
     assert (tmp_path / "out.json").read_text() == "mine"
@@ -139,18 +139,18 @@ def test_an_existing_file_is_not_replaced(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("option", ["--threads", "--sizes"])
 @pytest.mark.parametrize("value", ["0", "1,x", ""])
 def test_bad_counts_exit_2(option: str, value: str) -> None:
-    result = invoke("bench", "x.onnx", f"{option}={value}")
+    result = call("bench", "x.onnx", f"{option}={value}")
     assert result.code == 2
     assert option in result.stderr
 
 
 def test_a_file_of_any_size_needs_a_size(folder: Path) -> None:
-    result = invoke("bench", folder / "free.onnx")
+    result = call("bench", folder / "free.onnx")
     assert result.code == 3
     assert "takes inputs of any size: pass --data, or --sizes" in result.stderr
 
 
 def test_a_missing_reference_is_named(folder: Path) -> None:
-    result = invoke("bench", folder / "fixed.onnx", "--reference", folder / "gone.onnx")
+    result = call("bench", folder / "fixed.onnx", "--reference", folder / "gone.onnx")
     assert result.code == 3
     assert "gone.onnx" in result.stderr

@@ -49,6 +49,7 @@ def test_a_file_of_a_hostile_name(tmp_path: Path) -> None:
     assert "\x1b" not in found.stderr
 
 
+@pytest.mark.slow  # it converts before it needs the store
 def test_a_password_ends_up_nowhere(tmp_path: Path) -> None:
     """Neither in what is shown nor in any file; by the environment it is not even on the command line."""
     url = "postgresql+psycopg://me:hunter2@127.0.0.1:1/db"

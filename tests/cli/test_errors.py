@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from program import invoke
+from program import call
 
 
 def images(folder: Path, count: int = 4, size: tuple[int, int] = (32, 32)) -> Path:
@@ -74,7 +74,7 @@ def empty_split(folder: Path) -> str:
     ],
 )
 def test_bad_data(make: object, words: tuple[str, ...], tmp_path: Path) -> None:
-    result = invoke("run", "--data", make(tmp_path), "--out", tmp_path / "out")  # type: ignore[operator]
+    result = call("run", "--data", make(tmp_path), "--out", tmp_path / "out")  # type: ignore[operator]
     lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert result.code == 3
     assert len(lines) == 1
@@ -87,7 +87,7 @@ def test_bad_data(make: object, words: tuple[str, ...], tmp_path: Path) -> None:
 def test_unknown_recipe_key_is_named_by_its_path(tmp_path: Path) -> None:
     recipe = tmp_path / "r.yaml"
     recipe.write_text("variants:\n  dense: {train: {epoch: 3}}\n")
-    result = invoke("run", recipe)
+    result = call("run", recipe)
     assert result.code == 3
     assert "variants.dense.train.epoch: unknown key" in result.stderr
 
@@ -95,7 +95,7 @@ def test_unknown_recipe_key_is_named_by_its_path(tmp_path: Path) -> None:
 def test_truncated_checkpoint(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"\x40\x00\x00\x00\x00\x00\x00\x00{")
-    result = invoke("export", path, "--out", tmp_path / "m.onnx")
+    result = call("export", path, "--out", tmp_path / "m.onnx")
     assert result.code == 3
     assert str(path) in result.stderr
     assert "truncated" in result.stderr
@@ -110,7 +110,7 @@ class _Bomb:
 def test_pickle_is_not_opened_without_the_flag(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     path.write_bytes(pickle.dumps(_Bomb()))
-    result = invoke("export", path, "--out", tmp_path / "m.onnx", cwd=tmp_path)
+    result = call("export", path, "--out", tmp_path / "m.onnx", cwd=tmp_path)
     assert result.code == 3
     assert "--allow-pickle" in result.stderr
     assert not (tmp_path / "exploded").exists()
@@ -119,7 +119,7 @@ def test_pickle_is_not_opened_without_the_flag(tmp_path: Path) -> None:
 def test_out_with_foreign_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("mine")
-    result = invoke("run", "--out", tmp_path / "out", "--fresh")
+    result = call("run", "--out", tmp_path / "out", "--fresh")
     assert result.code == 3
     assert "not of a torchshrink run" in result.stderr
     assert (tmp_path / "out" / "thesis.txt").read_text() == "mine"
@@ -128,7 +128,7 @@ def test_out_with_foreign_files_is_refused(tmp_path: Path) -> None:
 def test_existing_output_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     path.write_text("mine")
-    result = invoke("train", "--out", path)
+    result = call("train", "--out", path)
     assert result.code == 3
     assert "--overwrite" in result.stderr
     assert path.read_text() == "mine"
@@ -150,7 +150,7 @@ def test_existing_output_is_kept(tmp_path: Path) -> None:
     ],
 )
 def test_usage_errors_exit_2(arguments: tuple[str, ...]) -> None:
-    assert invoke(*arguments).code == 2
+    assert call(*arguments).code == 2
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_usage_errors_exit_2(arguments: tuple[str, ...]) -> None:
 def test_a_name_of_another_format_is_refused_at_once(arguments: tuple[str, ...], words: str, tmp_path: Path) -> None:
     for name in ("m.onnx", "m.safetensors"):
         (tmp_path / name).write_text("mine")
-    result = invoke(*arguments, cwd=tmp_path)
+    result = call(*arguments, cwd=tmp_path)
     assert result.code == 2
     assert words in result.stderr
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(
@@ -183,19 +183,19 @@ def test_a_name_of_another_format_is_refused_at_once(arguments: tuple[str, ...],
 def test_the_version() -> None:
     from importlib.metadata import version
 
-    result = invoke("--version")
+    result = call("--version")
     assert (result.code, result.stdout) == (0, f"torchshrink {version('torchshrink')}\n")
 
 
 @pytest.mark.parametrize("command", [(), ("run",), ("bench",)])
 def test_h_is_help(command: tuple[str, ...]) -> None:
-    short, long = (invoke(*command, option) for option in ("-h", "--help"))
+    short, long = (call(*command, option) for option in ("-h", "--help"))
     assert short.code == 0
     assert short.stdout == long.stdout != ""
 
 
 def test_debug_shows_where(tmp_path: Path) -> None:
-    result = invoke("run", "--data", tmp_path / "nowhere", "--out", tmp_path / "out", "--debug")
+    result = call("run", "--data", tmp_path / "nowhere", "--out", tmp_path / "out", "--debug")
     assert result.code == 3
     assert "Traceback" in result.stderr
 
@@ -205,7 +205,7 @@ def test_debug_shows_where(tmp_path: Path) -> None:
     ["run", "train", "prune", "qat", "ptq", "export", "convert", "verify", "bench", "compare", "doctor"],
 )
 def test_help_has_an_example(command: str) -> None:
-    result = invoke(command, "--help")
+    result = call(command, "--help")
     assert result.code == 0
     assert f"Example: torchshrink {command}" in " ".join(result.stdout.split())
 

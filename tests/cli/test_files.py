@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from program import Run, call, invoke
+from program import Run, call
 
 from torchshrink import checkpoint
 from torchshrink.converters import tflite_file
@@ -147,7 +147,7 @@ def test_bench_measures_files_of_all_runtimes(finished: Run) -> None:
 
 
 def test_bench_of_a_missing_file(tmp_path: Path) -> None:
-    result = invoke("bench", tmp_path / "no.onnx")
+    result = call("bench", tmp_path / "no.onnx")
     assert result.code == 3
     assert "no.onnx" in result.stderr
 

@@ -11,7 +11,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
-from program import call, invoke
+from program import call, launch
 from torch import nn
 
 from torchshrink import checkpoint, prune, sensitivity
@@ -31,7 +31,7 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_table_without_data(model_file: Path) -> None:
-    result = invoke("inspect", model_file)
+    result = call("inspect", model_file)
     assert result.code == 0, result.stderr
     assert "encoder.0.3" in result.stdout
     assert "ConvTranspose2d" in result.stdout
@@ -41,7 +41,7 @@ def test_table_without_data(model_file: Path) -> None:
 
 def test_json_is_all_there_is_on_stdout(model_file: Path, tmp_path: Path) -> None:
     files = ("--out", tmp_path / "layers.json", "--plot", tmp_path / "layers.png")
-    result = call("inspect", model_file, "--data", DATA, "--samples", "1", "--budget", "0.5", "--json", *files)
+    result = launch("inspect", model_file, "--data", DATA, "--samples", "1", "--budget", "0.5", "--json", *files)
     assert result.code == 0, result.stderr
     content = result.json
     assert content == json.loads((tmp_path / "layers.json").read_text())
@@ -58,7 +58,7 @@ def test_json_is_all_there_is_on_stdout(model_file: Path, tmp_path: Path) -> Non
 
 
 def test_table_with_data(model_file: Path) -> None:
-    result = invoke("inspect", model_file, "--data", DATA)
+    result = call("inspect", model_file, "--data", DATA)
     assert result.code == 0, result.stderr
     assert "suggested" in result.stdout
     assert "on 2 validation samples" in result.stdout  # a tenth of 20
@@ -71,9 +71,9 @@ def test_own_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "from torch import nn\ndef make():\n    return nn.Sequential(nn.Linear(6, 3))\n"
     )
     monkeypatch.chdir(tmp_path)
-    assert "--model" in invoke("inspect", path, "--shape", "1,6").stderr
-    assert "--shape" in invoke("inspect", path, "--model", "own_layers:make").stderr
-    result = invoke("inspect", path, "--model", "own_layers:make", "--shape", "1,6", "--json")
+    assert "--model" in call("inspect", path, "--shape", "1,6").stderr
+    assert "--shape" in call("inspect", path, "--model", "own_layers:make").stderr
+    result = call("inspect", path, "--model", "own_layers:make", "--shape", "1,6", "--json")
     assert result.code == 0, result.stderr
     assert result.json["macs"] == 18
 
@@ -88,21 +88,21 @@ def test_own_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_input_that_does_not_fit(arguments: tuple[str, ...], words: str, model_file: Path) -> None:
-    result = invoke("inspect", model_file, *arguments, "--json")
+    result = call("inspect", model_file, *arguments, "--json")
     assert result.code == 3
     assert words in result.stderr
     assert result.stdout == ""
 
 
 def test_missing_and_quantized_models(tmp_path: Path) -> None:
-    missing = invoke("inspect", tmp_path / "no.safetensors")
+    missing = call("inspect", tmp_path / "no.safetensors")
     assert missing.code == 3
     assert "no such checkpoint" in missing.stderr
     prepared = prepare_ptq(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()), torch.zeros(1, 1, 8, 8))
     calibrate(prepared, [torch.randn(2, 1, 8, 8)])
     checkpoint.save(convert(prepared), tmp_path / "int8.safetensors", KNOWN)
     for data in ((), ("--data", DATA)):
-        result = invoke("inspect", tmp_path / "int8.safetensors", *data)
+        result = call("inspect", tmp_path / "int8.safetensors", *data)
         assert result.code == 3
         assert "quantized already: inspect the float model that it was made from" in result.stderr
 
@@ -110,10 +110,10 @@ def test_missing_and_quantized_models(tmp_path: Path) -> None:
 def test_outputs_are_not_replaced(model_file: Path, tmp_path: Path) -> None:
     for option, name in (("--plot", "mine.png"), ("--out", "mine.json")):
         (tmp_path / name).write_text("mine")
-        assert invoke("inspect", model_file, option, tmp_path / name).code == 3
+        assert call("inspect", model_file, option, tmp_path / name).code == 3
         assert (tmp_path / name).read_text() == "mine"
-    assert invoke("inspect", model_file, "--plot", tmp_path / "layers.jpeg2000").code == 2
-    assert invoke("inspect", model_file, "--plot", tmp_path / "mine.png", "--overwrite").code == 0
+    assert call("inspect", model_file, "--plot", tmp_path / "layers.jpeg2000").code == 2
+    assert call("inspect", model_file, "--plot", tmp_path / "mine.png", "--overwrite").code == 0
     assert (tmp_path / "mine.png").read_bytes()[:4] == b"\x89PNG"
 
 
@@ -127,7 +127,7 @@ def test_auto_prunes_to_what_is_suggested(model_file: Path, tmp_path: Path, monk
 
     monkeypatch.setattr(sensitivity, "suggest", suggest)
     out = tmp_path / "pruned.safetensors"
-    result = invoke("prune", model_file, "--auto", "--ignore", "head", "--data", DATA, "--epochs", "2", "--out", out)
+    result = call("prune", model_file, "--auto", "--ignore", "head", "--data", DATA, "--epochs", "2", "--out", out)
     assert result.code == 0, result.stderr
     assert seen["names"] == list(amounts)[:-1]
     for name, layer in prune.prunable_layers(checkpoint.load(out)).items():
@@ -137,9 +137,9 @@ def test_auto_prunes_to_what_is_suggested(model_file: Path, tmp_path: Path, monk
 def test_auto_alone_decides(model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "pruned.safetensors"
     for other in (("--amount", "0.5"), ("--method", "lamp"), ("--channels", "0.5")):
-        assert invoke("prune", model_file, "--auto", *other, "--data", DATA, "--out", out).code == 2
+        assert call("prune", model_file, "--auto", *other, "--data", DATA, "--out", out).code == 2
     monkeypatch.setattr(sensitivity, "suggest", lambda *_, **__: sensitivity.Suggestion({"head": 0.0}, 0.0, 0.01))
-    nothing = invoke("prune", model_file, "--auto", "--data", DATA, "--out", out)
+    nothing = call("prune", model_file, "--auto", "--data", DATA, "--out", out)
     assert nothing.code == 3
     assert "no layer can be pruned" in nothing.stderr
     assert not out.exists()
@@ -183,7 +183,7 @@ def onnx_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_file_is_explained(onnx_file: Path) -> None:
-    result = invoke("inspect", onnx_file, "--runs", "4")
+    result = call("inspect", onnx_file, "--runs", "4")
     assert result.code == 0, result.stderr
     assert "model.onnx in ONNX Runtime" in result.stdout
     assert "int8: 100.0% of 6.4e-05 million MACs" in result.stdout
@@ -196,7 +196,7 @@ def test_a_file_is_explained(onnx_file: Path) -> None:
 
 
 def test_json_of_a_file(onnx_file: Path, tmp_path: Path) -> None:
-    result = call("inspect", onnx_file, "--runs", "3", "--json", "--out", tmp_path / "file.json")
+    result = launch("inspect", onnx_file, "--runs", "3", "--json", "--out", tmp_path / "file.json")
     assert result.code == 0, result.stderr
     content = result.json
     assert content == json.loads((tmp_path / "file.json").read_text())
@@ -204,7 +204,7 @@ def test_json_of_a_file(onnx_file: Path, tmp_path: Path) -> None:
     assert content["islands"] == ["Sin [sine]"]
     assert content["int8_share"]["macs"] == 1
     assert len(content["findings"]) == len(content["detours"]) == 1
-    assert invoke("inspect", onnx_file, "--out", tmp_path / "file.json").code == 3
+    assert call("inspect", onnx_file, "--out", tmp_path / "file.json").code == 3
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_json_of_a_file(onnx_file: Path, tmp_path: Path) -> None:
     ],
 )
 def test_options_that_mean_nothing_for_the_file(name: str, arguments: tuple[str, ...], named: str) -> None:
-    result = invoke("inspect", name, *arguments)
+    result = call("inspect", name, *arguments)
     assert result.code == 2
     assert named in result.stderr
     assert result.stdout == ""
@@ -226,6 +226,6 @@ def test_options_that_mean_nothing_for_the_file(name: str, arguments: tuple[str,
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     for name in ("model.onnx", "model.tflite"):
-        missing = invoke("inspect", tmp_path / name)
+        missing = call("inspect", tmp_path / name)
         assert missing.code == 3
         assert name in missing.stderr

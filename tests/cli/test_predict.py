@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 from PIL import Image
-from program import Run, call, invoke
+from program import Run, call
 
 from torchshrink.data import cells
 
@@ -73,7 +73,7 @@ def test_json_is_all_that_stdout_carries(model: Path, images: Path, tmp_path: Pa
 def test_mistakes_are_one_line_and_exit_3(
     arguments: tuple[str, ...], words: str, model: Path, images: Path, tmp_path: Path
 ) -> None:
-    result = invoke("predict", model, "--data", images, "--out", tmp_path / "masks", *arguments)
+    result = call("predict", model, "--data", images, "--out", tmp_path / "masks", *arguments)
     assert result.code == 3
     last = result.stderr.splitlines()[-1]
     assert last.startswith("error: ")
@@ -94,7 +94,7 @@ def test_existing_masks_are_kept(model: Path, images: Path, tmp_path: Path) -> N
 
 
 def test_help_has_an_example_and_loads_nothing_heavy() -> None:
-    result = invoke("predict", "--help")
+    result = call("predict", "--help")
     assert result.code == 0
     assert "Example: torchshrink predict model.tflite" in " ".join(result.stdout.split())
 

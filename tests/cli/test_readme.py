@@ -32,7 +32,9 @@ def commands() -> list[str]:
 def test_commands_are_accepted_by_the_program(line: str) -> None:
     _, name, *arguments = shlex.split(line)
     command = typer.main.get_command(app).commands[name]  # type: ignore[attr-defined]
-    command.make_context(name, arguments).close()
+    context = command.make_context(name, arguments)
+    context.close()
+    assert context.args == []  # nothing is left over
 
 
 def test_a_wrong_command_would_be_refused() -> None:

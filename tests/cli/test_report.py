@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from html_page import REST, TASK
-from program import call, invoke
+from program import call
 
 ROW = REST | {
     "name": "dense/tflite-fp32", "variant": "dense", "format": "tflite", "precision": "fp32",
@@ -41,13 +41,13 @@ def test_pages_are_made_again(run: Path) -> None:
 
 
 def test_json(run: Path) -> None:
-    result = invoke("report", run, "--json")
+    result = call("report", run, "--json")
     assert result.code == 0, result.stderr
     assert result.json["rows"] == [ROW]
 
 
 def test_missing_folder_is_one_line(tmp_path: Path) -> None:
-    result = invoke("report", tmp_path / "nowhere")
+    result = call("report", tmp_path / "nowhere")
     assert result.code == 3
     assert result.stdout == ""
     assert result.stderr.count("\n") == 1
@@ -59,14 +59,14 @@ def test_damaged_figures_are_one_line(run: Path) -> None:
     content = json.loads((run / "report.json").read_text())
     del content["rows"][0]["loss"]
     (run / "report.json").write_text(json.dumps(content))
-    result = invoke("report", run)
+    result = call("report", run)
     assert (result.code, result.stderr.count("\n")) == (3, 1)
     assert "rows[0].loss is missing" in result.stderr
     assert sorted(path.name for path in run.iterdir()) == ["report.json"]
 
 
 def test_an_unknown_tracker(run: Path) -> None:
-    result = invoke("report", run, "--track", "wandb")
+    result = call("report", run, "--track", "wandb")
     assert result.code == 2
     assert "'wandb' is not one of 'mlflow', 'tensorboard'" in result.stderr
     assert not (run / "report.html").exists()
@@ -74,7 +74,7 @@ def test_an_unknown_tracker(run: Path) -> None:
 
 def test_tracking(run: Path) -> None:
     (run / "recipe.json").write_text('{"seed": 0}')
-    result = invoke("report", run, "--track", "tensorboard")
+    result = call("report", run, "--track", "tensorboard")
     assert result.code == 0, result.stderr
     assert f"tensorboard --logdir {run / 'tensorboard'}" in result.stderr.replace("\n", "")
     assert [path.name for path in (run / "tensorboard").iterdir()] == ["dense"]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from onnx_metadata import get_metadata
-from program import RECIPE, Run, call, invoke
+from program import RECIPE, Run, call
 
 from torchshrink.converters import tflite_file
 
@@ -155,8 +155,8 @@ def test_interrupted_run_leaves_nothing_half_written_and_goes_on(tmp_path: Path)
 def test_init_writes_a_recipe_that_loads(tmp_path: Path) -> None:
     from torchshrink.pipeline import recipe
 
-    assert invoke("run", "--init", "mine.yaml", cwd=tmp_path).code == 0
+    assert call("run", "--init", "mine.yaml", cwd=tmp_path).code == 0
     assert recipe.load(tmp_path / "mine.yaml") == recipe.Recipe()
-    again = invoke("run", "--init", "mine.yaml", cwd=tmp_path)
+    again = call("run", "--init", "mine.yaml", cwd=tmp_path)
     assert again.code == 3
     assert "--overwrite" in again.stderr

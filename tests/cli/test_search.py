@@ -14,7 +14,7 @@ from typing import Any
 import optuna
 import pytest
 import yaml
-from program import call, invoke
+from program import call, launch
 
 from torchshrink.search.halving import dominates
 
@@ -59,7 +59,7 @@ def test_a_killed_search_goes_on_and_its_recipe_repeats_it(tmp_path: Path) -> No
         now = finished(out)
         assert kept.items() <= now.items()
         kept = now
-    result = call(*arguments, "--json")
+    result = launch(*arguments, "--json")
     assert result.code == 0, result.stderr
     assert "make:dense: done before" in result.stderr
     found = result.json["search"]
@@ -70,7 +70,7 @@ def test_a_killed_search_goes_on_and_its_recipe_repeats_it(tmp_path: Path) -> No
     assert sum(trial["state"] != "infeasible" for trial in found["trials"]) == 5
     _check_front(found, by_number)
     _check_recommended(result.json, found, by_number[found["recommended"]], out)
-    again = call(*arguments, "--json")
+    again = launch(*arguments, "--json")
     assert again.code == 0, again.stderr
     assert again.json["search"]["front"] == found["front"]
     other = call("search", str(recipe), "--out", str(out), "--max-size", "9kB", "--target", "onnxruntime")
@@ -103,7 +103,7 @@ def _check_recommended(report: dict[str, Any], found: dict[str, Any], trial: dic
     assert len(variants) == 2
     int8 = next(row for row in report["rows"] if row["precision"] == "int8" and row["variant"] != "dense")
     assert int8["bytes"] == trial["size"]
-    repeated = call("run", str(out / "recommended.yaml"), "--out", str(out.parent / "again"), "--json")
+    repeated = launch("run", str(out / "recommended.yaml"), "--out", str(out.parent / "again"), "--json")
     assert repeated.code == 0, repeated.stderr
     same = next(row for row in repeated.json["rows"] if row["name"] == int8["name"])
     assert (same["loss"], same["bytes"]) == (int8["loss"], int8["bytes"])
@@ -123,7 +123,7 @@ def _check_recommended(report: dict[str, Any], found: dict[str, Any], trial: dic
     ],
 )
 def test_wrong_input(arguments: tuple[str, ...], code: int, message: str, tmp_path: Path) -> None:
-    result = invoke("search", "--out", str(tmp_path / "out"), *arguments, cwd=tmp_path)
+    result = call("search", "--out", str(tmp_path / "out"), *arguments, cwd=tmp_path)
     assert result.code == code
     assert message in result.stderr
     assert "Traceback" not in result.stderr
@@ -134,6 +134,6 @@ def test_a_search_starts_from_a_trained_model(tmp_path: Path) -> None:
     recipe.write_text(
         "variants:\n  dense: {train: {reinitialize: true, epochs: 1}}\nsearch: {space: {lr: [0.1, 0.01]}}"
     )
-    result = invoke("search", recipe, "--out", tmp_path / "out")
+    result = call("search", recipe, "--out", tmp_path / "out")
     assert result.code == 3
     assert "search.space.lr: the least, 0.1, is more than the greatest, 0.01" in result.stderr

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from program import Run, call, invoke
+from program import Run, call
 
 pytestmark = pytest.mark.slow
 DATA = "synthetic:cells?size=32&train=24&test=8"
@@ -33,7 +33,7 @@ def test_a_slim_checkpoint_is_a_model_like_any_other(dense: Path, tmp_path: Path
 
 
 def test_a_target_that_cannot_be_met(dense: Path, tmp_path: Path) -> None:
-    result = invoke("prune", dense, "--data", DATA, "--target-params", "3", "--out", tmp_path / "x.safetensors")
+    result = call("prune", dense, "--data", DATA, "--target-params", "3", "--out", tmp_path / "x.safetensors")
     assert result.code == 3
     assert "a target of" in result.stderr
     assert len(result.stderr.strip().splitlines()[-1]) < 300
@@ -41,13 +41,13 @@ def test_a_target_that_cannot_be_met(dense: Path, tmp_path: Path) -> None:
 
 
 def test_weights_and_channels_are_two_steps(dense: Path, tmp_path: Path) -> None:
-    result = invoke("prune", dense, "--amount", "0.5", "--channels", "0.5", "--out", tmp_path / "x.safetensors")
+    result = call("prune", dense, "--amount", "0.5", "--channels", "0.5", "--out", tmp_path / "x.safetensors")
     assert result.code == 2
     assert "prune twice" in result.stderr
 
 
 def test_an_unknown_method(dense: Path, tmp_path: Path) -> None:
-    result = invoke("prune", dense, "--data", DATA, "--method", "best", "--out", tmp_path / "x.safetensors")
+    result = call("prune", dense, "--data", DATA, "--method", "best", "--out", tmp_path / "x.safetensors")
     assert result.code == 3
     assert "expected one of magnitude, layer, lamp, random" in result.stderr
 
@@ -71,7 +71,7 @@ def test_the_ladder(dense: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["0", "100", "x", "50,-1"])
 def test_percentages_that_are_none(text: str, tmp_path: Path) -> None:
-    result = invoke("sweep", "--sparsity", text, "--out", tmp_path / "x")
+    result = call("sweep", "--sparsity", text, "--out", tmp_path / "x")
     assert result.code == 2
     assert not (tmp_path / "x").exists()
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
+import shutil
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from torch.fx import GraphModule
 from torch.nn import functional as F
 
 import torchshrink as ts
-from torchshrink import bench, prune, quantize
+from torchshrink import bench, checkpoint, prune, quantize
 from torchshrink.converters import onnx_file, qdq, tflite, tflite_file
 from torchshrink.converters.bridge import Bridge
 from torchshrink.converters.export import to_onnx
@@ -44,6 +44,7 @@ class Exported:
     source: Source
     inputs: Tensor
     folder: Path
+    generic_path: Path
     artefacts: dict[str, Artefact]
     warnings: list[str]
     _outputs: dict[str, NDArray[np.float32]] = field(default_factory=dict)
@@ -60,7 +61,7 @@ class Exported:
     @functools.cached_property
     def generic(self) -> onnx.ModelProto:
         """The quantized graph as plain QDQ ONNX. Do not change it."""
-        return to_onnx.export(self.quantized, self.inputs[:1])
+        return onnx_file.load(self.generic_path)
 
     def path(self, name: str) -> Path:
         """Return a file by format and precision: ``tflite-int8-sparse``."""
@@ -80,24 +81,34 @@ class Exported:
 
 
 @pytest.fixture(scope="session")
-def export(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Exported]:
+def export(keep: Callable[..., Any]) -> Callable[[int], Exported]:
     """Return the exported U-Net of that many dimensions."""
 
     @functools.cache
-    def make(dims: int) -> Exported:
-        model, quantized, inputs = _trained(dims)
-        source = Source(f"unet{dims}d", model, quantized, inputs[:1], {"normalization": NORMALIZATION})
-        folder = tmp_path_factory.mktemp(f"unet{dims}d")
-        # Recorded instead of raised, so that one warning that reaches the user fails one test and not all.
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            artefacts = Bridge().export(source, folder, FORMATS, PRECISIONS)
-        by_name = {artefact.name.split("/")[1]: artefact for artefact in artefacts}
-        assert len(by_name) == len(artefacts)
-        told = [f"{item.category.__name__}: {item.message} ({item.filename}:{item.lineno})" for item in caught]
-        return Exported(source, inputs, folder, by_name, told)
+    def get(dims: int) -> Exported:
+        folder, inputs, artefacts, told = keep(f"unet{dims}d", lambda folder: _export(dims, folder))
+        models = [checkpoint.load(folder / f"{name}.safetensors") for name in ("float", "int8")]
+        source = Source(f"unet{dims}d", *models, inputs[:1], {"normalization": NORMALIZATION})
+        return Exported(source, inputs, folder / "files", folder / "generic.onnx", artefacts, told)
 
-    return make
+    return get
+
+
+def _export(dims: int, folder: Path) -> tuple[Path, Tensor, dict[str, Artefact], list[str]]:
+    model, quantized, inputs = _trained(dims)
+    checkpoint.save(model, folder / "float.safetensors")
+    checkpoint.save(quantized, folder / "int8.safetensors")
+    onnx_file.save(to_onnx.export(quantized, inputs[:1]), folder / "generic.onnx")
+    (folder / "files").mkdir()
+    source = Source(f"unet{dims}d", model, quantized, inputs[:1], {"normalization": NORMALIZATION})
+    # Recorded instead of raised, so that one warning that reaches the user fails one test and not all.
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        artefacts = Bridge().export(source, folder / "files", FORMATS, PRECISIONS)
+    by_name = {artefact.name.split("/")[1]: artefact for artefact in artefacts}
+    assert len(by_name) == len(artefacts)
+    told = [f"{item.category.__name__}: {item.message} ({item.filename}:{item.lineno})" for item in caught]
+    return folder, inputs, by_name, told
 
 
 @pytest.fixture(params=[2, 1], ids=["2d", "1d"])
@@ -121,13 +132,17 @@ class Conversion:
 
 
 @pytest.fixture(scope="session")
-def conversion(export: Callable[[int], Exported], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Conversion]:
-    model, ranges = qdq.split(export(2).generic)
-    path = tmp_path_factory.mktemp("conversion") / "float.onnx"
-    onnx_file.save(model, path)
-    with ExitStack() as stack:
-        (files,) = stack.enter_context(tflite.float_files([path]))
-        yield Conversion(path, ranges, files)
+def conversion(export: Callable[[int], Exported], keep: Callable[..., Any]) -> Conversion:
+    def convert(folder: Path) -> Conversion:
+        model, ranges = qdq.split(export(2).generic)
+        onnx_file.save(model, folder / "float.onnx")
+        with tflite.float_files([folder / "float.onnx"]) as (files,):
+            shutil.copytree(files.folder, folder / "files")
+            fp32 = folder / "files" / files.fp32.relative_to(files.folder)
+        return Conversion(folder / "float.onnx", ranges, FloatFiles(fp32, folder / "files"))
+
+    found: Conversion = keep("conversion", convert)
+    return found
 
 
 def _trained(dims: int) -> tuple[nn.Module, GraphModule, Tensor]:

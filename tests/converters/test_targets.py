@@ -18,7 +18,10 @@ from torchshrink.errors import UnsupportedOpError
 
 @pytest.mark.parametrize("target", targets.TARGETS)
 def test_a_full_integer_file_fits_everywhere(unet: Any, target: Any) -> None:
-    targets.check(tflite_file.read(unet.path("tflite-int8")), target, "model.tflite")
+    model = tflite_file.read(unet.path("tflite-int8"))
+    targets.check(model, target, "model.tflite")
+    kinds = {tensor.type for tensor in model.subgraphs[0].tensors}
+    assert kinds.isdisjoint({schema.TensorType.FLOAT16, schema.TensorType.FLOAT32})
 
 
 @pytest.mark.parametrize("name", ["tflite-fp32", "tflite-fp16"])

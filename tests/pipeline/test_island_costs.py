@@ -16,6 +16,8 @@ from torchshrink.pipeline import recipe
 from torchshrink.pipeline import run as pipeline
 from torchshrink.pipeline.artefacts import Artefact, Source
 
+pytestmark = pytest.mark.slow  # a process with torch for each file
+
 
 class _Bridge:
     """Two copies of the checkpoint go for int8 files; one has an island."""

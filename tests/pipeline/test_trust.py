@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from program import call
+from program import call, launch
 
 from torchshrink.errors import RecipeError
 from torchshrink.pipeline import recipe, trust
@@ -92,5 +92,5 @@ def test_a_strangers_recipe_runs_nothing(tmp_path: Path, command: str) -> None:
     assert (found.code, created.exists()) == (3, False)
     assert "r.yaml would import and call model subprocess:Popen" in found.stderr
     assert not (tmp_path / "runs").exists()
-    call(command, "r.yaml", "--trust", cwd=tmp_path)
+    launch(command, "r.yaml", "--trust", cwd=tmp_path)
     assert created.exists()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import thinned
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -365,8 +366,20 @@ def case(request: pytest.FixtureRequest) -> Case:
 # --- The zoo
 
 
-@pytest.mark.parametrize("scope", ["global", "layer"])
-@pytest.mark.parametrize("amount", [0.3, 0.6])
+# What a scope and an amount do shows on these; what an architecture does, on each of them once.
+FEW = ("unet", "residual", "grouped-transposed", "dense-block")
+
+
+@pytest.mark.parametrize(
+    ("case", "scope", "amount"),
+    thinned.product(
+        ZOO,
+        ["global", "layer"],
+        [0.3, 0.6],
+        often=lambda name, *others: name in FEW or others == ("global", 0.6),
+    ),
+    indirect=["case"],
+)
 def test_what_remains_computes_the_same(case: Case, scope: prune.Scope, amount: float) -> None:
     model, inputs = distinct(case.make()), example(case)
     before = copy.deepcopy(model.state_dict())
@@ -406,7 +419,11 @@ def test_what_layers_say_agrees_with_their_weights(case: Case) -> None:
         assert {key: value.shape for key, value in layer.state_dict().items()} == shapes, name
 
 
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("case", "training"),
+    thinned.product(ZOO, [True, False], often=lambda name, training: name in FEW or training),
+    indirect=["case"],
+)
 def test_what_remains_trains(case: Case, training: bool) -> None:
     slim = prune.channels(case.make().train(training), example(case), 0.5)
     assert all(module.training == training for module in slim.modules())
@@ -852,8 +869,16 @@ def test_rounding_of_grouped_convolutions(round_to: int) -> None:
     assert all(found[name] % round_to == found[name] % 2 == 0 and found[name] <= 12 for name in ("0", "1"))
 
 
-@pytest.mark.parametrize("amount", [0.9, 0.999])
-@pytest.mark.parametrize("scope", ["global", "layer"])
+@pytest.mark.parametrize(
+    ("case", "amount", "scope"),
+    thinned.product(
+        ZOO,
+        [0.9, 0.999],
+        ["global", "layer"],
+        often=lambda name, *others: name in FEW or others == (0.999, "global"),
+    ),
+    indirect=["case"],
+)
 def test_no_layer_dies_out(case: Case, amount: float, scope: prune.Scope) -> None:
     model = distinct(case.make())
     next(iter(prune.prunable_layers(model).values())).weight.data *= 1e-6  # its channels rank last

@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+import thinned
 import torch
 from zoo_files import FORMATS, Result, make
 from zoo_models import ZOO
@@ -16,17 +18,17 @@ from torchshrink.converters.onnx_file import load
 REFUSED = {(name, format_): "5 dimensions" for name in ("volume",) for format_ in FORMATS}
 INT8 = [name for name in FORMATS if "int8" in name]
 
-pytestmark = pytest.mark.slow
+# What no model of tests/converters has: a network as it is published, and ends of every kind.
+OFTEN = ("mobilenet-v3", "two-inputs", "dictionary", "batch-of-4", "volume")
 
 
 @pytest.fixture(scope="session")
-def zoo(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Result]]:
+def zoo(keep: Callable[..., Any]) -> Callable[[str], dict[str, Result]]:
     """Return the files of a model, made once."""
-    return cache(lambda name: make(ZOO[name], tmp_path_factory.mktemp(name)))
+    return cache(lambda name: keep(f"zoo-{name}", lambda folder: make(ZOO[name], folder)))
 
 
-@pytest.mark.parametrize("format_", FORMATS)
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize(("name", "format_"), thinned.product(ZOO, FORMATS, often=lambda name, _: name in OFTEN))
 def test_a_file_computes_the_same_or_is_refused(
     zoo: Callable[[str], dict[str, Result]], name: str, format_: str
 ) -> None:
@@ -40,8 +42,12 @@ def test_a_file_computes_the_same_or_is_refused(
         assert result.parity.passed, result.parity.reason
 
 
-@pytest.mark.parametrize("format_", INT8)
-@pytest.mark.parametrize("name", [name for name in ZOO if (name, "onnx-fp32") not in REFUSED])
+@pytest.mark.parametrize(
+    ("name", "format_"),
+    thinned.product(
+        [name for name in ZOO if (name, "onnx-fp32") not in REFUSED], INT8, often=lambda name, _: name in OFTEN
+    ),
+)
 def test_every_scale_arrives(zoo: Callable[[str], dict[str, Result]], name: str, format_: str) -> None:
     """Identical as float32: those that training learned as well as those of a calibration."""
     scales = zoo(name)[format_].scales

@@ -32,7 +32,8 @@ def rewrite(graph: GraphModule, kept: AbstractSet[Node], is_qat: bool) -> None:
     """Replace, in place, what has no int8 kernel but is made of operations that have; all compute the same in float.
 
     Differences, negation, division by a number and ``alpha`` become sums and products with constant tensors, which
-    can be quantized; SiLU, hard-swish and hard-sigmoid become their factors; pools, parts and named padding become plain forms.
+    can be quantized; SiLU, hard-swish and hard-sigmoid become their factors; pools, parts and named padding become
+    plain forms.
 
     Args:
         graph: An exported graph.

@@ -67,6 +67,9 @@ def model(conversion: Any, tmp_path: Path) -> Any:
 
 
 def test_a_sound_file(model: Any, conversion: Any) -> None:
+    """It has every kind of operator that is damaged below."""
+    kinds = {tflite_file.op_name(model, each) for each in model.subgraphs[0].operators}
+    assert kinds >= {"CONV_2D", "MAX_POOL_2D", "LOGISTIC"}
     consistency.check(model, tflite_file.read(conversion.files.fp32), "model.tflite")
 
 

@@ -122,7 +122,9 @@ def test_no_rows(content: dict[str, Any], tmp_path: Path) -> None:
 def test_losses_that_are_not_numbers(content: dict[str, Any], tmp_path: Path) -> None:
     for item in content["rows"][1:]:
         item["loss"] = math.nan
-    Page(html.page(content, tmp_path))
+    text = html.page(content, tmp_path)
+    Page(text)
+    assert all(item["name"] in text for item in content["rows"])
 
 
 def test_size_of_a_realistic_page(content: dict[str, Any], tmp_path: Path) -> None:
