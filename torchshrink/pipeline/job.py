@@ -298,7 +298,7 @@ class Job:
         return [settings.model_dump(mode="json"), sha256(path) if path.is_file() else None]
 
     def _check_file(self, artefact: Artefact, source: Source, found: Any, expected: Any) -> dict[str, Any]:
-        parity = self.bridge.compare(artefact, source, found, expected)
+        parity = self.bridge.compare(artefact, source, found, expected, self.inputs)
         reached, wanted = self._score(found), self._score(expected)
         if parity["passed"] and artefact.precision == "int8" and not abs(reached.loss - wanted.loss) <= LOSS_LIMIT:
             reason = f"test loss {reached.loss:.4f} instead of the PyTorch graph's {wanted.loss:.4f}"
