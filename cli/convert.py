@@ -208,7 +208,7 @@ def _compare(
     graph = export(model, inputs)
     rows = scales.compare(file, graph, inputs) if is_int8 else []
     found = None if parity.passed else divergence.first(file, graph, inputs, model)
-    where = None if found is None else str(found)
+    where = parity.operation if found is None else str(found)
     if found is not None and is_debug:
         folder = Path(tempfile.mkdtemp(prefix=f"{file.stem}-repro-"))
         if repro.write(found, graph, inputs, folder):
@@ -287,6 +287,9 @@ def _show_verdict(
     within = f", {parity['lsb_match']:.2%} of outputs within 1 step" if parity["lsb_match"] is not None else ""
     verdict = "verified" if parity["passed"] else "FAILED"
     console.show(f"{file}: {verdict} against {parity['reference']}, largest difference {parity['max_abs']:.3g}{within}")
+    if parity["noise_db"] is not None:
+        added = "nothing" if parity["file_noise_db"] is None else f"{parity['file_noise_db']:.1f} dB"
+        console.show(f"signal to noise: {parity['noise_db']:.1f} dB by rounding in the graph; the file adds {added}")
 
 
 def _said_of_saturation(layers: list[Any]) -> str:

@@ -20,7 +20,7 @@ from torchshrink.converters.anatomy.inspect import find_islands, inspect
 from torchshrink.converters.export import onnxruntime_int8
 from torchshrink.converters.export.to_onnx import export
 from torchshrink.converters.onnx_file import save
-from torchshrink.converters.proof import activations, divergence, verify
+from torchshrink.converters.proof import activations, divergence, operators, verify
 from torchshrink.metrics import outputs
 from torchshrink.model.signature import as_tuple
 from torchshrink.pipeline.artefacts import Artefact, Source, ranges_path
@@ -57,18 +57,31 @@ class Bridge:
         return expected
 
     def compare(
-        self, artefact: Artefact, source: Source, found: NDArray[np.float32], expected: NDArray[np.float32]
+        self,
+        artefact: Artefact,
+        source: Source,
+        found: NDArray[np.float32],
+        expected: NDArray[np.float32],
+        inputs: Tensor,
     ) -> dict[str, Any]:
-        """Return the parity of a file's outputs with those of its source; see `verify.Parity`."""
-        kind = "quantized PyTorch graph" if artefact.precision == "int8" else "PyTorch model"
-        scale = next(iter(verify.output_scales(_reference(artefact, source))), None)
-        return asdict(verify.compare(found, expected, artefact.precision, f"{source.variant} ({kind})", scale))
+        """Return the parity of a file's outputs for ``inputs`` with those of its source; see `verify.Parity`."""
+        is_int8 = artefact.precision == "int8"
+        kind = "quantized PyTorch graph" if is_int8 else "PyTorch model"
+        model = _reference(artefact, source)
+        scale = next(iter(verify.output_scales(model)), None)
+        parity = verify.compare(found, expected, artefact.precision, f"{source.variant} ({kind})", scale)
+        if is_int8:
+            parity = verify.look_closer(parity, artefact.path, model, [inputs], [found], [expected])
+        return asdict(parity)
 
     def locate(self, artefact: Artefact, source: Source, sample: Tensor) -> str | None:
         """Name the first operation at which the file and its source part, for one input."""
         model = _reference(artefact, source)
         graph = export(model, source.example_input)
         found = divergence.first(artefact.path, graph, sample, model)
+        if found is None and isinstance(model, GraphModule) and artefact.precision == "int8":
+            wrong = operators.first_wrong(artefact.path, model, [sample])
+            return None if wrong is None else str(wrong)
         return None if found is None else str(found)
 
     def float_time(self, path: Path, runs: int, threads: int) -> float:

@@ -6,8 +6,8 @@ import copy
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,16 +66,44 @@ def onnx_values(model: onnx.ModelProto, names: set[str], sample: Sample) -> dict
     Raises:
         ConversionError: When ONNX Runtime refuses the graph.
     """
+    return onnx_runner(model, names, is_optimized=False)(sample)
+
+
+def onnx_runner(
+    model: onnx.ModelProto, names: set[str], is_optimized: bool
+) -> Callable[[Sample], dict[str, NDArray[Any]]]:
+    """Return what computes the named tensors of an ONNX graph, and its outputs, of one sample after the other.
+
+    Args:
+        model: The graph.
+        names: Tensors of it.
+        is_optimized: Whether integer kernels may compute what a QDQ graph describes, as they do when the file is used.
+
+    Raises:
+        ConversionError: When ONNX Runtime refuses the graph.
+    """
     model = copy.deepcopy(model)
     outputs = {item.name for item in model.graph.output}
     produced = {name for node in model.graph.node for name in node.output}
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(names & produced - outputs))
-    # As it is written: ONNX Runtime's own optimizer makes graphs of some that it has no kernels for.
-    session = onnx_session(model.SerializeToString(), "the graph", level="DISABLE_ALL")
-    entry = {item.name: value for item, value in zip(inputs(model), arrays(sample), strict=True)}
+    session = _session_for_values(model, is_optimized)
     found = [item.name for item in session.get_outputs()]
-    values = dict(zip(found, session.run(found, entry), strict=True))
-    return values | {name: value for name, value in entry.items() if name in names}
+
+    def run(sample: Sample) -> dict[str, NDArray[Any]]:
+        entry = {item.name: value for item, value in zip(inputs(model), arrays(sample), strict=True)}
+        values = dict(zip(found, session.run(found, entry), strict=True))
+        return values | {name: value for name, value in entry.items() if name in names}
+
+    return run
+
+
+def _session_for_values(model: onnx.ModelProto, is_optimized: bool) -> Any:
+    """Open a graph; as it is written where ONNX Runtime's optimizer makes one of it that it has no kernels for."""
+    content = model.SerializeToString()
+    if is_optimized:
+        with suppress(ConversionError):
+            return onnx_session(content, "the graph")
+    return onnx_session(content, "the graph", level="DISABLE_ALL")
 
 
 def tflite_values(model: Path | bytes, sample: Sample) -> dict[int, TensorValue]:

@@ -14,6 +14,7 @@ from torch.fx import GraphModule, Interpreter, Node
 
 from torchshrink.converters.onnx_file import load
 from torchshrink.converters.proof import traces
+from torchshrink.converters.proof.noise import InFloat
 from torchshrink.report.activations import Activation, count_codes, count_floats
 
 MOST = 12  # tensors of a file
@@ -155,12 +156,8 @@ class _Recorder(Interpreter):
         return real
 
 
-class _FloatRecorder(_Recorder):
+class _FloatRecorder(InFloat, _Recorder):
     """Runs it without rounding any activation and keeps the values that would have been."""
-
-    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        is_rounding = "quantize_per_tensor" in str(target) and args[0].is_floating_point()
-        return args[0] if is_rounding else super().call_function(target, args, kwargs)
 
     def _real(self, node: Node, result: Tensor) -> NDArray[Any]:  # noqa: ARG002
         return result.numpy()

@@ -43,7 +43,7 @@ def test_every_file_is_written_and_no_other(unet: Any) -> None:
 def test_file_passes_its_parity(unet: Any, name: str) -> None:
     bridge, artefact = Bridge(), unet.artefacts[name]
     expected = bridge.outputs(artefact, unet.source, unet.inputs)
-    parity = bridge.compare(artefact, unet.source, unet.outputs(name), expected)
+    parity = bridge.compare(artefact, unet.source, unet.outputs(name), expected, unet.inputs)
     assert parity["passed"], parity["reason"]
     assert parity["reason"] == ""
 

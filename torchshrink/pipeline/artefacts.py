@@ -108,9 +108,14 @@ class Bridge(Protocol):
         """Return what the file's source computes for ``[N, C, *size]``."""
 
     def compare(
-        self, artefact: Artefact, source: Source, found: NDArray[np.float32], expected: NDArray[np.float32]
+        self,
+        artefact: Artefact,
+        source: Source,
+        found: NDArray[np.float32],
+        expected: NDArray[np.float32],
+        inputs: Tensor,
     ) -> dict[str, Any]:
-        """Return the parity of a file's outputs with those of its source, as the report holds it, and a reason."""
+        """Return the parity of a file's outputs for ``inputs`` with those of its source, as the report holds it."""
 
     def locate(self, artefact: Artefact, source: Source, sample: Tensor) -> str | None:
         """Name the first operation at which the file and its source part, for one input."""

@@ -218,7 +218,7 @@ class Job:
 
     def _compare(self, artefact: Artefact, source: Source, outputs: Outputs, expected: Outputs) -> dict[str, Any]:
         """Return the parity of a file: its outputs, and for int8 its loss, are those of its source."""
-        parity = self.bridge.compare(artefact, source, outputs, expected)
+        parity = self.bridge.compare(artefact, source, outputs, expected, self.inputs)
         if parity["passed"] and artefact.precision == "int8":
             reached, wanted = self._score(outputs).loss, self._score(expected).loss
             if not abs(reached - wanted) <= LOSS_LIMIT:

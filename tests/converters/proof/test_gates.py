@@ -49,7 +49,7 @@ def test_a_damaged_weight_fails_the_comparison(
 ) -> None:
     path = damage(unet.path(name), LAYERS[layer])
     found = bench.predict(path, unet.inputs.numpy())
-    parity = Bridge().compare(unet.artefacts[name], unet.source, found, unet.expected(name))
+    parity = Bridge().compare(unet.artefacts[name], unet.source, found, unet.expected(name), unet.inputs)
     assert not parity["passed"]
     assert parity["reason"]
 
@@ -231,6 +231,7 @@ def test_parity_goes_into_a_report(unet2d: Any) -> None:
         unet2d.source,
         unet2d.outputs("tflite-int8"),
         unet2d.expected("tflite-int8"),
+        unet2d.inputs,
     )
     assert json.loads(json.dumps(parity, allow_nan=False)) == parity
     assert parity["reference"] == "unet2d (quantized PyTorch graph)"

@@ -1,0 +1,232 @@
+"""Sound int8 files of networks in which rounding adds up pass, and files with one thing wrong fail, however small."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.nn import functional as F
+
+from torchshrink import quantize
+from torchshrink.converters import qdq, tflite, tflite_file, to_onnx
+from torchshrink.converters.onnx_file import load, save
+from torchshrink.converters.proof import noise, operators, verify
+from torchshrink.converters.proof.verify import Parity
+
+
+class Residual(nn.Module):
+    """Sums of what a block takes and what it computes, a PReLU after each, a sigmoid in the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 2, 1)
+        self.blocks = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1) for _ in range(3))
+        self.slopes = nn.ModuleList(nn.PReLU(8) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.leaky_relu(self.stem(x))
+        for block, slope in zip(self.blocks, self.slopes, strict=True):
+            x = slope(x + block(x))
+        return torch.sigmoid(self.head(x))
+
+
+def _leaky() -> nn.Module:
+    """The smallest of other people's models whose TFLite files failed: 16 layers, 29 % within one step."""
+    layers = [part for i in range(16) for part in (nn.Conv2d(8 if i else 3, 8, 3, padding=1), nn.LeakyReLU())]
+    return nn.Sequential(*layers, nn.Conv2d(8, 2, 1))
+
+
+def _classifier() -> nn.Module:
+    """Twenty outputs: one that is two steps off is 5 % of them."""
+    body = (nn.Conv2d(3, 8, 3, padding=1), nn.LeakyReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.SiLU())
+    return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 20))
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {"leaky": _leaky, "residual": Residual, "classifier": _classifier}
+
+
+@dataclass(frozen=True)
+class Made:
+    """A quantized graph and its files."""
+
+    graph: GraphModule
+    inputs: Tensor
+    files: dict[str, Path]
+
+    def verify(self, path: Path, inputs: Tensor | None = None) -> Parity:
+        return verify.verify(path, self.graph, self.inputs if inputs is None else inputs, "int8", "graph")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Made]:
+    """Every model as ONNX and TFLite file; TensorFlow starts once."""
+    folder, found, ranges = tmp_path_factory.mktemp("verdicts"), {}, {}
+    for name, build in MODELS.items():
+        graph, inputs = _quantized(build())
+        files = {"onnx": folder / f"{name}.onnx", "tflite": folder / f"{name}.tflite"}
+        to_onnx(graph, inputs[:1], files["onnx"], "int8")
+        plain, ranges[name] = qdq.split(load(to_onnx(graph, inputs[:1], folder / "generic.onnx", "int8", "generic")))
+        save(plain, folder / f"{name}-float.onnx")
+        found[name] = Made(graph, inputs, files)
+    floats = [folder / f"{name}-float.onnx" for name in MODELS]
+    with tflite.float_files(floats) as converted:
+        for name, source, files_ in zip(MODELS, floats, converted, strict=True):
+            tflite.write(files_, source, found[name].files["tflite"], "int8", ranges[name])
+    return found
+
+
+def _quantized(model: nn.Module, factor: float = 1.0, seed: int = 0) -> tuple[GraphModule, Tensor]:
+    """Return the model calibrated on ``factor`` times the inputs that are returned."""
+    torch.manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(module.weight)
+            nn.init.normal_(module.bias, std=0.3)
+    inputs = torch.randn(8, 3, 10, 12, generator=torch.Generator().manual_seed(2))
+    prepared = quantize.prepare_ptq(model.eval(), inputs[:1])
+    quantize.calibrate(prepared, [factor * inputs])
+    return quantize.convert(prepared), inputs
+
+
+# --- sound files ---
+
+
+@pytest.mark.parametrize("kind", ["onnx", "tflite"])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_sound_file_passes(made: dict[str, Made], name: str, kind: str) -> None:
+    parity = made[name].verify(made[name].files[kind])
+    assert parity.passed, parity.reason
+    assert parity.reason == ""
+    assert parity.operation is None
+
+
+def test_what_steps_refuse_is_judged_by_noise(made: dict[str, Made]) -> None:
+    """LeakyReLU's kernel rounds otherwise: many outputs are steps off, none of them further from the float model."""
+    parity = made["leaky"].verify(made["leaky"].files["tflite"])
+    assert parity.lsb_match is not None
+    assert parity.lsb_match < verify.WITHIN_ONE
+    assert (parity.passed, parity.judged_by) == (True, "noise")
+    assert parity.noise_db is not None
+    assert parity.file_noise_db is not None
+
+
+# --- wrong ones ---
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("kind", ["onnx", "tflite"])
+def test_a_bias_off_by_two_percent_fails(made: dict[str, Made], name: str, kind: str, tmp_path: Path) -> None:
+    path = tmp_path / f"harmed.{kind}"
+    _change_bias(made[name].files[kind], path, 0, lambda codes: np.rint(codes * 1.02).astype(codes.dtype))
+    parity = made[name].verify(path)
+    assert (parity.passed, parity.judged_by) == (False, "operators")
+    assert parity.operation is not None
+    assert parity.operation.startswith("aten.conv2d.default conv2d (")
+    assert "aten.conv2d.default conv2d computes something else" in parity.reason
+
+
+@pytest.mark.parametrize("kind", ["onnx", "tflite"])
+def test_the_operation_is_the_harmed_one(made: dict[str, Made], kind: str, tmp_path: Path) -> None:
+    """The third of the layers, where everything behind it is off as well."""
+    leaky = made["leaky"]
+    path = tmp_path / f"harmed.{kind}"
+    _change_bias(leaky.files[kind], path, 2, np.negative)
+    wrong = operators.first_wrong(path, leaky.graph, [leaky.inputs])
+    assert wrong is not None
+    assert wrong.tensor == "conv2d_2"
+    assert wrong.share > 0.1
+    assert wrong.steps > 1
+
+
+def test_a_file_of_another_graph_fails(made: dict[str, Made]) -> None:
+    """Of the same layers with other weights."""
+    other, _ = _quantized(Residual(), seed=1)
+    parity = verify.verify(made["residual"].files["onnx"], other, made["residual"].inputs, "int8", "graph")
+    assert not parity.passed
+
+
+# --- graphs that lost what they were to compute ---
+
+
+def test_a_graph_that_answers_one_number_is_not_verified(tmp_path: Path) -> None:
+    """Calibrated on inputs ten thousand times as large: every code is the same, in the file as in the graph."""
+    graph, inputs = _quantized(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)), factor=1e5)
+    path = Path(to_onnx(graph, inputs[:1], tmp_path / "lost.onnx", "int8"))
+    parity = verify.verify(path, graph, inputs, "int8", "graph")
+    assert parity.lsb_match == 1.0
+    assert (parity.passed, parity.judged_by) == (False, "graph")
+    assert "gives out one number" in parity.reason
+
+
+@pytest.mark.parametrize(
+    ("graph", "floats", "step", "is_lost"),
+    [
+        ([0.5, 0.5], [0.4, 0.6], 0.1, True),
+        ([0.5, 0.5], [0.5, 0.5001], 0.1, False),  # nothing was to be told apart
+        ([0.5, 0.6], [0.4, 0.6], 0.1, False),
+        ([0.0, 0.0], [1e-5, 3e-5], 2.0**-12, True),  # all below a step that no data asked for
+        ([0.0, 0.0], [1e-5, 3e-5], 1 / 256, False),  # a sigmoid of an empty image
+        ([0.0, 0.0], [0.0, 0.01], 1 / 256, True),
+        ([0.5], [0.4], 0.1, False),  # a single output
+    ],
+)
+def test_is_lost(graph: list[float], floats: list[float], step: float, is_lost: bool) -> None:
+    assert noise.is_lost(np.array(graph), np.array(floats), step) is is_lost
+
+
+# --- figures ---
+
+
+def test_db_of_a_variance_of_four_and_a_squared_difference_of_a_hundredth() -> None:
+    reference = np.array([1.0, 5.0, 1.0, 5.0])
+    assert noise.db(reference + 0.1, reference) == pytest.approx(10 * np.log10(4 / 0.01))
+    assert noise.db(reference, reference) is None
+    assert noise.db(np.array([1.0, 2.0]), np.array([3.0, 3.0])) is None
+
+
+def test_unrounded_is_the_model_with_the_weights_of_the_codes() -> None:
+    """Of one layer: the convolution with dequantized weights, its inputs and outputs as they are."""
+    graph, inputs = _quantized(nn.Sequential(nn.Conv2d(3, 4, 3)))
+    (found,) = noise.unrounded(graph, [inputs])
+    node = next(node for node in graph.graph.nodes if "conv2d" in str(node.target))
+    _, weight, bias = node.args[:3]
+    codes, scale = (getattr(graph, argument.target) for argument in weight.args[:2])
+    expected = F.conv2d(inputs, codes.float() * scale.reshape(-1, 1, 1, 1), getattr(graph, bias.target))
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-6)
+
+
+# --- helpers ---
+
+
+def _change_bias(source: Path, target: Path, layer: int, change: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
+    (_change_tflite if source.suffix == ".tflite" else _change_onnx)(source, target, layer, change)
+
+
+def _change_tflite(source: Path, target: Path, layer: int, change: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
+    model = tflite_file.read(source)
+    graph = model.subgraphs[0]
+    operator = [each for each in graph.operators if tflite_file.op_name(model, each) == "CONV_2D"][layer]
+    tensor = graph.tensors[operator.inputs[2]]
+    changed = change(np.array(tflite_file.constant(model, tensor)))
+    tensor.buffer = tflite_file.add_buffer(model, changed.tobytes())
+    tflite_file.write(model, target)
+
+
+def _change_onnx(source: Path, target: Path, layer: int, change: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
+    model = onnx.load(str(source))
+    producers = {name: node for node in model.graph.node for name in node.output}
+    node = [node for node in model.graph.node if node.op_type == "Conv"][layer]
+    name = producers[node.input[2]].input[0]
+    item = next(item for item in model.graph.initializer if item.name == name)
+    item.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(item)), name))
+    onnx.save(model, str(target))
