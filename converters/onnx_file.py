@@ -87,11 +87,17 @@ def add_kernel_shapes(model: onnx.ModelProto) -> None:
             node.attribute.append(helper.make_attribute("kernel_shape", list(shapes[node.input[1]][2:])))
 
 
-def random_inputs(model: onnx.ModelProto, seed: int = 0) -> list[NDArray[np.float32]]:
-    """Return a standard normal array for every input of a graph that has no default value."""
+def random_inputs(model: onnx.ModelProto, seed: int = 0) -> list[NDArray[Any]]:
+    """Return an array for every input of a graph that has no default value: standard normal, of integers 0 and 1."""
     numbers = np.random.default_rng(seed)
-    shapes = [item.type.tensor_type.shape.dim for item in inputs(model)]
-    return [numbers.standard_normal([side.dim_value or 1 for side in shape]).astype(np.float32) for shape in shapes]
+    found: list[NDArray[Any]] = []
+    for item in inputs(model):
+        shape = [side.dim_value or 1 for side in item.type.tensor_type.shape.dim]
+        kind = helper.tensor_dtype_to_np_dtype(item.type.tensor_type.elem_type)
+        is_float = np.issubdtype(kind, np.floating)
+        values = numbers.standard_normal(shape) if is_float else numbers.integers(0, 2, shape)
+        found.append(np.asarray(values).astype(kind))
+    return found
 
 
 def inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:

@@ -104,13 +104,14 @@ def _recipe(model: Any, grids: Mapping[int, Range], floating: Sequence[Any]) -> 
     from ai_edge_quantizer import recipe
 
     entries: list[dict[str, Any]] = recipe.static_wi8_ai8()
-    graph = model.subgraphs[0]
-    if floating:
-        scopes = ("".join(tflite_file.tensor_name(graph.tensors[i]) + ";" for i in op.outputs) for op in floating)
+    graph, *bodies = model.subgraphs  # those of loops, which recurrent layers become, stay float
+    left = [(graph, operator) for operator in floating] + [(body, op) for body in bodies for op in body.operators]
+    if left:
+        scopes = ("".join(tflite_file.tensor_name(of.tensors[i]) + ";" for i in op.outputs) for of, op in left)
         entries.append(_left_alone(f"^(?:{'|'.join(map(re.escape, scopes))})$", "*"))
-    # All ends of a model are quantized, or none; `ends.quantize` then does those that have a range.
+    # All ends of a model and its loops are quantized, or none; `ends.quantize` then does those that have a range.
     for kind, indices in (("INPUT", graph.inputs), ("OUTPUT", graph.outputs)):
-        if any(index not in grids and graph.tensors[index].type == 0 for index in indices):
+        if bodies or any(index not in grids and graph.tensors[index].type == 0 for index in indices):
             entries.append(_left_alone(".*", kind))
     return entries
 

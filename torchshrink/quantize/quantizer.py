@@ -17,7 +17,7 @@ from torchao.quantization.pt2e.quantizer import (
 from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
 from torchshrink.quantize import keep, scheme
-from torchshrink.quantize.batch_norms import fold_batch_norms
+from torchshrink.quantize.batch_norms import can_fold, fold
 from torchshrink.quantize.rewriting import rewrite
 
 aten = torch.ops.aten
@@ -105,9 +105,9 @@ class TFLiteQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no type
 
     def transform_for_annotation(self, model: GraphModule) -> GraphModule:
         """Write operations as ones that have int8 kernels; see `rewriting.rewrite`."""
+        if not self.is_qat:
+            fold(model)
         kept = self._kept(model)
-        if self.is_qat:
-            fold_batch_norms(model, kept)
         rewrite(model, kept, self.is_qat)
         return model
 
@@ -172,6 +172,9 @@ class TFLiteQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no type
 
     def _annotate_cat(self, node: Any) -> None:
         parts = [part for part in node.args[0] if isinstance(part, Node)]
+        if not _depends_on_inputs(node):
+            return  # a constant in parts
+        parts.sort(key=lambda part: not _depends_on_inputs(part))  # constants are not observed
         shared = SharedQuantizationSpec((parts[0], node))
         inputs = dict.fromkeys(parts[1:], shared) | {parts[0]: self.activation}
         _mark(node, inputs, shared)
@@ -188,6 +191,26 @@ class TFLiteQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no type
 
     def _annotate_fixed(self, node: Any) -> None:
         _mark(node, {node.args[0]: self._input(node.args[0])}, FIXED_OUTPUT[node.target])
+
+
+def _depends_on_inputs(node: Node) -> bool:
+    """Return whether values of an input decide those of a node; the batch size does not count."""
+    seen, left = set(), [node]
+    while left:
+        node = left.pop()
+        if node.op == "placeholder":
+            return True
+        if node not in seen and _is_tensor(node):
+            seen.add(node)
+            left += [*node.all_input_nodes]
+    return False
+
+
+def _is_tensor(node: Node) -> bool:
+    is_made = (
+        str(node.target).partition(".")[2].startswith(("new_", "full", "zeros", "ones", "empty", "arange", "sym_"))
+    )
+    return not is_made and isinstance(node.meta.get("val"), torch.Tensor | list | tuple)
 
 
 def _is_depthwise(node: Node) -> bool:
@@ -230,7 +253,7 @@ def _is_float(node: Node) -> bool:
 def _fused(node: Node) -> list[Node]:
     """Return a node and what TFLite computes together with it: BatchNorm after weights, then a ReLU."""
     chain = [node]
-    if node.target in WEIGHTED and (follower := _only_user(node, BATCH_NORMS)) is not None:
+    if node.target in WEIGHTED and (follower := _only_user(node, BATCH_NORMS)) is not None and can_fold(follower):
         chain.append(follower)
     if node.target in WEIGHTED | SUMS | DIFFERENCES | PRODUCTS:
         follower = _only_user(chain[-1], CLAMPS)
