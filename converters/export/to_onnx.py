@@ -7,19 +7,19 @@ import copy
 import io
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+import numpy as np
 import onnx
 import torch
 from onnx import TensorProto
 from torch import Tensor, nn
-from torch.export import Dim
 
-from torchshrink.converters import half, onnx_file, qdq
-from torchshrink.converters.export import onnxruntime_int8
+from torchshrink.converters import half, onnx_file, qdq, runtimes
+from torchshrink.converters.export import ceil_pools, onnxruntime_int8
 from torchshrink.converters.onnx_file import save
-from torchshrink.errors import ModelError, ShrinkError, UnsupportedOpError
-from torchshrink.model.signature import Inputs, first, input_names, output_names
+from torchshrink.errors import ConversionError, ModelError, ParityError, RecipeError, ShrinkError, UnsupportedOpError
+from torchshrink.model.signature import Inputs, batch_shapes, first, input_names, lively, output_names, tensors
 from torchshrink.quiet import quiet
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -27,6 +27,8 @@ Target = Literal["onnxruntime", "generic"]
 
 OPSET = 18
 _MOST_DIMENSIONS = 4
+_LARGEST_MESSAGE = 2**31 - 1
+_TOLERANCE = 1e-3  # of the largest value; rounding is 1e-5 in deep models, another window or padding 1e-2 and more
 
 
 def to_onnx(
@@ -57,8 +59,12 @@ def to_onnx(
     Raises:
         ModelError: When the precision does not fit the model, or the model refuses ``example_input``.
         UnsupportedOpError: When an operation has no ONNX counterpart.
+        ParityError: When the float graph does not compute what the model does.
     """
     path = Path(path)
+    for name, value, known in (("precision", precision, Precision), ("target", target, Target)):
+        if value not in get_args(known):
+            raise RecipeError(f"{name}={value!r}: expected one of {', '.join(get_args(known))}")
     exported = export(model, example_input, batch)
     is_int8 = qdq.is_quantized(exported)
     if is_int8 != (precision == "int8"):
@@ -92,7 +98,7 @@ def export(model: nn.Module, example_input: Inputs, batch: int | None = 1) -> on
                 opset_version=OPSET,
                 input_names=input_names(model, len(example)),
                 output_names=output_names(outputs),
-                dynamic_shapes=None if batch else ({0: Dim.DYNAMIC},) * len(example),
+                dynamic_shapes=None if batch else batch_shapes(model, len(example)),
                 custom_translation_table=_translations(),
                 verbose=False,
             )
@@ -107,7 +113,36 @@ def export(model: nn.Module, example_input: Inputs, batch: int | None = 1) -> on
     exported: onnx.ModelProto = program.model_proto
     exported = _copy_without_notes(exported)
     onnx_file.add_kernel_shapes(exported)
+    ceil_pools.spell_out(exported)
+    if not qdq.is_quantized(exported):
+        _check(exported, model, lively(example_input, batch or 2))
     return exported
+
+
+def _check(exported: onnx.ModelProto, model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """Hold a float graph against its module, in ONNX Runtime.
+
+    Raises:
+        ParityError: Naming the output.
+    """
+    wanted = [value.detach() for value in tensors(_try_out(model, inputs))]
+    names = [item.name for item in onnx_file.inputs(exported)]
+    if len(names) != len(inputs) or exported.ByteSize() > _LARGEST_MESSAGE:
+        return  # an input that nothing depends on; a graph too large to be handed over in memory
+    try:
+        found = runtimes.onnx_values(exported, set(), [value.numpy() for value in inputs])
+    except ConversionError:
+        return  # it has an operation that ONNX Runtime lacks; others may have it
+    for item, target in zip(exported.graph.output, wanted, strict=True):
+        value = found[item.name]
+        spread = float(target.double().abs().max()) if target.numel() else 0.0
+        if value.shape != target.shape or not np.allclose(
+            value, target.numpy(), 0, _TOLERANCE * spread, equal_nan=True
+        ):
+            raise ParityError(
+                f"the ONNX graph of {type(model).__name__} computes another {item.name!r} than the module: an "
+                "operation was exported wrong; replace pooling, padding or resizing of unusual settings first"
+            )
 
 
 def _try_out(model: nn.Module, example: tuple[Tensor, ...]) -> Any:

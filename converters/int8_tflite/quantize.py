@@ -104,12 +104,15 @@ def _recipe(graph: Graph, grids: Mapping[int, Range], floating: Sequence[Any]) -
     from ai_edge_quantizer import recipe
 
     entries: list[dict[str, Any]] = recipe.static_wi8_ai8()
-    if floating:
-        scopes = ("".join(f"{graph.name(index)};" for index in op.outputs) for op in floating)
+    # The graphs of loops, which recurrent layers become, stay float.
+    bodies = [Graph(graph.model, position) for position in range(1, len(graph.model.subgraphs))]
+    left = [(graph, operator) for operator in floating] + [(body, op) for body in bodies for op in body.operators]
+    if left:
+        scopes = ("".join(f"{of.name(index)};" for index in op.outputs) for of, op in left)
         entries.append(_left_alone(f"^(?:{'|'.join(map(re.escape, scopes))})$", "*"))
-    # All ends of a model are quantized, or none; `ends.quantize` then does those that have a range.
+    # All ends of a model and its loops are quantized, or none; `ends.quantize` then does those that have a range.
     for kind, indices in (("INPUT", graph.inputs), ("OUTPUT", graph.outputs)):
-        if any(index not in grids and graph.is_float(index) for index in indices):
+        if bodies or any(index not in grids and graph.is_float(index) for index in indices):
             entries.append(_left_alone(".*", kind))
     return entries
 

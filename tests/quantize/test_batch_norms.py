@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from torchshrink import quantize
-from torchshrink.quantize.batch_norms import fold_trained_norms
+from torchshrink.quantize.batch_norms import fold as fold_norms
 from torchshrink.quiet import quiet
 
 aten = torch.ops.aten
@@ -27,7 +27,7 @@ def trained(model: nn.Module, inputs: Tensor) -> quantize.PreparedModule:
 def fold(prepared: quantize.PreparedModule) -> GraphModule:
     with quiet():  # torch.fx warns of itself when it copies a graph
         graph = copy.deepcopy(prepared.graph_module)
-    fold_trained_norms(graph)
+    fold_norms(graph)
     return graph
 
 

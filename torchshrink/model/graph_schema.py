@@ -21,6 +21,7 @@ from torchshrink.model.graph_operators import Reference
 _MOST_NODES = 100_000
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}")
 _KEY = re.compile(r"[\w .:/-]{1,200}")
+MODULE = re.compile(r"[\w .:/@-]{1,500}")
 _RESERVED = {
     "self",
     "torch",
@@ -55,6 +56,12 @@ def _checked_key(key: str) -> str:
     if not _KEY.fullmatch(key):
         raise ValueError(f"{key[:50]!r} cannot be a key")
     return key
+
+
+def _checked_module(name: str) -> str:
+    if not MODULE.fullmatch(name):
+        raise ValueError(f"{name[:50]!r} cannot be a module's name")
+    return name
 
 
 def _known(name: str) -> str:
@@ -119,13 +126,14 @@ class Entry(_Part):
 
 
 class Call(_Part):
-    """An operation; its arguments are those of its schema."""
+    """An operation; its arguments are those of its schema. Calls of the model's modules that end with it are named."""
 
     op: Literal["call"]
     name: Name
     target: Annotated[str, Field(max_length=200)]
     args: list[Value]
     kwargs: dict[str, Value] = {}
+    modules: list[Annotated[str, AfterValidator(_checked_module)]] = []
 
     @model_validator(mode="after")
     def _is_as_its_schema_says(self) -> Call:

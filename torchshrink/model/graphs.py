@@ -15,7 +15,9 @@ from torch.utils._pytree import tree_unflatten
 
 from torchshrink.errors import ModelError
 from torchshrink.model import graph_operators
-from torchshrink.model.graph_schema import CONSTANTS, Call, Constant, Description, Named, Result
+from torchshrink.model.graph_schema import CONSTANTS, MODULE, Call, Constant, Description, Named, Result
+
+MODULES = "modules"  # in a node's meta: the calls of modules that end with it, "encoder.0" or, the second one, "act@1"
 
 
 def to_json(module: GraphModule) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -38,7 +40,8 @@ def to_json(module: GraphModule) -> tuple[dict[str, Any], dict[str, Tensor]]:
         elif node.op == "call_function" and not _is_bookkeeping(node):
             kwargs = {key: _encode(value) for key, value in node.kwargs.items()}
             entry = {"op": "call", "name": node.name, "target": _target_name(node), "args": _encode(node.args)}
-            nodes.append(entry | ({"kwargs": kwargs} if kwargs else {}))
+            modules = [name for name in node.meta.get(MODULES, []) if MODULE.fullmatch(name)]
+            nodes.append(entry | ({"kwargs": kwargs} if kwargs else {}) | ({"modules": modules} if modules else {}))
     return {"nodes": nodes, "output": output}, tensors
 
 
@@ -61,6 +64,8 @@ def from_json(content: Any, tensors: dict[str, Tensor]) -> GraphModule:
                 kwargs = {key: _decode(value, known) for key, value in entry.kwargs.items()}
                 node = graph.call_function(graph_operators.find(entry.target), arguments, kwargs)
                 node.name = entry.name
+                if entry.modules:
+                    node.meta[MODULES] = list(entry.modules)
             elif entry.op == "placeholder":
                 node = graph.placeholder(entry.name)
             else:

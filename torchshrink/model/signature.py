@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export import Dim
 
 from torchshrink.errors import ModelError
 
@@ -22,6 +23,30 @@ def as_tuple(inputs: Inputs) -> tuple[Tensor, ...]:
 def first(inputs: Inputs, count: int = 1) -> tuple[Tensor, ...]:
     """Return the arguments cut to ``[count, ...]``; where there are fewer samples, the last one is repeated."""
     return tuple(torch.cat([value[:count], *[value[-1:]] * (count - len(value[:count]))]) for value in as_tuple(inputs))
+
+
+def lively(example: Inputs, count: int = 4) -> tuple[Tensor, ...]:
+    """Return a few samples that differ, of the shape and about the size of an example's."""
+    generator = torch.Generator().manual_seed(0)
+    return tuple(_varied(value, generator) for value in first(example, count))
+
+
+def _varied(value: Tensor, generator: torch.Generator) -> Tensor:
+    value = value.detach()
+    if not value.is_floating_point():
+        return value
+    if bool((value == value.flatten()[0]).all()):  # zeros, as an example that only tells the shape
+        return torch.rand(value.shape, generator=generator).to(value)
+    factor = 1 + 0.2 * torch.randn(value.shape, generator=generator).clamp(-2, 2)
+    return value * factor.to(value)  # signs stay: the model may take logarithms
+
+
+def batch_shapes(model: nn.Module, count: int) -> tuple[Any, ...]:
+    """Return for torch.export that the first size of each of ``count`` arguments is free, ``*inputs`` included."""
+    shapes: tuple[Any, ...] = ({0: Dim.DYNAMIC},) * count
+    parameters = list(inspect.signature(model.forward).parameters.values())
+    rest = next((place for place, item in enumerate(parameters) if item.kind is item.VAR_POSITIONAL), count)
+    return shapes if rest >= count else (*shapes[:rest], shapes[rest:])
 
 
 def tensors(outputs: Any) -> list[Tensor]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from torchshrink.errors import RecipeError
-from torchshrink.prune.layers import inner_layers
+from torchshrink.prune.layers import check_plain, inner_layers
 
 MOST = 256  # distinct values in a layer, as many as int8 has codes
 
@@ -83,6 +83,7 @@ def cluster(model: nn.Module, count: int = 16, ignore: Sequence[str] | None = No
     layers = inner_layers(model, ignore)
     if not layers:
         raise RecipeError(f"{type(model).__name__} has no convolution or linear layer to cluster")
+    check_plain(layers)
     for layer in layers.values():
         weight = layer.weight.detach().cpu().double().contiguous()
         is_zero = weight == 0

@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.nn.utils import prune as torch_prune
 
 from torchshrink.errors import RecipeError
@@ -85,12 +86,29 @@ def checked(model: nn.Module, layers: dict[str, Layer], amount: float) -> None:
     """Refuse what no method can do.
 
     Raises:
-        RecipeError: When ``amount`` is not in [0, 1) or there is nothing to prune.
+        RecipeError: When ``amount`` is not in [0, 1), there is nothing to prune, or a weight is computed from others.
     """
     if not 0 <= amount < 1:
         raise RecipeError(f"amount={amount}: the share of weights to prune must be at least 0 and less than 1")
     if not layers:
         raise RecipeError(f"{type(model).__name__} has no convolution or linear layer to prune")
+    check_plain(layers)
+
+
+def check_plain(layers: dict[str, Layer]) -> None:
+    """Refuse weights that are computed from others, which nothing can set.
+
+    Raises:
+        RecipeError: Naming the layer and what undoes it.
+    """
+    for name, layer in layers.items():
+        if parametrize.is_parametrized(layer, "weight"):
+            raise RecipeError(f"{name!r} is parametrized: torch.nn.utils.parametrize.remove_parametrizations first")
+        if {"weight", "weight_orig"}.isdisjoint(layer._parameters) or hasattr(layer, "weight_u"):
+            raise RecipeError(
+                f"the weight of {name!r} is computed from others: torch.nn.utils.remove_weight_norm, "
+                "remove_spectral_norm or their like first"
+            )
 
 
 def _fits(name: str, layer: nn.Module, pattern: str) -> bool:

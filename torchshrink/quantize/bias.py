@@ -1,14 +1,44 @@
-"""Round the biases of a quantized graph to the int32 grid that integer kernels add them on."""
+"""Biases on the int32 grid that integer kernels add them on: made to fit, and rounded to it."""
 
 from __future__ import annotations
+
+from operator import attrgetter
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from torchshrink.quantize.operators import role
+from torchshrink.quantize.scheme import WEIGHT_MAX
 
 _INT32 = 2**31 - 1
+_ROOM = 2.0**30  # half of int32 for a bias, the other for what is summed up
+
+
+@torch.no_grad()
+def make_room(graph: GraphModule) -> None:
+    """Raise the weight scales of an observed graph, in place, where a bias would not fit into int32.
+
+    A filter that is (almost) zero has a tiny scale, and so has its bias, whose scale is ``input scale * weight scale``;
+    cut to int32, the channel would lose it. Weights that small do not show beside a bias that large.
+    """
+    for node in graph.graph.nodes:
+        if role(node) != "weighted" or len(node.args) < 3 or not isinstance(node.args[2], Node):
+            continue
+        source, weight, bias = node.args[:3]
+        if bias.op != "get_attr" or not (_is_module(source) and _is_module(weight)):
+            continue
+        scale, _ = graph.get_submodule(str(source.target)).calculate_qparams()
+        observed = graph.get_submodule(str(weight.target))
+        observer = getattr(observed, "activation_post_process", observed)
+        needed = attrgetter(str(bias.target))(graph).detach().abs() / (float(scale) * _ROOM) * WEIGHT_MAX
+        if needed.shape == observer.max_val.shape:
+            observer.max_val = torch.maximum(observer.max_val, needed.to(observer.max_val))
+            observer.min_val = -observer.max_val
+
+
+def _is_module(node: object) -> bool:
+    return isinstance(node, Node) and node.op == "call_module"
 
 
 def round_biases(graph: GraphModule) -> None:

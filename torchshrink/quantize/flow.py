@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
 
 import torch
 from torch import nn
-from torch.export import Dim
 from torch.fx import GraphModule
 
-from torchshrink.errors import ModelError
+from torchshrink.errors import DataError, ModelError
 from torchshrink.model import graphs
-from torchshrink.model.signature import Inputs, as_tuple, first
+from torchshrink.model.signature import Inputs, as_tuple, lively
+from torchshrink.quantize import exits
 from torchshrink.quantize.prepared import PreparedModule
+from torchshrink.quantize.tracing import capture_calm, in_float32, plain_copy, plain_names, set_mode
 from torchshrink.quiet import quiet
-
-_TORCHAO_BATCH_NORM_EPS = 1e-5  # built into torchao's QAT pattern
 
 
 def prepare_qat(
@@ -60,31 +60,71 @@ def calibrate(prepared: PreparedModule, batches: Iterable[Inputs]) -> None:
     """Show a module from `prepare_ptq` batches of ``[N, C, *size]``, from which it learns its ranges.
 
     A batch is what the model takes: one tensor, or one for each of its arguments.
+
+    Raises:
+        DataError: When there is no batch, or values in one, or those that the model makes of it, are not finite.
     """
-    for batch in batches:
-        prepared(*as_tuple(batch))
+    count = 0
+    for count, batch in enumerate(batches, 1):
+        values = as_tuple(batch)
+        for place, value in enumerate(values):
+            if not bool(torch.isfinite(value).all()):
+                where = f" in input {place}" if len(values) > 1 else ""
+                raise DataError(f"batch {count} of the calibration data holds NaN or infinite values{where}: remove it")
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", ".*inf detected", UserWarning)  # torchao leaves them out
+                prepared(*values)
+        except (RuntimeError, UserWarning) as error:
+            if "finite" not in str(error) and "inf detected" not in str(error):
+                raise
+            raise DataError(
+                f"the model computes NaN or infinite values from batch {count} of the calibration data, "
+                f"first in {exits.first_not_finite(prepared.graph_module, values)}: keep that module float (keep_float)"
+            ) from error
+    if count == 0:
+        raise DataError("there is no batch in the calibration data: give at least one")
 
 
 def convert(prepared: PreparedModule) -> GraphModule:
     """Return the quantized graph: int8 weights, and explicit quantize and dequantize nodes around every operation.
 
     ``prepared`` is left as it was, so that its training can go on.
+
+    Raises:
+        ModelError: When it has seen no data, or NaN.
     """
     with quiet():
-        from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
-
-        from torchshrink.quantize.batch_norms import fold_trained_norms
-        from torchshrink.quantize.bias import round_biases
+        from torchshrink.quantize import batch_norms, pt2e
+        from torchshrink.quantize.bias import make_room, round_biases
 
         trained = copy.deepcopy(prepared).eval().graph_module
-        fold_trained_norms(trained)
+        batch_norms.fold(trained)
+        _check_ranges(trained)
         _observe_weights(trained)
-        graph = convert_pt2e(trained)
+        make_room(trained)
+        graph = pt2e.quantized(trained)
 
     # Through the form that files have: what is used here is what a file will hold.
     graph = graphs.from_json(*graphs.to_json(graph))
     round_biases(graph)
     return graph
+
+
+def _check_ranges(graph: GraphModule) -> None:
+    """Refuse ranges that were never learned, or not from numbers."""
+    found = [(name, module) for name, module in graph.named_modules() if hasattr(module, "min_val")]
+    activations = [(name, module) for name, module in found if module.min_val.numel() == 1]
+    if activations and all(bool(module.min_val > module.max_val) for _, module in activations):
+        raise ModelError("no batch was seen: calibrate or train what was prepared before it is converted")
+    for name, module in activations:
+        if not bool(module.min_val <= module.max_val):
+            owner = name.removesuffix(".activation_post_process")
+            node = graph.graph.find_nodes(op="call_module", target=owner)[0]
+            raise ModelError(
+                f"no range was learned for {exits.place(node.args[0])}, which saw nothing but NaN or infinite values: "
+                "look for them in the data, or keep that module float (keep_float)"
+            )
 
 
 def _observe_weights(graph: GraphModule) -> None:
@@ -103,53 +143,24 @@ def is_quantized(model: nn.Module) -> bool:
     return isinstance(model, GraphModule) and any("quantized_decomposed" in str(n.target) for n in model.graph.nodes)
 
 
-def capture(model: nn.Module, example_input: Inputs) -> GraphModule:
-    """Return ``model`` as an exported graph with a free batch size.
-
-    Raises:
-        ModelError: When torch.export cannot trace the model.
-    """
-    # Two samples: torch.export treats a dimension of 1 as a constant.
-    sample = first(example_input, 2)
-    try:
-        with quiet():
-            program = torch.export.export(model, sample, dynamic_shapes=({0: Dim.DYNAMIC},) * len(sample))
-    except Exception as error:
-        reason = (str(error).strip() or "no reason given").splitlines()[0]
-        raise ModelError(
-            f"{type(model).__name__} cannot be traced by torch.export ({type(error).__name__}: {reason}); "
-            "its forward must not branch on the values of tensors"
-        ) from error
-    return program.module()
-
-
 def _prepare(
     model: nn.Module, example_input: Inputs, is_qat: bool, keep_float: Sequence[str], portable: bool
 ) -> PreparedModule:
     with quiet():
-        from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e, prepare_qat_pt2e
-
-        from torchshrink.quantize import keep
+        from torchshrink.quantize import keep, parity, pt2e
         from torchshrink.quantize.quantizer import TFLiteQuantizer
 
         keep.check(model, keep_float)
         if any(hasattr(module, "weight_mask") for module in model.modules()):
             raise ModelError(f"{type(model).__name__} is masked: make its pruning permanent, torchshrink.prune.remove")
-        model = copy.deepcopy(model).train(is_qat)
-        _fit_batch_norms(model)
-        prepare = prepare_qat_pt2e if is_qat else prepare_pt2e
-        return PreparedModule(
-            prepare(capture(model, example_input), TFLiteQuantizer(is_qat, keep_float, portable)), is_qat
-        )
-
-
-def _fit_batch_norms(model: nn.Module) -> None:
-    """Write every BatchNorm as torchao's pattern expects it, computing the same: its eps, a scale and a shift."""
-    for module in model.modules():
-        if not isinstance(module, nn.modules.batchnorm._BatchNorm) or module.running_var is None:
-            continue
-        module.running_var += module.eps - _TORCHAO_BATCH_NORM_EPS
-        module.eps = _TORCHAO_BATCH_NORM_EPS
-        if not module.affine:
-            module.weight = nn.Parameter(torch.ones_like(module.running_var), requires_grad=False)
-            module.bias = nn.Parameter(torch.zeros_like(module.running_var), requires_grad=False)
+        plain = plain_copy(model)
+        inputs = lively(example_input)
+        wanted = parity.try_out(model, inputs)
+        set_mode(plain, is_qat)
+        reference, example = copy.deepcopy(plain), in_float32(inputs)
+        graph = capture_calm(plain, example)
+        for name, module in plain.named_modules():
+            reference.get_submodule(name).training = module.training
+        prepared = pt2e.observe(graph, TFLiteQuantizer(is_qat, plain_names(model, keep_float), portable))
+        parity.check(reference, prepared, example, wanted, is_qat)
+        return PreparedModule(prepared, is_qat)

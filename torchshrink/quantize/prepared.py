@@ -6,22 +6,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 from torchao.quantization.pt2e import FakeQuantize
 
+from torchshrink.errors import ModelError
 from torchshrink.prune.clusters import Clusters
+from torchshrink.quantize import exits, modes
 from torchshrink.quantize.observer import StepMinMaxObserver
-
-aten = torch.ops.aten
-
-# Where the operations of an exported graph keep their ``training`` flag.
-_TRAINING_ARGUMENT = {
-    aten.batch_norm.default: 5,
-    aten.dropout.default: 2,
-    aten.dropout_.default: 2,
-    aten.feature_dropout.default: 2,
-    aten.feature_dropout_.default: 2,
-}
+from torchshrink.quantize.tracing import in_float32
 
 
 class PreparedModule(nn.Module):
@@ -51,15 +43,28 @@ class PreparedModule(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Any:
         """Run the graph on what the float module takes, with any batch size, and return what it returns."""
-        output = self.graph_module(*inputs)
-        if self.training:
-            for module in self._range_learners():
-                module.activation_post_process.commit()
-                # What the next step trains with, and what convert reads from the observer, are the same scale.
-                scale, zero_point = module.calculate_qparams()
-                module.scale.copy_(scale)
-                module.zero_point.copy_(zero_point)
+        if self.training and not self._frozen_statistics:
+            modes.set_cumulative(self.graph_module)
+        try:
+            output = self.graph_module(*in_float32(inputs))
+            if self.training:
+                self._end_step()
+        except AssertionError as error:  # torchao's, of a range that is none
+            if "nan" not in str(error):
+                raise
+            where = exits.first_not_finite(self.graph_module, in_float32(inputs))
+            raise ModelError(
+                f"training computes NaN, first in {where}: look for NaN in the data, or for a loss that diverged"
+            ) from error
         return output
+
+    def _end_step(self) -> None:
+        """Let what the next step trains with, and what convert reads from the observer, be the same scale."""
+        for module in self._range_learners():
+            module.activation_post_process.commit()
+            scale, zero_point = module.calculate_qparams()
+            module.scale.copy_(scale)
+            module.zero_point.copy_(zero_point)
 
     def _range_learners(self) -> list[Any]:
         """Return the fake quantizers whose ranges still move."""
@@ -76,12 +81,7 @@ class PreparedModule(nn.Module):
         for module in self.graph_module.modules():
             if isinstance(module, FakeQuantize) and isinstance(module.activation_post_process, StepMinMaxObserver):
                 module.enable_observer(mode and not self._frozen_statistics)
-        for node in self.graph_module.graph.nodes:
-            position = _TRAINING_ARGUMENT.get(node.target)
-            if position is not None:
-                is_frozen = self._frozen_statistics and node.target is aten.batch_norm.default
-                _set_argument(node, position, mode and not is_frozen)
-        self.graph_module.recompile()
+        modes.switch(self.graph_module, mode, self._frozen_statistics)
         return self
 
     def freeze(self) -> None:
@@ -101,9 +101,3 @@ class PreparedModule(nn.Module):
                 self._masks[name] = mask.to(parameters[name].device)
                 parameters[name].mul_(self._masks[name])
         self._clusters.apply()
-
-
-def _set_argument(node: Node, position: int, value: bool) -> None:
-    arguments = list(node.args)
-    arguments[position] = value
-    node.args = tuple(arguments)

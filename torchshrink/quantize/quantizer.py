@@ -17,7 +17,7 @@ from torchao.quantization.pt2e.quantizer import (
 from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
 from torchshrink.quantize import keep, scheme
-from torchshrink.quantize.batch_norms import fold_batch_norms
+from torchshrink.quantize.batch_norms import can_fold, fold
 from torchshrink.quantize.operators import OPERATORS, Role, role, row
 from torchshrink.quantize.rewriting import rewrite
 
@@ -48,9 +48,9 @@ class TFLiteQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no type
 
     def transform_for_annotation(self, model: GraphModule) -> GraphModule:
         """Write operations as ones that have int8 kernels; see `rewriting.rewrite`."""
+        if not self.is_qat:
+            fold(model)
         kept = self._kept(model)
-        if self.is_qat:
-            fold_batch_norms(model, kept)
         rewrite(model, kept, self.is_qat)
         return model
 
@@ -107,6 +107,9 @@ class TFLiteQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no type
 
     def _annotate_joined(self, node: Any) -> None:
         parts = [part for part in node.args[0] if isinstance(part, Node)]
+        if not _depends_on_inputs(node):
+            return  # a constant in parts
+        parts.sort(key=lambda part: not _depends_on_inputs(part))  # constants are not observed
         shared = SharedQuantizationSpec((parts[0], node))
         inputs = dict.fromkeys(parts[1:], shared) | {parts[0]: self.activation}
         _mark(node, inputs, shared)
@@ -118,6 +121,26 @@ class TFLiteQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no type
             _mark(node, {source: shared}, shared)
         else:
             _mark(node, {source: self.activation}, SharedQuantizationSpec((source, node)))
+
+
+def _depends_on_inputs(node: Node) -> bool:
+    """Return whether values of an input decide those of a node; the batch size does not count."""
+    seen, left = set(), [node]
+    while left:
+        node = left.pop()
+        if node.op == "placeholder":
+            return True
+        if node not in seen and _is_tensor(node):
+            seen.add(node)
+            left += [*node.all_input_nodes]
+    return False
+
+
+def _is_tensor(node: Node) -> bool:
+    is_made = (
+        str(node.target).partition(".")[2].startswith(("new_", "full", "zeros", "ones", "empty", "arange", "sym_"))
+    )
+    return not is_made and isinstance(node.meta.get("val"), torch.Tensor | list | tuple)
 
 
 def _is_depthwise(node: Node) -> bool:
@@ -161,7 +184,7 @@ def _is_float(node: Node) -> bool:
 def _fused(node: Node) -> list[Node]:
     """Return a node and what TFLite computes together with it: BatchNorm after weights, then a ReLU."""
     chain = [node]
-    if role(node) == "weighted" and (follower := _only_user(node)) is not None and role(follower) == "fused":
+    if role(node) == "weighted" and (follower := _only_user(node)) is not None and can_fold(follower):
         chain.append(follower)
     if role(node) in ("weighted", "pair"):
         follower = _only_user(chain[-1])

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from torchshrink.model.graphs import MODULES
+
 aten = torch.ops.aten
 
 NAMED_PADDING: dict[Any, Any] = {
@@ -47,6 +49,7 @@ def rewrite(graph: GraphModule, kept: AbstractSet[Node], is_qat: bool) -> None:
         with graph.graph.inserting_before(node):
             replacement = _REWRITES[node.target](_Writer(graph, node, is_qat), *node.args)
         if replacement is not None:
+            replacement.meta[MODULES] = node.meta.get(MODULES, [])
             node.replace_all_uses_with(replacement)
             graph.graph.erase_node(node)
     for node in reversed(list(graph.graph.nodes)):

@@ -1,0 +1,87 @@
+"""The noise of a quantized graph, by module, and what it is put down to."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from torchshrink import quantize
+from torchshrink.model import graphs
+from torchshrink.quantize.noise import LIMIT_DB, Noise, snr_db
+
+IMAGES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def quantized(model: nn.Module, images: Tensor = IMAGES) -> torch.fx.GraphModule:
+    prepared = quantize.prepare_ptq(model, images)
+    quantize.calibrate(prepared, [images])
+    return quantize.convert(prepared)
+
+
+def test_decibels_by_hand() -> None:
+    wanted = torch.tensor([3.0, 4.0])
+    assert snr_db(torch.tensor([3.0, 4.5]), wanted) == pytest.approx(20)  # 25 / 0.25
+    assert snr_db(wanted, wanted) == math.inf
+    assert math.isnan(snr_db(torch.tensor([3.0, float("nan")]), wanted))
+
+
+def test_every_module_and_output_is_named() -> None:
+    """Also after a file: the graph is written as JSON and read again."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Sequential(nn.Conv2d(8, 2, 1), nn.Sigmoid())
+    ).eval()
+    graph = quantized(model)
+    read = graphs.from_json(*graphs.to_json(graph))
+    for found in (quantize.noise(graph, model, IMAGES), quantize.noise(read, model, IMAGES)):
+        assert [item.name for item in found] == ["1", "2", "3.0", "3.1", "3", "output"]  # "0" is folded into "1"
+        assert [item.is_output for item in found] == [False] * 5 + [True]
+        assert all(item.snr_db > 25 and not item.reason for item in found)
+
+
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.small, self.after = nn.Conv2d(3, 2, 1), nn.Conv2d(2, 2, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.after(torch.cat([self.small(x), 1e4 * x], 1)[:, :2])
+
+
+class Masked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = torch.full((8, 8), -1e4).triu(1)
+        return torch.softmax(self.layer(x) + mask, -1)
+
+
+def warned(model: nn.Module) -> Noise:
+    graph = quantized(model)
+    with pytest.warns(UserWarning, match=f"less than {LIMIT_DB:g}; the first tensor below"):
+        found = quantize.noise(graph, model, IMAGES)
+    return next(item for item in found if item.reason)
+
+
+def test_ranges_that_a_concatenation_cannot_hold_are_the_reason() -> None:
+    assert "concatenation" in warned(Two().eval()).reason
+
+
+def test_a_mask_is_the_reason() -> None:
+    assert "mask" in warned(Masked().eval()).reason
+
+
+def test_other_noise_is_put_down_to_depth() -> None:
+    """A layer that takes the difference of nearly equal numbers: nothing is odd about its values."""
+    layer = nn.Conv2d(3, 1, 1, bias=False)
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([1.0, -1.0, 0.0]).reshape(1, 3, 1, 1))
+    model = nn.Sequential(layer)
+    images = IMAGES.clone()
+    images[:, 1] = images[:, 0] + 1e-3 * images[:, 2]
+    graph = quantized(model, images)
+    with pytest.warns(UserWarning, match="keep_float"):
+        assert quantize.noise(graph, model, images)[0].cure

@@ -1,0 +1,153 @@
+"""What quantization costs, tensor by tensor: a quantized graph against its module on the same inputs."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+
+from torchshrink.model.graphs import MODULES
+from torchshrink.model.signature import Inputs, as_tuple
+from torchshrink.quantize import exits
+
+aten = torch.ops.aten
+
+# Sound layers measured 25 dB and more, structural faults less than 15. Rounding alone adds up to as little as 8 dB in
+# deep networks of random weights, which is why this warns and does not refuse: a graph whose structure is wrong is
+# refused when it is prepared, where nothing is rounded and everything must be equal.
+LIMIT_DB = 15.0
+
+_CURES = {
+    "values that hardly vary beside the range of the data": "give calibration data like that in use, or keep_float",
+    "a few values far larger than all others": "keep_float for this module, or clamp its result in the model",
+    "parts of a concatenation whose ranges differ over 100 times": "keep_float for what concatenates, or scale parts",
+    "a mask of large negative numbers before a softmax": "keep_float for the attention, or mask with -100 instead",
+    "noise that adds up over many layers": "quantization-aware training, or keep_float for the modules with least dB",
+}
+_DEAD, _OUTLIER, _CAT, _MASK, _DEPTH = _CURES
+
+
+@dataclass(frozen=True)
+class Noise:
+    """How far a tensor of a quantized graph is from the module's.
+
+    Attributes:
+        name: Of the module that returns it, with ``@1`` for its second call; or of an output, as files name it.
+        is_output: Whether it is one.
+        snr_db: ``10 log10(sum x^2 / sum (x - y)^2)``; inf where nothing differs, nan where a value is not finite.
+        reason: For what falls below `LIMIT_DB`, what its values make likely; else empty.
+        cure: What helps.
+    """
+
+    name: str
+    is_output: bool
+    snr_db: float
+    reason: str = ""
+    cure: str = ""
+
+
+def noise(graph: GraphModule, module: nn.Module, inputs: Inputs) -> list[Noise]:
+    """Return the noise of every module's result in the order of computation, then that of every output.
+
+    Warns where an output falls below `LIMIT_DB`, naming the first tensor that does. A module whose result the graph
+    does not hold, such as a convolution that its BatchNorm was folded into, is left out.
+
+    Args:
+        graph: What `convert` returned.
+        module: The float module that was prepared; after training, the trained one it should be like.
+        inputs: ``[N, C, *size]``, or one for each argument; a batch of real data.
+
+    Source: Sheng et al., arXiv:1803.08607, section 4, names the layers that lose most in this way.
+    """
+    values = as_tuple(inputs)
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        wanted, outputs = exits.of_module(module.eval(), values)
+    finally:
+        for part, is_training in modes:
+            part.training = is_training
+    suspects: dict[Node, str] = {}
+    found, made = exits.of_graph(graph, values, lambda node, args: _suspect(node, args, suspects))
+    layers = [_noise(name, False, found[name], value) for name, value in wanted.items() if name in found]
+    ends = [_noise(name, True, made[name], value) for name, value in outputs.items() if name in made]
+    sound = {item.name for item in layers if item.snr_db >= LIMIT_DB}
+    layers = [_explained(item, _before(graph, item.name, sound), suspects) for item in layers]
+    ends = [_explained(item, _before(graph, None, sound), suspects) for item in ends]
+    _warn(layers + ends)
+    return layers + ends
+
+
+def snr_db(found: Tensor, wanted: Tensor) -> float:
+    """Return signal over noise in dB; nan where a shape differs or a value is not finite."""
+    if found.shape != wanted.shape:
+        return math.nan
+    found, wanted = found.detach().double(), wanted.detach().double()
+    signal, error = float(wanted.square().sum()), float((found - wanted).square().sum())
+    if not (math.isfinite(signal) and math.isfinite(error)):
+        return math.nan
+    if error == 0:
+        return math.inf
+    return 10 * math.log10(signal / error) if signal else -math.inf
+
+
+def _noise(name: str, is_output: bool, found: Tensor, wanted: Tensor) -> Noise:
+    value = snr_db(found, wanted)
+    reason = "" if value >= LIMIT_DB else _reason(found, wanted)
+    return Noise(name, is_output, value, reason, _CURES.get(reason, ""))
+
+
+def _reason(found: Tensor, wanted: Tensor) -> str:
+    sizes = wanted.detach().double().abs().flatten()
+    largest, common = float(sizes.max()), float(sizes.median())
+    if largest == 0 or float(found.detach().double().std()) == 0:
+        return _DEAD
+    return _OUTLIER if largest > 100 * common else _DEPTH
+
+
+def _suspect(node: Node, args: Sequence[Any], suspects: dict[Node, str]) -> None:
+    """Note operations whose operands int8 cannot hold together."""
+    if node.target is aten.cat.default:
+        sizes = [float(part.abs().max()) for part in args[0] if part.numel()]
+        if max(sizes, default=0) > 100 * min(sizes, default=0):
+            suspects[node] = _CAT
+    elif "softmax" in str(node.target) and float(args[0].min()) < -1e3:
+        suspects[node] = _MASK
+
+
+def _before(graph: GraphModule, name: str | None, sound: AbstractSet[str]) -> set[Node]:
+    """Return what a module's result, or with None the outputs, depend on, back to modules that are sound."""
+    left = [node for node in graph.graph.nodes if node.op == "output" or name in node.meta.get(MODULES, [])]
+    left = [node for node in left if (node.op == "output") == (name is None)]
+    seen = {user for node in left for user in exits.seen(node).users}  # with whom it shares a grid
+    while left:
+        node = left.pop()
+        if node not in seen and sound.isdisjoint(node.meta.get(MODULES, [])):
+            seen.add(node)
+            left += node.all_input_nodes
+    return seen
+
+
+def _explained(item: Noise, before: AbstractSet[Node], suspects: Mapping[Node, str]) -> Noise:
+    """Let what an operation before a tensor shows go before what its values make likely."""
+    reasons = [reason for node, reason in suspects.items() if node in before]
+    return replace(item, reason=reasons[0], cure=_CURES[reasons[0]]) if item.reason and reasons else item
+
+
+def _warn(found: Sequence[Noise]) -> None:
+    low = [item for item in found if not item.snr_db >= LIMIT_DB]
+    ends = [item for item in low if item.is_output]
+    if ends:
+        worst, first = ends[0], low[0]
+        warnings.warn(
+            f"output {worst.name!r} of the quantized graph has {worst.snr_db:.1f} dB, less than {LIMIT_DB:g}; the "
+            f"first tensor below is that of {first.name!r} ({first.snr_db:.1f} dB), likely for {first.reason}: "
+            f"{first.cure}",
+            stacklevel=3,
+        )

@@ -1,0 +1,253 @@
+"""From a module to an exported graph: wrappers taken off, blocks written in, nothing random left."""
+
+from __future__ import annotations
+
+import copy
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
+
+from torchshrink.errors import ModelError
+from torchshrink.model.signature import Inputs, as_tuple, batch_shapes, first
+from torchshrink.quantize import exits
+from torchshrink.quantize.modes import CUMULATIVE, owner, random_operations, refuse_random, remember
+from torchshrink.quiet import quiet
+
+# Blocks that torch.export writes as graphs of their own, and where the graph stands among the arguments.
+_BLOCKS: dict[Any, int] = {
+    torch.ops.higher_order.wrap_with_set_grad_enabled: 1,
+    torch.ops.higher_order.wrap_with_autocast: 4,
+}
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.optim.swa_utils.AveragedModel)
+
+
+def capture(model: nn.Module, example_input: Inputs) -> GraphModule:
+    """Return ``model`` as an exported graph with a free batch size.
+
+    Raises:
+        ModelError: When torch.export cannot trace the model.
+    """
+    # Two samples: torch.export treats a dimension of 1 as a constant.
+    sample = first(example_input, 2)
+    try:
+        with quiet():
+            graph = torch.export.export(model, sample, dynamic_shapes=batch_shapes(model, len(sample))).module()
+    except Exception as error:
+        reason = (str(error).strip() or "no reason given").splitlines()[0]
+        raise ModelError(
+            f"{type(model).__name__} cannot be traced by torch.export ({type(error).__name__}: {reason}); "
+            f"{_advice(str(error), model, sample)}"
+        ) from error
+    _inline(graph, model)
+    graph.recompile()
+    return graph
+
+
+def capture_calm(model: nn.Module, example_input: Inputs) -> GraphModule:
+    """Return ``model`` as `capture` does, with every layer in evaluation that draws random numbers in training only.
+
+    Dropout stays, which a graph can switch off; stochastic depth and the like are branches of the module's own code,
+    and are out of the graph for good. The mode of such layers is changed in place.
+
+    Raises:
+        ModelError: When a layer draws them in evaluation as well.
+    """
+    _mark_cumulative(model)
+    graph = capture(model, example_input)
+    while random := [node for node in random_operations(graph) if model.get_submodule(owner(node)).training]:
+        for node in random:
+            model.get_submodule(owner(node)).training = False
+        graph = capture(model, example_input)
+    if random_operations(graph) or not any(module.training for module in model.modules()):
+        refuse_random(graph, model)
+    remember(graph)
+    exits.mark(graph)
+    return graph
+
+
+def plain_copy(model: nn.Module) -> nn.Module:
+    """Return a copy in float32 without wrappers, and with plain weights.
+
+    Taken off is what wraps the model or parts of it (DataParallel, torch.compile). Weights that are computed from
+    others (weight_norm, spectral_norm, any parametrization) become what they are now.
+
+    Raises:
+        ModelError: When it is TorchScript, which has no modules to trace.
+    """
+    scripted = next((m for m in model.modules() if isinstance(m, torch.jit.ScriptModule)), None)
+    if scripted is not None:
+        raise ModelError(f"{type(model).__name__} is TorchScript: give the module from which it was scripted or traced")
+    memo: dict[int, Any] = {}
+    for module in reversed(list(model.modules())):  # the innermost first
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf:  # as the older weight_norm leaves it
+                memo[id(value)] = value.detach().clone()
+        if (inner := _wrapped(module)) is not None:
+            memo[id(module)] = copy.deepcopy(inner, memo)
+    plain: nn.Module = copy.deepcopy(model, memo)
+    for module in plain.modules():
+        module._compiled_call_impl = None
+    with torch.no_grad():
+        modes = {module: module.training for module in plain.modules()}
+        _make_weights_plain(plain.eval())
+        for module, is_training in modes.items():
+            module.training = is_training
+    return _in_float32(plain)
+
+
+def in_float32(inputs: Inputs) -> tuple[Tensor, ...]:
+    """Return inputs of half or double precision in float32; integers stay."""
+    return tuple(value.float() if value.is_floating_point() else value for value in as_tuple(inputs))
+
+
+def set_mode(model: nn.Module, is_training: bool) -> None:
+    """Switch a model to evaluation, or to training but for what its owner froze, in place.
+
+    Frozen are BatchNorms whose parameters are not to be trained; a model that is in training already keeps the mode of
+    every part.
+    """
+    if is_training and model.training:
+        return
+    model.train(is_training)
+    for module in model.modules():
+        parameters = list(module.parameters(recurse=False))
+        if isinstance(module, nn.modules.batchnorm._NormBase) and parameters:
+            module.train(is_training and any(value.requires_grad for value in parameters))
+
+
+def _mark_cumulative(model: nn.Module) -> None:
+    """Let norms whose momentum is None be traced, which compute it from a counter."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.momentum is None:
+            module.momentum = CUMULATIVE
+
+
+def plain_names(model: nn.Module, names: Any) -> list[str]:
+    """Return names of modules as they are once the wrappers are off."""
+    found = []
+    for name in names:
+        parts, module = [], _unwrapped(model)
+        steps = name.split(".")
+        if module is not model and steps[0] in ("module", "_orig_mod"):
+            steps = steps[1:]
+        for step in steps:
+            child = module._modules.get(step) if isinstance(module, nn.Module) else None
+            if step in ("module", "_orig_mod") and child is None:
+                continue
+            parts.append(step)
+            module = _unwrapped(child) if child is not None else module
+        found.append(".".join(parts))
+    return found
+
+
+def _wrapped(module: nn.Module) -> nn.Module | None:
+    """Return the module inside of a wrapper; None for any other."""
+    name = "_orig_mod" if "_orig_mod" in module._modules else "module" if isinstance(module, _WRAPPERS) else None
+    return None if name is None else module._modules[name]
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    while (inner := _wrapped(module)) is not None:
+        module = inner
+    return module
+
+
+def _make_weights_plain(model: nn.Module) -> None:
+    for module in list(model.modules()):
+        if parametrize.is_parametrized(module):
+            _take_parametrizations_off(module)
+        for hook in list(module._forward_pre_hooks.values()):
+            kind, name = type(hook).__name__, getattr(hook, "name", None)
+            if kind == "WeightNorm":
+                remove_weight_norm(module, name)
+            elif kind == "SpectralNorm":
+                remove_spectral_norm(module, name)
+
+
+def _take_parametrizations_off(module: nn.Module) -> None:
+    """Let a module hold what it computed; torch's own function would change the class, which the original shares."""
+    parts: Any = module._modules["parametrizations"]
+    values = {name: getattr(module, name).detach().clone() for name in parts}
+    trained = {name: any(value.requires_grad for value in parts[name].parameters()) for name in parts}
+    del module._modules["parametrizations"]
+    module.__class__ = type(module).__bases__[0]
+    for name, value in values.items():
+        module.register_parameter(name, nn.Parameter(value, requires_grad=trained[name]))
+
+
+def _in_float32(model: nn.Module) -> nn.Module:
+    kinds = {value.dtype for value in model.parameters() if value.is_floating_point()}
+    return model if kinds <= {torch.float32} else model.float()
+
+
+def _advice(reason: str, model: nn.Module, sample: tuple[Tensor, ...]) -> str:
+    try:
+        with torch.no_grad():
+            copy.deepcopy(model)(*sample)
+    except Exception:
+        reason = "batch"
+    if "data-dependent" in reason or "data dependent" in reason.lower():
+        return "its forward must not branch on the values of tensors"
+    if "Constraints violated" in reason or "batch" in reason:
+        return "its forward must take any number of samples: no shape with a fixed first size, no len(x) in it"
+    return "replace in its forward what torch.export does not take"
+
+
+def _inline(graph: GraphModule, model: nn.Module) -> None:
+    """Write the operations of blocks under ``no_grad`` and ``autocast`` into the graph around them, in place.
+
+    All is computed in float32; weights that a block without gradients uses alone are not trained.
+    """
+    for node in list(graph.graph.nodes):
+        if node.target in _BLOCKS:
+            _write_in(graph, node, model)
+    for node in graph.graph.nodes:
+        if node.op == "get_attr" and node.users and isinstance(_attribute(graph, node), GraphModule):
+            user = next(iter(node.users))
+            raise ModelError(
+                f"{type(model.get_submodule(owner(user))).__name__} calls {user.target}, whose branches are graphs of "
+                "their own: a quantized graph cannot hold them, so take one branch in the model"
+            )
+
+
+def _write_in(graph: GraphModule, node: Node, model: nn.Module) -> None:
+    place = _BLOCKS[node.target]
+    inner: Any = _attribute(graph, node.args[place])
+    _inline(inner, model)
+    operands = node.args[place + 1 :]
+    if node.target is torch.ops.higher_order.wrap_with_set_grad_enabled and node.args[0] is False:
+        _freeze(graph, [operand for operand in operands if isinstance(operand, Node) and len(operand.users) == 1])
+    known = dict(zip(inner.graph.find_nodes(op="placeholder"), operands, strict=True))
+    with graph.graph.inserting_before(node):
+        for part in inner.graph.nodes:
+            if part.op == "get_attr":
+                value = _attribute(inner, part)
+                if not isinstance(value, Tensor):
+                    continue
+                name = f"_{node.name}_{part.name}"
+                graph.register_buffer(name, value)
+                known[part] = graph.graph.get_attr(name)
+                known[part].meta = dict(part.meta)
+            elif part.op not in ("placeholder", "output"):
+                known[part] = graph.graph.node_copy(part, lambda of: known[of])
+    results = inner.graph.output_node().args[0]
+    for user in list(node.users):
+        assert user.target is operator.getitem
+        user.replace_all_uses_with(known[results[user.args[1]]])
+        graph.graph.erase_node(user)
+    graph.graph.erase_node(node)
+
+
+def _freeze(graph: GraphModule, nodes: list[Node]) -> None:
+    for node in nodes:
+        if node.op == "get_attr" and isinstance(value := _attribute(graph, node), nn.Parameter):
+            module, _, name = str(node.target).rpartition(".")
+            setattr(graph.get_submodule(module), name, nn.Parameter(value.detach(), requires_grad=False))
+
+
+def _attribute(graph: GraphModule, node: Any) -> Any:
+    return operator.attrgetter(str(node.target))(graph)
