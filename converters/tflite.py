@@ -109,7 +109,7 @@ def write(
 ) -> Written:
     """Write one TFLite file from what onnx2tf made of ``float_onnx``, and return what there is to know about it.
 
-    Args as `to_tflite`, and ``samples`` as `tflite_int8.quantize`.
+    Args as `to_tflite`, and ``samples`` as `int8_tflite.quantize`.
     """
     match, sparse_tensors, source = None, 0, files.fp32
     with atomic(path) as temporary:
