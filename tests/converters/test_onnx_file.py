@@ -12,8 +12,10 @@ from torchshrink.converters import onnx_file
 
 
 def test_random_inputs_fit_the_graph(onnx_model: Any) -> None:
-    model = onnx_model([helper.make_node("Gather", ["x", "places"], ["y"])], {"x": (4, 3)}, {"y": (2, 3)}, {})
-    model.graph.input.append(helper.make_tensor_value_info("places", TensorProto.INT64, ["N"]))
+    model = onnx_model(
+        [helper.make_node("Gather", ["x", "places"], ["y"])], {"x": (4, 3), "places": (1,)}, {"y": (1, 3)}, {}
+    )
+    model.graph.input[1].CopyFrom(helper.make_tensor_value_info("places", TensorProto.INT64, ["N"]))
     values, places = onnx_file.random_inputs(model)
     assert (values.shape, values.dtype, float(np.ptp(values)) > 0) == ((4, 3), np.float32, True)
     assert (places.tolist(), places.dtype) == ([0], np.int64)
