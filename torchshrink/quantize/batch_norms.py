@@ -211,7 +211,7 @@ class _Constants:
             self._graph.register_parameter(self._names[key], nn.Parameter(value, requires_grad=False))
         made = self._graph.graph.get_attr(self._names[key])
         if "val" in like.meta:
-            made.meta["val"] = like.meta["val"].fake_mode.from_tensor(value)
+            made.meta["val"] = like.meta["val"].fake_mode.from_tensor(value, static_shapes=True)
         return made
 
 
