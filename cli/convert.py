@@ -135,7 +135,8 @@ def verify(
     others = _other_processors(on)
     if against is None and ranges is None and not others and file.suffix != ".onnx":
         raise typer.BadParameter("pass the checkpoint, or the learned --ranges, or both", param_hint="--against")
-    parity, rows, elsewhere = None, [], {}
+    elsewhere: dict[str, Any] = {}
+    parity, rows = None, []
     with console.Progress() as progress:
         progress.start(f"verify {file.name}")
         if ranges is not None:

@@ -64,7 +64,8 @@ def _spell_out(model: onnx.ModelProto, node: NodeProto, sizes: list[int]) -> Non
 def _shares(size: int, kernel: int, stride: int, begin: int, end: int, windows: int) -> NDArray[Any]:
     """Return for each window of one dimension its length over the part of it that PyTorch counts."""
     starts = np.arange(windows) * stride - begin
-    return kernel / (np.minimum(starts + kernel, size + end) - starts)
+    shares: NDArray[Any] = kernel / (np.minimum(starts + kernel, size + end) - starts)
+    return shares
 
 
 def _correct(model: onnx.ModelProto, node: NodeProto, shares: list[NDArray[Any]]) -> None:

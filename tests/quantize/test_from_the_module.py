@@ -344,7 +344,7 @@ def test_no_data_is_refused() -> None:
 
 def test_a_diverged_training_is_refused() -> None:
     prepared = quantize.prepare_qat(nn.Sequential(convolution(), nn.ReLU()), IMAGES)
-    with pytest.raises(ModelError, match="training computes NaN, first in 'x'"):
+    with pytest.raises(ModelError, match="training computes NaN, first in 'input"):
         prepared(IMAGES * float("nan"))
 
 

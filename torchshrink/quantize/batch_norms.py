@@ -123,7 +123,8 @@ def _fold_plain(norm: Node, values: _Values, made: _Constants) -> None:
     weight, bias = arguments[1:3]
     offset = (0 if bias is None else values(bias)) - values(mean)
     groups = source.args[_TRANSPOSED[source.target]] if _groups_follow(source) else 1
-    names = [None if part is None else str(part.target) for part in (weight, bias, gain, shift, mean, variance)]
+    parts: list[Any] = [weight, bias, gain, shift, mean, variance]
+    names = [None if part is None else str(part.target) for part in parts]
     with source.graph.inserting_before(source):
         scaled = _times(values(weight), factor, source.target in _TRANSPOSED, groups)
         arguments[1] = made(weight, (*names, eps, "weight"), scaled)
@@ -149,7 +150,7 @@ def _fold_trained(norm: Node, values: _Values, made: _Constants) -> None:
     quantizer: Any = source.args[1]
     product: Any = quantizer.args[0] if quantizer.op == "call_module" else quantizer
     _, gain, shift, mean, *_ = norm.args
-    alive = 1 if gain is None else values(gain) != 0
+    alive: Any = 1 if gain is None else values(gain) != 0
     factor = values(product.args[1].args[0]) * alive
     offset = (0 if bias is None else values(bias)) - values(mean)
     arguments = list(source.args)
@@ -210,7 +211,7 @@ class _Constants:
             self._graph.register_parameter(self._names[key], nn.Parameter(value, requires_grad=False))
         made = self._graph.graph.get_attr(self._names[key])
         if "val" in like.meta:
-            made.meta["val"] = like.meta["val"].fake_mode.from_tensor(value)
+            made.meta["val"] = like.meta["val"].fake_mode.from_tensor(value, static_shapes=True)
         return made
 
 

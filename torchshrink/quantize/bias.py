@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from operator import attrgetter
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,8 +29,9 @@ def make_room(graph: GraphModule) -> None:
         source, weight, bias = node.args[:3]
         if bias.op != "get_attr" or not (_is_module(source) and _is_module(weight)):
             continue
-        scale, _ = graph.get_submodule(str(source.target)).calculate_qparams()
-        observed = graph.get_submodule(str(weight.target))
+        entry: Any = graph.get_submodule(str(source.target))
+        scale, _ = entry.calculate_qparams()
+        observed: Any = graph.get_submodule(str(weight.target))
         observer = getattr(observed, "activation_post_process", observed)
         needed = attrgetter(str(bias.target))(graph).detach().abs() / (float(scale) * _ROOM) * WEIGHT_MAX
         if needed.shape == observer.max_val.shape:

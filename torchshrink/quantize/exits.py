@@ -77,7 +77,8 @@ def first_not_finite(graph: GraphModule, inputs: Sequence[Tensor]) -> str:
     class Looking(Interpreter):
         def run_node(self, n: Node) -> Any:
             is_observer = n.op == "call_module" and hasattr(self.fetch_attr(str(n.target)), "calculate_qparams")
-            value = self.env[n.args[0]] if is_observer else super().run_node(n)
+            observed: Any = n.args[0] if n.args else None
+            value = self.env[observed] if is_observer else super().run_node(n)
             if isinstance(value, Tensor) and value.is_floating_point() and not bool(value.isfinite().all()):
                 found.append(place(n))
             return value

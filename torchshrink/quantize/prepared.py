@@ -54,7 +54,7 @@ class PreparedModule(nn.Module):
                 raise
             where = exits.first_not_finite(self.graph_module, in_float32(inputs))
             raise ModelError(
-                f"training computes NaN, first in {where}: look for NaN in the data, or for a loss that diverged"
+                f"training computes NaN, first in {where}: look for NaN in the data, or a loss that diverged"
             ) from error
         return output
 

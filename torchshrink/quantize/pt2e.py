@@ -26,7 +26,8 @@ def observe(graph: GraphModule, quantizer: TFLiteQuantizer) -> GraphModule:
     quantizer.annotate(graph)
     if quantizer.is_qat:
         batch_norms.unfold(graph)
-    return prepare(graph, scopes, quantizer.is_qat, quantizer.prepare_obs_or_fq_callback)
+    observed: GraphModule = prepare(graph, scopes, quantizer.is_qat, quantizer.prepare_obs_or_fq_callback)
+    return observed
 
 
 def quantized(graph: GraphModule) -> GraphModule:

@@ -161,7 +161,7 @@ def _make_weights_plain(model: nn.Module) -> None:
         if parametrize.is_parametrized(module):
             _take_parametrizations_off(module)
         for hook in list(module._forward_pre_hooks.values()):
-            kind, name = type(hook).__name__, getattr(hook, "name", None)
+            kind, name = type(hook).__name__, getattr(hook, "name", "")
             if kind == "WeightNorm":
                 remove_weight_norm(module, name)
             elif kind == "SpectralNorm":
