@@ -82,7 +82,7 @@ SHAPES = [
         KINDS,
         often=lambda shape, sparsity, dtype: shape == (20, 30, 17) or (sparsity, dtype) == (0.95, np.int8),
     ),
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_decoding_gives_back_what_was_encoded(
     save_weight: Save, tmp_path: Path, shape: tuple[int, ...], sparsity: float, dtype: type
