@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import textwrap
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,17 +11,18 @@ from typing import Any
 
 import torch
 
-INTRODUCTION = """\
-# What the verifier catches
-
-`torchshrink verify` on right int8 files, and on the same files with one thing wrong. Small models with random weights
-({models}), calibrated; {count} harms each of their ONNX and TFLite files, drawn with seed {seed}. The verifier gets 32
-random inputs. A harm counts where any output of the file changes on 256 other random inputs; *not seen* are those that
-change none, such as a missing clamp whose bound is the end of the int8 grid anyway.
-Made by `scripts/verifier_score`.
-
-Machine: {machine}. torch {torch}, Python {python}.
-"""
+INTRODUCTION = (
+    "`torchshrink verify` on right int8 files, and on the same files with one thing wrong. Small models with random "
+    "weights, calibrated; {count} harms of each file, drawn with seed {seed}. The verifier gets 32 random inputs. A "
+    "harm counts where any output of the file changes on 256 other random inputs; *not seen* are those that change "
+    "none, such as a missing clamp whose bound is the end of the int8 grid anyway. Made by `scripts/verifier_score`.",
+    "Machine: {machine}. torch {torch}, Python {python}.",
+)
+REASONS = (
+    "What refused them: {counts} (operators: one computes something else from the same inputs; scales: one differs "
+    "from the learned one, looked at last; noise: further from the float computation than the graph; runtime: it does "
+    "not take the file)."
+)
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "asimddp", "i8mm")
 
 
@@ -31,31 +33,29 @@ def key(verdict: dict[str, Any]) -> tuple[str, str, int]:
 
 def write(verdicts: list[dict[str, Any]], seed: int) -> str:
     """Return the page."""
-    models = list(dict.fromkeys(verdict["model"] for verdict in verdicts))
     harmed = [verdict for verdict in verdicts if verdict["number"]]
     right = [verdict for verdict in verdicts if not verdict["number"]]
     shown = [verdict for verdict in harmed if verdict["verdict"] != "not seen"]
     caught = [verdict for verdict in shown if verdict["verdict"] == "caught"]
     reasons = Counter(by for verdict in caught for by in verdict["by"])
     refused = [verdict for verdict in right if verdict["verdict"] == "refused"]
+    facts = {
+        "count": max((verdict["number"] for verdict in verdicts), default=0),
+        "seed": seed,
+        "machine": machine(),
+        "torch": torch.__version__.split("+")[0],
+        "python": platform.python_version(),
+    }
     lines = [
-        INTRODUCTION.format(
-            models=", ".join(models),
-            count=max((verdict["number"] for verdict in verdicts), default=0),
-            seed=seed,
-            machine=machine(),
-            torch=torch.__version__.split("+")[0],
-            python=platform.python_version(),
-        ),
+        "# What the verifier catches\n",
+        *(f"{textwrap.fill(part.format(**facts), 120)}\n" for part in INTRODUCTION),
         f"**{len(caught)} of {len(shown)} caught ({_share(len(caught), len(shown))})**, "
         f"{len(harmed) - len(shown)} not seen; {len(refused)} of {len(right)} right files refused.\n",
         *_table("model", shown, [f"{each['model']}, {each['format']}" for each in shown]),
         "",
         *_table("harm", shown, [f"{each['harm']}, {each['format']}" for each in shown]),
         "",
-        f"What refused them: {', '.join(f'{by} {number}' for by, number in reasons.most_common())} (operators: one "
-        "computes something else from the same inputs; scales: one differs from the learned one; runtime: it does not "
-        "take the file).",
+        textwrap.fill(REASONS.format(counts=", ".join(f"{by} {n}" for by, n in reasons.most_common())), 120),
         "",
         *(_line(verdict) for verdict in [*refused, *(each for each in shown if each["verdict"] == "missed")]),
     ]

@@ -61,9 +61,9 @@ def test_the_page_counts_what_shows_and_names_what_was_missed() -> None:
 
 @pytest.fixture(scope="module")
 def right(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two convolutions, the first padded and clamped at zero on a grid that goes below."""
+    """Two convolutions, the first padded, and a LeakyReLU between them."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.LeakyReLU(), nn.Conv2d(4, 2, 1)).eval()
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.LeakyReLU(), nn.Conv2d(4, 2, 3)).eval()
     inputs = torch.randn(4, 3, 6, 8)
     prepared = quantize.prepare_ptq(model, inputs[:1])
     quantize.calibrate(prepared, [inputs])
