@@ -11,7 +11,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from torchshrink.converters import tflite_file
-from torchshrink.converters.tflite_ops import BIAS_INPUT, OUTPUT_AXIS, WEIGHT_INPUT
+from torchshrink.converters.tflite_ops import row
 
 Harm = Callable[[Any, Generator], str | None]
 _FUSED, _INT8 = schema.ActivationFunctionType, schema.TensorType.INT8
@@ -156,10 +156,11 @@ def _layers(model: Any) -> list[tuple[str, Any, Any]]:
     found = []
     for operator in graph.operators:
         kind = tflite_file.op_name(model, operator)
-        if kind in OUTPUT_AXIS:
-            place = BIAS_INPUT[kind]
-            has_bias = place < len(operator.inputs) and operator.inputs[place] >= 0
-            weight = graph.tensors[operator.inputs[WEIGHT_INPUT]]
+        op = row(kind)
+        if op.weight is not None:
+            place = op.bias
+            has_bias = place is not None and place < len(operator.inputs) and operator.inputs[place] >= 0
+            weight = graph.tensors[operator.inputs[op.weight]]
             found.append((kind, weight, graph.tensors[operator.inputs[place]] if has_bias else None))
     return found
 
@@ -174,10 +175,10 @@ def _channels(model: Any, rng: Generator, count: int, change: Any) -> str:
     kind, tensor, _ = _pick(rng, _layers(model))
 
     def apply(codes: NDArray[Any]) -> NDArray[Any]:
-        changed = np.moveaxis(codes, OUTPUT_AXIS[kind], 0).copy()
+        changed = np.moveaxis(codes, row(kind).axis, 0).copy()
         chosen = rng.choice(len(changed), min(count, len(changed)), replace=False)
         changed[chosen] = change(changed[chosen])
-        return np.moveaxis(changed, 0, OUTPUT_AXIS[kind])
+        return np.moveaxis(changed, 0, row(kind).axis)
 
     return _store(model, tensor, apply)
 

@@ -122,7 +122,7 @@ def test_verify_with_a_store_alone(finished: Run, tmp_path: Path) -> None:
     wrong = call("verify", files / "pruned-qat-int8.onnx", "--ranges", tmp_path / "other.json")
     assert wrong.code == 4
     assert "do not carry the learned scale, first input" in wrong.stderr
-    neither = call("verify", files / "pruned-qat-int8.onnx")
+    neither = call("verify", files / "pruned-qat-int8.tflite")
     assert neither.code == 2
 
 

@@ -220,7 +220,7 @@ def test_json_of_a_file(onnx_file: Path, tmp_path: Path) -> None:
 def test_options_that_mean_nothing_for_the_file(name: str, arguments: tuple[str, ...], named: str) -> None:
     result = call("inspect", name, *arguments)
     assert result.code == 2
-    assert named in result.stderr
+    assert named in result.said
     assert result.stdout == ""
 
 

@@ -71,7 +71,7 @@ def test_python_runs(tmp_path: Path) -> None:
 
 def test_changelog_tells_of_this_version() -> None:
     version = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
-    newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    newest = re.search(r"^## ([0-9]\S*)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert version is not None
     assert newest is not None
     assert version[1] == newest[1]

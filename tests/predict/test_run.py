@@ -514,7 +514,7 @@ def model_bytes(folder: Path, name: str, content: bytes) -> Path:
     [
         (lambda f: f / "no.onnx", r"no such model file: .*no\.onnx"),
         (lambda f: f / "m.safetensors", "m.safetensors is not a shipped model: expected an .onnx or .tflite file"),
-        (lambda f: model_bytes(f, "m.onnx", b"\0" * 99), r"m.onnx cannot be read \(.*: export it again, or copy it ag"),
+        (lambda f: model_bytes(f, "m.onnx", b"\0" * 99), r"m.onnx cannot be read as ONNX \(.*: export it again"),
         (lambda f: model_bytes(f, "m.tflite", b"\0" * 99), r"m.tflite cannot be read \(it is not TFLite\): export it"),
         (lambda f: model_bytes(f, "m.tflite", b"\xff\xff\0\0TFL3"), r"m.tflite cannot be read \(.*: export it again"),
         (lambda f: conv_onnx(f / "m.onnx", (8, 8), None), "m.onnx does not say how its input is normalised, so it was"),

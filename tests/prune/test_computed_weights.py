@@ -10,7 +10,7 @@ from torch.nn.utils import parametrizations
 
 from torchshrink import prune
 from torchshrink.errors import RecipeError
-from torchshrink.quantize.quiet import quiet
+from torchshrink.quiet import quiet
 
 METHODS: dict[str, Callable[[nn.Module], Any]] = {
     "magnitude": lambda model: prune.magnitude(model, 0.5),

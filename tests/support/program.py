@@ -33,6 +33,11 @@ class Result:
     stderr: str
 
     @property
+    def said(self) -> str:
+        """What stands on stderr, without the frame and the line breaks of a usage error."""
+        return " ".join(self.stderr.replace("│", " ").split())
+
+    @property
     def json(self) -> Any:
         return json.loads(self.stdout)
 

@@ -39,7 +39,7 @@ def check(path: Path) -> None:
         with path.open("rb") as file:
             found = set(_locations(file, path.stat().st_size))
     except (ValueError, EOFError) as error:
-        raise ModelError(f"{path} cannot be read as ONNX: {error}") from error
+        raise ModelError(f"{path} cannot be read as ONNX ({error}): export it again, or copy it again") from error
     for location in sorted(found):
         beside = path.parent / location
         is_plain = location not in ("", ".", "..") and not set(location) & set("/\\\0")
