@@ -39,6 +39,7 @@ def test_layers_kept_float(finished: Run, tmp_path: Path) -> None:
     made = call("ptq", dense, "--keep-float", "head, encoder.0", "--out", out, *data, "--json")
     assert made.code == 0, made.stderr
     assert made.json["keep_float"] == checkpoint.describe(out)["keep_float"] == ["head", "encoder.0"]
+    assert "signal to noise" in made.stderr
     auto = call("ptq", dense, "--keep-float", "auto", "--out", tmp_path / "auto.safetensors", *data)
     assert auto.code == 0, auto.stderr
     assert "int8 with 0 of " in auto.stderr

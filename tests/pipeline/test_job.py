@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 from torch import nn
 
-from torchshrink import bench
+from torchshrink import bench, stages
 from torchshrink.metrics import Scores
+from torchshrink.pipeline import build
 from torchshrink.pipeline.artefacts import Artefact, Made, Source
 from torchshrink.pipeline.job import Job
 from torchshrink.pipeline.recipe import parse
 from torchshrink.pipeline.rows import UNCOMPARED, failed_file, file_row
 from torchshrink.pipeline.steps import Steps
-from torchshrink.progress import SILENT
+from torchshrink.progress import SILENT, Silent
+from torchshrink.training import History
 
 MODULE = """
 from torch import nn
@@ -86,6 +88,47 @@ def test_a_model_is_built_once_and_handed_on(tmp_path: Path, monkeypatch: pytest
     job.make("again", plan.variants["again"])
     assert all(value.equal(before[key]) for key, value in dense.state_dict().items())
     assert not job.load(job.made["again"].path).state_dict()["0.weight"].equal(before["0.weight"])
+
+
+class _Notes(Silent):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def test_another_room_in_the_weights_is_another_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trained and calibrated int8 is made again, and what it costs is said."""
+    seen: list[tuple[str, bool]] = []
+
+    def ptq(model: nn.Module, *_: Any, portable: bool, **__: Any) -> nn.Module:
+        seen.append(("ptq", portable))
+        return model
+
+    def qat(model: nn.Module, *_: Any, portable: bool, **__: Any) -> tuple[nn.Module, History]:
+        seen.append(("qat", portable))
+        return model, History()
+
+    monkeypatch.setattr(stages, "ptq", ptq)
+    monkeypatch.setitem(build._STAGES, "qat", ("train", qat))
+    content = {
+        "data": "synthetic:cells?size=16&train=4&test=2",
+        "model": {"arguments": {"widths": [4, 8]}},
+        "variants": {"dense": {"train": {"epochs": 0}}, "int8": {"from": "dense", "qat": {}}},
+        "precisions": ["int8"],
+    }
+    progress = _Notes()
+    for portable in (True, True, False):
+        plan = parse(content | {"portable": portable})
+        job = Job(plan, tmp_path, _Bridge(), Steps(tmp_path), progress)  # type: ignore[arg-type]
+        job.make("dense", plan.variants["dense"])
+        job.export("dense")
+        job.make("int8", plan.variants["int8"])
+    assert seen == [("ptq", True), ("qat", True), ("ptq", False), ("qat", False)]
+    said = [text for text in progress.notes if "signal to noise" in text]
+    assert [text.partition(":")[0] for text in said] == ["dense", "int8"] * 2
+    assert [" with room " in text for text in said] == [True, True, False, False]
 
 
 def test_the_row_of_a_file(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from torchshrink.report import samples
 from torchshrink.report.activations import Activation, Reader
 from torchshrink.sensitivity.keep_float import layers_to_keep
 from torchshrink.sensitivity.measurement import layer_costs
+from torchshrink.sensitivity.room import room_cost
 from torchshrink.task import Task
 
 Outputs = NDArray[np.float32]
@@ -91,7 +92,7 @@ class Job:
         origin = parent.stamp if parent else _model_key(self.recipe)
         inputs: list[Any] = [self.data_key, variant.model_dump(mode="json"), origin]
         inputs += [self.recipe.distillation] if parent else []
-        inputs += [self.recipe.keep_float] if variant.qat and self.recipe.keep_float else []
+        inputs += self._int8_key() if variant.qat else []
         result, stamp = self._step(f"make:{name}", inputs, work)
         best = result["history"]["best_loss"]
         self.made[name] = Made(path, stamp, result["macs"], best, result.get("keep_float", ()))
@@ -114,7 +115,7 @@ class Job:
             return {"artefacts": [artefact.to_dict(self.out) for artefact in artefacts], "keep_float": kept}, paths
 
         inputs: list[Any] = [made.stamp, recipe.formats, recipe.precisions]
-        inputs += [recipe.keep_float] if made.calibrated and recipe.keep_float else []
+        inputs += self._int8_key() if made.calibrated else []
         result, made.stamp = self._step(f"export:{name}", inputs, work)
         made.keep_float = result.get("keep_float", ())
         made.artefacts = [Artefact.from_dict(item, self.out) for item in result["artefacts"]]
@@ -206,9 +207,13 @@ class Job:
         self.progress.start(f"{name}: calibrate int8")
         model = self.load(self.made[name].path)
         kept = layers_to_keep(self.recipe.keep_float, model, self.task, self.progress)
-        graph = stages.ptq(model, self.task, keep_float=kept)
+        self.progress.note(f"{name}: {room_cost(model, kept, self.recipe.portable)}")
+        graph = stages.ptq(model, self.task, keep_float=kept, portable=self.recipe.portable)
         checkpoint.save(graph, path, {**self.metadata, "keep_float": kept})
         return kept
+
+    def _int8_key(self) -> list[Any]:
+        return [self.recipe.keep_float, self.recipe.portable]
 
     def _source(self, name: str) -> Source:
         made = self.made[name]

@@ -245,6 +245,7 @@ class Recipe(Strict):
     formats: tuple[Literal["onnx", "tflite"], ...] = Field(("onnx", "tflite"), min_length=1)
     precisions: tuple[Literal["fp32", "fp16", "int8"], ...] = Field(("fp32", "fp16", "int8"), min_length=1)
     keep_float: Literal["auto"] | tuple[str, ...] = ()
+    portable: bool = True
     measure: Measuring = Field(default_factory=Measuring)
     search: Search | None = None
 
