@@ -67,7 +67,7 @@ def test_one_sentence_for_many_files() -> None:
     assert found.startswith("a/onnx-int8, b/onnx-int8, c/onnx-int8 and 1 more: int8 saves 2.0x to 4.0x bytes and no")
     assert "1.5x the time of float): for speed ship a/onnx-fp32, b/onnx-fp32, c/onnx-fp32 and 1 more, or" in found
     rows[4]["bytes"] = 2_100_000
-    assert "int8 saves no time" in processors.said_of_speed(rows, AVX2)[0]  # type: ignore[arg-type]
+    assert "int8 saves neither bytes nor time" in processors.said_of_speed(rows, AVX2)[0]  # type: ignore[arg-type]
 
 
 def test_where_files_are_right() -> None:

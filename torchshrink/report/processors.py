@@ -61,7 +61,9 @@ def saves_no_time(pairs: Sequence[Pair], environment: Environment) -> str:
     smaller = _between([float_["bytes"] / row["bytes"] for row, float_ in pairs])
     slower = _between([_ms(row) / _ms(float_) for row, float_ in pairs])
     saved = (
-        f"saves {smaller} bytes and no time" if min(f["bytes"] / r["bytes"] for r, f in pairs) > 1 else "saves no time"
+        f"saves {smaller} bytes and no time"
+        if min(f["bytes"] / r["bytes"] for r, f in pairs) > 1
+        else "saves neither bytes nor time"
     )
     return (
         f"{_named([row for row, _ in pairs])}: int8 {saved} on this processor ({_reason(environment)}"
