@@ -43,6 +43,13 @@ KeepFloat = Annotated[
         "than 1 % of the validation loss."
     ),
 ]
+Portable = Annotated[
+    bool,
+    typer.Option(
+        "--portable/--no-portable",
+        help="Leave room in the weights, so that ONNX Runtime computes the same on x86 without VNNI.",
+    ),
+]
 Epochs = Annotated[int, typer.Option(min=0, help="Passes over the training data.")]
 Rate = Annotated[float, typer.Option("--lr", min=0.0, help="Peak learning rate.")]
 Batch = Annotated[int, typer.Option(min=1, help="Samples per step, shared by all processes.")]

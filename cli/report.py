@@ -26,7 +26,7 @@ def report(
     if as_json:
         console.show_json(content)
         return
-    console.show(text.verdict(content["rows"]))
-    for sentence in text.recommendations(content["rows"]):
+    console.show(text.verdict(content))
+    for sentence in text.recommendations(content):
         console.show(sentence)
     console.show(f"report: {paths[0]} (also {', '.join(path.name for path in paths[1:])})")

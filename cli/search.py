@@ -113,7 +113,7 @@ def search(
     _show(content, folder, as_json)
 
 
-def _show(content: dict[str, Any], folder: Path, as_json: bool) -> None:
+def _show(content: Any, folder: Path, as_json: bool) -> None:
     from torchshrink.report import trials
 
     if as_json:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +11,11 @@ from torchshrink.cli import console
 
 if TYPE_CHECKING:
     from torchshrink.report.columns import Cell
+    from torchshrink.report.schema import Report
     from torchshrink.report.tracking import Tracker
 
 
-def show_report(content: Mapping[str, Any], folder: Path, as_json: bool = False) -> None:
+def show_report(content: Report, folder: Path, as_json: bool = False) -> None:
     """Show what a run made, and where its report is."""
     from torchshrink.report import columns, text
 
@@ -22,7 +23,7 @@ def show_report(content: Mapping[str, Any], folder: Path, as_json: bool = False)
         console.show_json(content)
         return
     show_cells(*columns.table(content["rows"]))
-    console.show(text.verdict(content["rows"]))
+    console.show(text.verdict(content))
     console.show(f"report: {folder / 'report.html'}")
 
 

@@ -139,6 +139,7 @@ def qat(
     lr: options.Rate = 5e-4,
     batch_size: options.Batch = 16,
     keep_float: options.KeepFloat = None,
+    portable: options.Portable = True,
     seed: options.Seed = 0,
     factory: options.Factory = None,
     allow_pickle: options.AllowPickle = False,
@@ -150,11 +151,13 @@ def qat(
     with _watched() as progress:
         task, model = _load(progress, model_file, data, seed, factory, allow_pickle)
         from torchshrink import stages
+        from torchshrink.sensitivity.room import room_cost
 
         kept = _kept(keep_float, model, task, progress)
+        progress.note(room_cost(model, kept, portable))
         progress.start("quantization-aware training")
         settings = _settings(epochs, lr, batch_size, seed)
-        graph, history = stages.qat(model, task, settings, keep_float=kept, progress=progress)
+        graph, history = stages.qat(model, task, settings, keep_float=kept, portable=portable, progress=progress)
         content = _save(graph, out, task, history.to_dict(), kept)
     _show(content, as_json)
 
@@ -165,6 +168,7 @@ def ptq(
     data: options.Data = "synthetic:cells",
     samples: Annotated[int, typer.Option(min=1, help="Training inputs to calibrate on.")] = 64,
     keep_float: options.KeepFloat = None,
+    portable: options.Portable = True,
     seed: options.Seed = 0,
     factory: options.Factory = None,
     allow_pickle: options.AllowPickle = False,
@@ -176,10 +180,13 @@ def ptq(
     with _watched() as progress:
         task, model = _load(progress, model_file, data, seed, factory, allow_pickle)
         from torchshrink import stages
+        from torchshrink.sensitivity.room import room_cost
 
         kept = _kept(keep_float, model, task, progress)
+        progress.note(room_cost(model, kept, portable))
         progress.start("calibrate")
-        content = _save(stages.ptq(model, task, samples, keep_float=kept), out, task, {}, kept)
+        graph = stages.ptq(model, task, samples, keep_float=kept, portable=portable)
+        content = _save(graph, out, task, {}, kept)
     _show(content, as_json)
 
 

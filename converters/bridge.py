@@ -65,14 +65,22 @@ class Bridge:
         inputs: Tensor,
     ) -> dict[str, Any]:
         """Return the parity of a file's outputs for ``inputs`` with those of its source; see `verify.Parity`."""
-        is_int8 = artefact.precision == "int8"
-        kind = "quantized PyTorch graph" if is_int8 else "PyTorch model"
         model = _reference(artefact, source)
         scale = next(iter(verify.output_scales(model)), None)
-        parity = verify.compare(found, expected, artefact.precision, f"{source.variant} ({kind})", scale)
-        if is_int8:
+        parity = verify.compare(found, expected, artefact.precision, _reference_name(artefact, source), scale)
+        if artefact.precision == "int8":
             parity = verify.look_closer(parity, artefact.path, model, [inputs], [found], [expected])
         return asdict(parity)
+
+    def compare_on(self, artefact: Artefact, source: Source, sample: Tensor, processor: str) -> dict[str, Any]:
+        """Return the parity of a file that another kind of processor runs with its source, for one input.
+
+        Raises:
+            MissingExtraError: When its emulator is not installed.
+            ConversionError: When the runtime cannot load or run the file there.
+        """
+        model, name = _reference(artefact, source), _reference_name(artefact, source)
+        return asdict(verify.verify(artefact.path, model, sample, artefact.precision, name, processor))
 
     def locate(self, artefact: Artefact, source: Source, sample: Tensor) -> str | None:
         """Name the first operation at which the file and its source part, for one input."""
@@ -187,3 +195,7 @@ def _reference(artefact: Artefact, source: Source) -> nn.Module:
         assert source.quantized is not None
         return source.quantized
     return source.model
+
+
+def _reference_name(artefact: Artefact, source: Source) -> str:
+    return f"{source.variant} ({'quantized PyTorch graph' if artefact.precision == 'int8' else 'PyTorch model'})"

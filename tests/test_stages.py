@@ -289,3 +289,19 @@ def test_named_layers_stay_float(small_net: nn.Module, tiny_task: Task) -> None:
     for graph in graphs:
         weights = [node.args[1] for node in graph.graph.nodes if str(node.target) == "aten.conv2d.default"]
         assert ["dequantize" in str(weight.target) for weight in weights] == [True, True, False]
+
+
+@pytest.mark.parametrize(("portable", "largest"), [(True, 64), (False, 127)])
+def test_room_in_the_weights_can_be_left_out(
+    small_net: nn.Module, tiny_task: Task, portable: bool, largest: int
+) -> None:
+    """Two equal neighbours share what one could have alone."""
+    for parameter in small_net.parameters():
+        nn.init.constant_(parameter, 0.1)
+    graphs = [
+        stages.ptq(small_net, tiny_task, 4, portable=portable),
+        stages.qat(small_net, tiny_task, settings(1, lr=1e-9), portable=portable)[0],
+    ]
+    for graph in graphs:
+        codes = [int(buffer.max()) for buffer in graph.buffers() if buffer.dtype == torch.int8]
+        assert codes == [largest] * 3

@@ -235,15 +235,16 @@ def qat(
     settings: Settings,
     *,
     keep_float: Sequence[str] = (),
+    portable: bool = True,
     teacher: nn.Module | None = None,
     progress: Progress = SILENT,
 ) -> tuple[GraphModule, History]:
     """Return the quantized graph of ``model`` after quantization-aware training.
 
-    Zero weights stay exactly zero, and weights that were clustered stay clustered. What ``keep_float`` names stays
-    float, as `torchshrink.quantize.prepare_qat` says.
+    Zero weights stay exactly zero, and weights that were clustered stay clustered. ``keep_float`` and ``portable``
+    are those of `torchshrink.quantize.prepare_qat`.
     """
-    prepared = quantize.prepare_qat(model, task.example_input, keep_float)
+    prepared = quantize.prepare_qat(model, task.example_input, keep_float, portable)
 
     def after_step(step: int, steps: int) -> None:
         prepared.apply_masks()
@@ -259,13 +260,19 @@ def qat(
 
 
 def ptq(
-    model: nn.Module, task: Task, samples: int = 64, batch_size: int = 16, *, keep_float: Sequence[str] = ()
+    model: nn.Module,
+    task: Task,
+    samples: int = 64,
+    batch_size: int = 16,
+    *,
+    keep_float: Sequence[str] = (),
+    portable: bool = True,
 ) -> GraphModule:
     """Return the quantized graph of ``model``, its ranges calibrated on the first ``samples`` training inputs.
 
-    What ``keep_float`` names stays float, as `torchshrink.quantize.prepare_ptq` says.
+    ``keep_float`` and ``portable`` are those of `torchshrink.quantize.prepare_ptq`.
     """
-    prepared = quantize.prepare_ptq(model, task.example_input, keep_float)
+    prepared = quantize.prepare_ptq(model, task.example_input, keep_float, portable)
     quantize.calibrate(prepared, (inputs for inputs, _ in batches(task.train, batch_size, samples)))
     return quantize.convert(prepared)
 

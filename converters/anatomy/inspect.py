@@ -12,6 +12,7 @@ from torchshrink.converters.anatomy import findings, onnx_operations, op_times, 
 from torchshrink.converters.anatomy.kernels import Runtime
 from torchshrink.converters.anatomy.operations import Detour, Operation, Precision, detours
 from torchshrink.errors import ModelError, RecipeError
+from torchshrink.runtime.processors import has_dot_products, instructions
 
 SCHEMA = 1
 FORMATS = (".onnx", ".tflite")
@@ -118,7 +119,10 @@ def inspect(path: Path | str, *, runs: int = 30, threads: int = 1, shape: Sequen
         file_ms,
         _METHODS[runtime],
         findings.verdict(operations, found),
-        findings.findings(operations, found, runtime),
+        (
+            *findings.findings(operations, found, runtime),
+            *findings.processor(operations, instructions(), has_dot_products()),
+        ),
     )
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from program import Run, call
 
 from torchshrink import checkpoint
@@ -28,6 +29,12 @@ def test_train_prune_ptq_qat_from_file_to_file(tmp_path: Path) -> None:
         assert result.code == 0, result.stderr
         assert result.json["loss"] < 1
         assert result.json["keep_float"] == []
+        assert "dB with room for processors without VNNI" in result.stderr
+    bare = call("ptq", pruned, "--out", tmp_path / "bare.safetensors", "--no-portable", "--data", DATA)
+    assert "dB without room for processors without VNNI" in bare.stderr
+    codes = [checkpoint.load(tmp_path / name).state_dict() for name in ("ptq.safetensors", "bare.safetensors")]
+    largest = [max(int(v.max()) for v in each.values() if v.dtype == torch.int8) for each in codes]
+    assert largest[0] <= largest[1] == 127
     again = call("qat", tmp_path / "qat.safetensors", "--out", tmp_path / "again.safetensors", *short)
     assert again.code == 3
     assert "quantized already" in again.stderr

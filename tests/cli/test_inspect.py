@@ -203,7 +203,8 @@ def test_json_of_a_file(onnx_file: Path, tmp_path: Path) -> None:
     assert (content["path"], content["runs"], content["macs"]) == (str(onnx_file), 3, 64)
     assert content["islands"] == ["Sin [sine]"]
     assert content["int8_share"]["macs"] == 1
-    assert len(content["findings"]) == len(content["detours"]) == 1
+    findings = [line for line in content["findings"] if "int8 dot products" not in line]  # which the processor lacks
+    assert len(findings) == len(content["detours"]) == 1
     assert call("inspect", onnx_file, "--out", tmp_path / "file.json").code == 3
 
 

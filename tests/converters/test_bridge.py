@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 import torch
 from onnx_metadata import get_metadata
+from torch import nn
 
 from torchshrink import bench
 from torchshrink.converters import tflite_file
 from torchshrink.converters.anatomy.inspect import find_islands
 from torchshrink.converters.bridge import Bridge
+from torchshrink.converters.proof import verify
+from torchshrink.pipeline.artefacts import Artefact, Source
 
 NAMES = [
     "onnx-fp32",
@@ -31,6 +34,20 @@ NAMES = [
 INT8 = [name for name in NAMES if "int8" in name]
 # Largest difference of a probability: float32 sums in another order, and weights rounded to float16's 11 bits.
 FLOAT_TOLERANCES = {"fp32": 2e-6, "fp16": 2e-3}
+
+
+def test_another_processor_runs_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, sample = nn.Identity(), torch.zeros(1, 1, 4)
+    path = Path("thin-int8.onnx")
+
+    def compare(*arguments: Any) -> verify.Parity:
+        assert arguments == (path, graph, sample, "int8", "thin (quantized PyTorch graph)", "x86-sse4")
+        return verify.Parity(arguments[4], 0.5, 0.25, 1.0, True)
+
+    monkeypatch.setattr(verify, "verify", compare)
+    source = Source("thin", nn.Flatten(), graph, sample, {})
+    parity = Bridge().compare_on(Artefact("thin", "onnx", "int8", path), source, sample, "x86-sse4")
+    assert (parity["passed"], parity["max_abs"]) == (True, 0.5)
 
 
 def test_every_file_is_written_and_no_other(unet: Any) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,18 @@ import numpy as np
 import pytest
 from torch import nn
 
-from torchshrink import bench
+from torchshrink import bench, stages
+from torchshrink.errors import ConversionError, MissingExtraError
 from torchshrink.metrics import Scores
+from torchshrink.pipeline import build, elsewhere
 from torchshrink.pipeline.artefacts import Artefact, Made, Source
 from torchshrink.pipeline.job import Job
 from torchshrink.pipeline.recipe import parse
 from torchshrink.pipeline.rows import UNCOMPARED, failed_file, file_row
+from torchshrink.pipeline.run import run
 from torchshrink.pipeline.steps import Steps
-from torchshrink.progress import SILENT
+from torchshrink.progress import SILENT, Silent
+from torchshrink.training import History
 
 MODULE = """
 from torch import nn
@@ -77,7 +83,7 @@ def test_a_model_is_built_once_and_handed_on(tmp_path: Path, monkeypatch: pytest
         job.make(name, plan.variants[name])
         job.export(name)
         job.check(name)
-    import counted_models  # type: ignore[import-not-found]
+    import counted_models  # type: ignore[import-not-job]
 
     dense, thin = job.load(job.made["dense"].path), job.load(job.made["thin"].path)
     assert [model is one for model, one in zip(bridge.seen, (dense, dense, thin, thin), strict=True)] == [True] * 4
@@ -86,6 +92,120 @@ def test_a_model_is_built_once_and_handed_on(tmp_path: Path, monkeypatch: pytest
     job.make("again", plan.variants["again"])
     assert all(value.equal(before[key]) for key, value in dense.state_dict().items())
     assert not job.load(job.made["again"].path).state_dict()["0.weight"].equal(before["0.weight"])
+
+
+class _Notes(Silent):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def test_another_room_in_the_weights_is_another_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trained and calibrated int8 is made again, and what it costs is said."""
+    seen: list[tuple[str, bool]] = []
+
+    def ptq(model: nn.Module, *_: Any, portable: bool, **__: Any) -> nn.Module:
+        seen.append(("ptq", portable))
+        return model
+
+    def qat(model: nn.Module, *_: Any, portable: bool, **__: Any) -> tuple[nn.Module, History]:
+        seen.append(("qat", portable))
+        return model, History()
+
+    monkeypatch.setattr(stages, "ptq", ptq)
+    monkeypatch.setitem(build._STAGES, "qat", ("train", qat))
+    content = {
+        "data": "synthetic:cells?size=16&train=4&test=2",
+        "model": {"arguments": {"widths": [4, 8]}},
+        "variants": {"dense": {"train": {"epochs": 0}}, "int8": {"from": "dense", "qat": {}}},
+        "precisions": ["int8"],
+    }
+    progress = _Notes()
+    for portable in (True, True, False):
+        plan = parse(content | {"portable": portable})
+        job = Job(plan, tmp_path, _Bridge(), Steps(tmp_path), progress)  # type: ignore[arg-type]
+        job.make("dense", plan.variants["dense"])
+        job.export("dense")
+        job.make("int8", plan.variants["int8"])
+    assert seen == [("ptq", True), ("qat", True), ("ptq", False), ("qat", False)]
+    said = [text for text in progress.notes if "signal to noise" in text]
+    assert [text.partition(":")[0] for text in said] == ["dense", "int8"] * 2
+    assert [" with room " in text for text in said] == [True, True, False, False]
+
+
+class _Travelled(_Bridge):
+    """Its int8 file is right, or fails, on another processor."""
+
+    def __init__(self, there: dict[str, Any] | ConversionError) -> None:
+        super().__init__()
+        self.there, self.asked = there, list[tuple[str, str, int]]()
+
+    def export(self, source: Source, folder: Path, *_: Any) -> list[Artefact]:
+        files = super().export(source, folder)
+        return files + [replace(each, precision="int8", path=shutil.copy(each.path, folder / "8.safetensors"))
+                        for each in files]  # fmt: skip
+
+    def compare_on(self, artefact: Artefact, source: Source, sample: Any, processor: str) -> dict[str, Any]:
+        self.asked.append((artefact.name, processor, len(sample)))
+        if isinstance(self.there, ConversionError):
+            raise self.there
+        return self.there
+
+
+RIGHT = {**UNCOMPARED, "max_abs": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("there", "reason"),
+    [
+        (RIGHT, ""),
+        (RIGHT | {"passed": False, "reason": "5 % off"}, "computes something else on x86-avx2: 5 % off"),
+        (ConversionError("m does not run"), "on x86-avx2: m does not run"),
+    ],
+)
+def test_int8_files_on_other_processors(
+    there: Any, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One test input each; what is wrong there is not ok, and what was right says so in its row and beside the file."""
+    monkeypatch.setattr(bench, "predict", lambda path, inputs: np.zeros_like(inputs))
+    monkeypatch.setattr(elsewhere, "launcher", lambda kind: [])
+    monkeypatch.setattr("torchshrink.pipeline.job.LOSS_LIMIT", 1.0)
+    plan = parse(
+        {
+            "data": "synthetic:cells?size=16&train=4&test=2",
+            "model": {"arguments": {"widths": [4, 8]}},
+            "variants": {"dense": {"train": {"epochs": 0}}},
+            "precisions": ["fp32"],
+            "processors": ["here", "x86-avx2"],
+        }
+    )
+    bridge = _Travelled(there)
+    job = Job(plan, tmp_path, bridge, Steps(tmp_path), SILENT)  # type: ignore[arg-type]
+    monkeypatch.setattr(job, "_activations", lambda *_: [])
+    job.make("dense", plan.variants["dense"])
+    job.export("dense")
+    job.check("dense")
+    here = {"passed": True, "max_abs": 0.0}
+    rows = {row["name"]: row for row in job.made["dense"].checked}
+    assert bridge.asked == [("dense/onnx-int8", "x86-avx2", 1)]
+    assert rows["dense/onnx-fp32"]["processors"] == {"here": here}
+    if reason:
+        (failed,) = job.made["dense"].failed
+        assert (failed["name"], failed["reason"]) == ("dense/onnx-int8", reason)
+        assert not (tmp_path / "files" / "8.safetensors").exists()
+    else:
+        expected = {"here": here, "x86-avx2": {"passed": True, "max_abs": 0.25}}
+        beside = json.loads((tmp_path / "files" / "8.safetensors.json").read_text())
+        assert rows["dense/onnx-int8"]["processors"] == beside["processors"] == expected
+
+
+def test_a_missing_emulator_is_said_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda program: None)
+    plan = parse({"data": "no such folder", "processors": ["x86-sse4"]})
+    with pytest.raises(MissingExtraError, match="x86-sse4 needs the emulator qemu-x86_64: install qemu-user"):
+        run(plan, tmp_path / "out", _Bridge())  # type: ignore[arg-type]
 
 
 def test_the_row_of_a_file(tmp_path: Path) -> None:

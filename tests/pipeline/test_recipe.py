@@ -55,6 +55,13 @@ def test_what_stays_float(value: str | list[str]) -> None:
     assert recipe.parse(recipe.dump(found)) == found
 
 
+def test_processors_that_nobody_knows() -> None:
+    assert "processors.1: 'sparc' is not one of here, x86-avx2, x86-sse4, arm64" in error_of(
+        {"processors": ["here", "sparc"]}
+    )
+    assert "processors: " in error_of({"processors": []})
+
+
 def test_a_name_is_not_a_list() -> None:
     message = "keep_float: 'head' is neither auto nor a list of modules: write [head]"
     assert message in error_of({"keep_float": "head"})

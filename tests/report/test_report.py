@@ -39,6 +39,11 @@ def row(variant: str, format_: str, precision: str, **values: Any) -> dict[str, 
     return defaults | values
 
 
+def of(rows: list[dict[str, Any]]) -> Any:
+    """A report as far as sentences need one."""
+    return {"rows": rows, "environment": environment()}
+
+
 @pytest.fixture
 def rows() -> list[dict[str, Any]]:
     reference = {"reference": None, "max_abs": 0.0, "mean_abs": 0.0, "lsb_match": None, "passed": True}
@@ -103,7 +108,7 @@ def test_table(rows: list[dict[str, Any]]) -> None:
 
 
 def test_verdict(rows: list[dict[str, Any]]) -> None:
-    assert report.verdict(rows) == (
+    assert report.verdict(of(rows)) == (
         "pruned/tflite-int8 is 8.0x smaller and 4.0x faster than the dense fp32 file, and its process needs 1/5.0 of "
         "the RAM of dense/torch-fp32, at a test loss of 0.5123 (+0.0123)."
     )
@@ -125,25 +130,24 @@ def test_verdict(rows: list[dict[str, Any]]) -> None:
     ],
 )
 def test_verdict_says_what_got_worse(best: dict[str, Any], expected: str) -> None:
-    found = report.verdict(
-        [
-            row("dense", "torch", "fp32", bytes=9_000_000, peak_rss_mb=300.0),
-            row("dense", "tflite", "fp32", bytes=2_000_000, ms=8.0),
-            row("small", "tflite", "int8", **{"bytes": 250_000, "ms": 2.0, "peak_rss_mb": 60.0} | best),
-        ]
-    )
+    rows = [
+        row("dense", "torch", "fp32", bytes=9_000_000, peak_rss_mb=300.0),
+        row("dense", "tflite", "fp32", bytes=2_000_000, ms=8.0),
+        row("small", "tflite", "int8", **{"bytes": 250_000, "ms": 2.0, "peak_rss_mb": 60.0} | best),
+    ]
+    found = report.verdict(of(rows))
     assert expected in found
 
 
 def test_verdict_on_a_single_file() -> None:
-    assert report.verdict([row("small", "onnx", "int8")]) == (
+    assert report.verdict(of([row("small", "onnx", "int8")])) == (
         "small/onnx-int8 is as large and as fast as the dense fp32 file, and its process needs as much RAM as "
         "small/onnx-int8, at a test loss of 0.5000 (+0.0000)."
     )
 
 
 def test_nothing_was_verified(content: dict[str, Any]) -> None:
-    assert report.verdict([]) == "No file was verified."
+    assert report.verdict(of([])) == "No file was verified."
     assert columns.table([])[1] == []
     assert "No file was verified." in report.markdown(content | {"rows": []})
 
@@ -153,7 +157,7 @@ def test_markdown(content: dict[str, Any]) -> None:
     table = [line for line in lines if line.startswith("|")]
     assert len(table) == 2 + len(content["rows"])
     assert len({line.count("|") for line in table}) == 1
-    assert report.verdict(content["rows"]) in lines
+    assert report.verdict(content) in lines
     assert "- pruned/onnx-int8: ConvTranspose x3, Sin" in lines
     content["rows"][4]["float_time"] = 0.604
     assert (
@@ -283,14 +287,14 @@ def test_csv_holds_plain_numbers(rows: list[dict[str, Any]]) -> None:
 
 
 def test_recommendations_name_the_file_with_its_figures(rows: list[dict[str, Any]]) -> None:
-    smallest, fastest, *_ = report.recommendations(rows)
+    smallest, fastest, *_ = report.recommendations(of(rows))
     assert smallest == "Smallest: dense/tflite-int8, 0.500 MB, 2.50 ms, 100 MB of RAM, test loss 0.5000 (+0.0000)."
     assert fastest.startswith("Fastest: dense/tflite-int8, ")  # pruned/tflite-int8 costs 0.0123, beyond the budget
     rows[0]["loss"] = 0.4
-    assert report.recommendations(rows)[0] == (
+    assert report.recommendations(of(rows))[0] == (
         "Smallest: no file's test loss is within +0.01 of dense/torch-fp32; dense/onnx-fp32 comes closest (+0.1000)."
     )
-    assert report.recommendations(rows[:1])[3] == "Lowest loss: no exported file was verified."
+    assert report.recommendations(of(rows[:1]))[3] == "Lowest loss: no exported file was verified."
 
 
 def test_the_command_can_be_pasted(monkeypatch: pytest.MonkeyPatch) -> None:

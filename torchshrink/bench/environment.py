@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from torchshrink.harmless import without_passwords
-from torchshrink.runtime.processors import instructions
+from torchshrink.runtime.processors import has_dot_products, instructions
 
 _PACKAGES = ("torchshrink", "torch", "torchao", "onnx", "onnxruntime", "onnx2tf", "tensorflow", "ai-edge-litert",
              "ai-edge-quantizer", "numpy")  # fmt: skip
@@ -24,6 +24,7 @@ def environment() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "processor": _processor(),
         "instructions": list(instructions()),
+        "int8_dot_products": has_dot_products(),
         "cores": os.cpu_count(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "command": shlex.join(["torchshrink", *map(without_passwords, sys.argv[1:])]),

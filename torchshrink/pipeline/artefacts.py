@@ -117,6 +117,9 @@ class Bridge(Protocol):
     ) -> dict[str, Any]:
         """Return the parity of a file's outputs for ``inputs`` with those of its source, as the report holds it."""
 
+    def compare_on(self, artefact: Artefact, source: Source, sample: Tensor, processor: str) -> dict[str, Any]:
+        """Return the parity of a file that another kind of processor runs with its source, for one input."""
+
     def locate(self, artefact: Artefact, source: Source, sample: Tensor) -> str | None:
         """Name the first operation at which the file and its source part, for one input."""
 

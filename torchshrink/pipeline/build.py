@@ -12,6 +12,7 @@ from torchshrink import stages
 from torchshrink.pipeline.recipe import Recipe
 from torchshrink.progress import Progress
 from torchshrink.sensitivity.keep_float import layers_to_keep
+from torchshrink.sensitivity.room import room_cost
 from torchshrink.settings import Training
 from torchshrink.task import Task
 from torchshrink.training import History, Settings
@@ -37,6 +38,8 @@ def build(
     own = {key: value for key, value in values.items() if key not in _SHARED}
     if kind == "qat":
         own["keep_float"] = layers_to_keep(recipe.keep_float, model, task, progress)
+        own["portable"] = recipe.portable
+        progress.note(f"{name}: {room_cost(model, own['keep_float'], recipe.portable)}")
     title, stage = _STAGES[kind]
     progress.start(f"{name}: {title}")
     shared = {key: values[key] for key in _SHARED}

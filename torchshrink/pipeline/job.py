@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from functools import lru_cache
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from torchshrink import bench, checkpoint, quantize, stages
 from torchshrink.bench.environment import environment
@@ -23,14 +22,17 @@ from torchshrink.model import graphs
 from torchshrink.pipeline.artefacts import Artefact, Bridge, Made, Source, ranges_path
 from torchshrink.pipeline.assemble import make_factory, make_model, make_task
 from torchshrink.pipeline.build import build, teacher_of
-from torchshrink.pipeline.recipe import Recipe, Variant, dump
+from torchshrink.pipeline.elsewhere import check_emulators, elsewhere
+from torchshrink.pipeline.keys import data_key, int8_key, model_key
+from torchshrink.pipeline.recipe import Recipe, Variant
 from torchshrink.pipeline.rows import UNCOMPARED, Row, failed_file, failed_variant, figures, file_row, task_row
-from torchshrink.pipeline.steps import Result, Steps, Work, digest
+from torchshrink.pipeline.steps import Result, Steps, Work
 from torchshrink.progress import Progress
 from torchshrink.report import samples
 from torchshrink.report.activations import Activation, Reader
 from torchshrink.sensitivity.keep_float import layers_to_keep
 from torchshrink.sensitivity.measurement import layer_costs
+from torchshrink.sensitivity.room import room_cost
 from torchshrink.task import Task
 
 Outputs = NDArray[np.float32]
@@ -50,6 +52,9 @@ class Job:
         progress: Told about every step.
         task: The data, when it is not the recipe's: files are checked and scored on its test part.
 
+    Raises:
+        MissingExtraError: When a processor of the recipe cannot be emulated.
+
     Attributes:
         made: The variants made so far, by name.
         load: Returns the model of a checkpoint of this run; the last few are kept, and must be left as they are.
@@ -59,11 +64,12 @@ class Job:
         self, recipe: Recipe, out: Path, bridge: Bridge, steps: Steps, progress: Progress, task: Task | None = None
     ) -> None:
         self.recipe, self.out, self.bridge, self.steps, self.progress = recipe, out, bridge, steps, progress
+        check_emulators(recipe.processors)
         if task is None:
             progress.start(f"data {recipe.data}")
         self.task = task or make_task(recipe)
         self.inputs, self.truths = stack(self.task.test)
-        self.data_key = _data_key(recipe, self.inputs, self.truths, *stack(self.task.train))
+        self.data_key = data_key(recipe, self.inputs, self.truths, *stack(self.task.train))
         self.metadata = self.task.metadata
         self.made: dict[str, Made] = {}
         factory = None if recipe.model.factory == "unet" else make_factory(recipe, self.task)
@@ -88,10 +94,10 @@ class Job:
             macs = parent.macs if parent and is_graph else bench.count_macs(model, self.task.example_input)
             return {"macs": macs, "history": history, "keep_float": kept}, [path]
 
-        origin = parent.stamp if parent else _model_key(self.recipe)
+        origin = parent.stamp if parent else model_key(self.recipe)
         inputs: list[Any] = [self.data_key, variant.model_dump(mode="json"), origin]
         inputs += [self.recipe.distillation] if parent else []
-        inputs += [self.recipe.keep_float] if variant.qat and self.recipe.keep_float else []
+        inputs += int8_key(self.recipe) if variant.qat else []
         result, stamp = self._step(f"make:{name}", inputs, work)
         best = result["history"]["best_loss"]
         self.made[name] = Made(path, stamp, result["macs"], best, result.get("keep_float", ()))
@@ -114,7 +120,7 @@ class Job:
             return {"artefacts": [artefact.to_dict(self.out) for artefact in artefacts], "keep_float": kept}, paths
 
         inputs: list[Any] = [made.stamp, recipe.formats, recipe.precisions]
-        inputs += [recipe.keep_float] if made.calibrated and recipe.keep_float else []
+        inputs += int8_key(self.recipe) if made.calibrated else []
         result, made.stamp = self._step(f"export:{name}", inputs, work)
         made.keep_float = result.get("keep_float", ())
         made.artefacts = [Artefact.from_dict(item, self.out) for item in result["artefacts"]]
@@ -136,8 +142,10 @@ class Job:
                     expected[is_int8] = self.bridge.outputs(artefact, source, self.inputs)
                 outputs = bench.predict(artefact.path, self.inputs.numpy())
                 parity = self._compare(artefact, source, outputs, expected[is_int8])
+                shown_on = elsewhere(self.bridge, artefact, source, self.inputs[:1], self.recipe.processors, parity)
                 if parity["passed"]:
                     row, shown = self._row(artefact, outputs, parity, self._activations(artefact, source))
+                    row["processors"] = shown_on
                     rows.append(row)
                     kept += [shown, self._sidecar(row)]
                 else:
@@ -145,7 +153,7 @@ class Job:
                 self.progress.update(index, len(made.artefacts), artefact.name)
             return {"rows": rows, "failed": failed}, kept
 
-        result, made.stamp = self._step(f"verify:{name}", [made.stamp], work)
+        result, made.stamp = self._step(f"verify:{name}", [made.stamp, self.recipe.processors], work)
         made.checked, made.failed = result["rows"], result["failed"]
         for item in made.failed:
             (self.out / item["path"]).unlink(missing_ok=True)
@@ -206,7 +214,8 @@ class Job:
         self.progress.start(f"{name}: calibrate int8")
         model = self.load(self.made[name].path)
         kept = layers_to_keep(self.recipe.keep_float, model, self.task, self.progress)
-        graph = stages.ptq(model, self.task, keep_float=kept)
+        self.progress.note(f"{name}: {room_cost(model, kept, self.recipe.portable)}")
+        graph = stages.ptq(model, self.task, keep_float=kept, portable=self.recipe.portable)
         checkpoint.save(graph, path, {**self.metadata, "keep_float": kept})
         return kept
 
@@ -286,15 +295,3 @@ class Job:
 
 def _trace(model: nn.Module, task: Task) -> nn.Module:
     return graphs.from_json(*graphs.to_json(quantize.capture(model, task.example_input)))
-
-
-def _model_key(recipe: Recipe) -> list[Any]:
-    path = Path(recipe.model.checkpoint or "")
-    return [recipe.model.model_dump(mode="json"), sha256(path) if path.is_file() else None]
-
-
-def _data_key(recipe: Recipe, *tensors: Tensor) -> str:
-    """Return a digest of the data, how it is used, and what is trained for."""
-    contents = [hashlib.sha256(np.ascontiguousarray(tensor.numpy()).tobytes()).hexdigest() for tensor in tensors]
-    how = [recipe.data, recipe.seed, recipe.validation, recipe.augment, dump(recipe).get("loss")]
-    return digest(how + contents)

@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from torchshrink.errors import RecipeError
 from torchshrink.files import atomic
+from torchshrink.runtime.processors import HERE, KINDS
 from torchshrink.settings import Importance, Natural, Positive, Sampler, Scheduling, Scope, Share, Training, Whole
 
 _STEP = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -28,6 +29,13 @@ def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
     return bounds
 
 
+def _known(kind: str) -> str:
+    if kind not in KINDS:
+        raise ValueError(f"{kind!r} is not one of {', '.join(KINDS)}")
+    return kind
+
+
+Processor = Annotated[str, AfterValidator(_known)]
 Shares = Annotated[tuple[Share, Share], AfterValidator(_ordered)]
 Rates = Annotated[tuple[Positive, Positive], AfterValidator(_ordered)]
 
@@ -245,6 +253,8 @@ class Recipe(Strict):
     formats: tuple[Literal["onnx", "tflite"], ...] = Field(("onnx", "tflite"), min_length=1)
     precisions: tuple[Literal["fp32", "fp16", "int8"], ...] = Field(("fp32", "fp16", "int8"), min_length=1)
     keep_float: Literal["auto"] | tuple[str, ...] = ()
+    portable: bool = True
+    processors: tuple[Processor, ...] = Field((HERE,), min_length=1)
     measure: Measuring = Field(default_factory=Measuring)
     search: Search | None = None
 

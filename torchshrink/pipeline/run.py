@@ -33,6 +33,7 @@ def run(
     Raises:
         OutputError: When the folder cannot be written.
         DataError: When ``out`` holds something else, or the data cannot be used.
+        MissingExtraError: When a processor of the recipe cannot be emulated.
         ParityError: When a file failed verification; the others are in the report.
         ShrinkError: What a variant failed with; the others are in the report (``is_reported``).
     """

@@ -65,6 +65,10 @@ class Environment(TypedDict):
     processor: str
     cores: int | None
     packages: dict[str, str | None]
+    instructions: NotRequired[list[str]]
+    """Of the processor, those that decide how int8 is computed: ``AVX2``, ``dotprod``."""
+    int8_dot_products: NotRequired[bool]
+    """Whether one of them multiplies and adds int8 in 32 bits at once, which is what makes int8 fast."""
     command: NotRequired[str]
     """What made the run, ready to be pasted."""
 
@@ -102,6 +106,14 @@ class Parity(TypedDict):
 
 
 @_declared
+class Shown(TypedDict):
+    """How a file compares on one kind of processor: here over the test set, elsewhere for one input."""
+
+    passed: bool
+    max_abs: float
+
+
+@_declared
 class Row(TypedDict):
     """One verified file."""
 
@@ -127,6 +139,8 @@ class Row(TypedDict):
     """Over the test set, computed with the file; NaN is possible."""
     metrics: Metrics
     parity: Parity
+    processors: NotRequired[dict[str, Shown]]
+    """By kind of processor; ``here`` is the one that made the report, the others are emulated."""
     islands: list[str]
     """Operations that compute in float although the file is int8."""
     float_time: NotRequired[float]

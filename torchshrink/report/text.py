@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torchshrink.harmless import csv_cell
 from torchshrink.harmless import markdown as md
-from torchshrink.report import trials
+from torchshrink.report import processors, trials
 from torchshrink.report.columns import COLUMNS, figures, markdown_table, table
 from torchshrink.report.schema import Report, Row
 from torchshrink.report.tradeoff import BUDGET, Recommendation, recommend, reference
@@ -23,31 +23,39 @@ def table_csv(rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def verdict(rows: Sequence[Row]) -> str:
-    """Return one sentence: the smallest verified file against the dense fp32 TFLite file and PyTorch."""
+def verdict(report: Report) -> str:
+    """Return a sentence: the smallest verified file against the dense fp32 TFLite file and PyTorch.
+
+    Where that is int8 and its own float file is as fast, another says so.
+    """
+    rows = report["rows"]
     if not rows:
         return "No file was verified."
     dense, torch_row = reference(rows), reference(rows, "torch")
     best = min(rows, key=lambda row: row["bytes"])
     latency, latency_before = best["latency_ms"]["median"], reference(rows, best["format"])["latency_ms"]["median"]
     compared = _compared(_ratio(dense["bytes"], best["bytes"]), _ratio(latency_before, latency))
+    slow = [pair for pair in processors.slow_int8(rows) if pair[0] is best]
+    warning = f" {processors.saves_no_time(slow, report['environment'])}" if slow else ""
     return (
         f"{best['name']} is {compared}, and its process needs "
         f"{_memory(_ratio(torch_row['peak_rss_mb'], best['peak_rss_mb']))} {torch_row['name']}, at a test loss of "
-        f"{best['loss']:.4f} ({best['loss'] - torch_row['loss']:+.4f})."
+        f"{best['loss']:.4f} ({best['loss'] - torch_row['loss']:+.4f}).{warning}"
     )
 
 
-def recommendations(rows: Sequence[Row]) -> list[str]:
-    """Return one sentence per goal: the file to take, with its figures."""
-    return [_recommended(item, rows) for item in recommend(rows)]
+def recommendations(report: Report) -> list[str]:
+    """Return one sentence per goal: the file to take, with its figures; then those of int8 that saves no time."""
+    rows = report["rows"]
+    slow = processors.said_of_speed(rows, report["environment"])
+    return [*(_recommended(item, rows) for item in recommend(rows)), *slow]
 
 
 def markdown(report: Report) -> str:
     """Return the report as Markdown."""
     headings, cells = table(report["rows"])
-    lines = ["# torchshrink report", "", md(verdict(report["rows"])), ""]
-    lines += [*(f"- {md(sentence)}" for sentence in recommendations(report["rows"])), ""]
+    lines = ["# torchshrink report", "", md(verdict(report)), ""]
+    lines += [*(f"- {md(sentence)}" for sentence in recommendations(report)), ""]
     lines += markdown_table(headings, [[cell.text for cell in line] for line in cells])
     lines += ["![Size against loss](report.png)", ""]
     lines += trials.markdown(report["search"]) if "search" in report else []
@@ -83,8 +91,9 @@ def conditions(report: Report) -> dict[str, str]:
         "Latency": "median of one inference at batch 1, "
         f"{task['threads']} thread(s), the files taking turns; RAM: peak of a fresh process that imports only its "
         "runtime, after loading and one inference.",
-        "Machine": f"{environment_['processor']}, {environment_['cores']} cores, {environment_['system']}, "
+        "Machine": f"{processors.machine(environment_)}, {environment_['cores']} cores, {environment_['system']}, "
         f"Python {environment_['python']}.",
+        "Processors": processors.shown_on(report["rows"]),
         "Packages": f"{packages}.",
         "Command": environment_.get("command", "not recorded"),
     }

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torchshrink.report.schema import Row
 
 BUDGET = 0.01  # how much test loss a smaller, faster or leaner file may cost
-_TOLERANCES = {"size": 0.0, "latency": 0.03, "RAM": 0.03, "loss": 0.001}  # relative; less is noise
+NOISE = {"size": 0.0, "latency": 0.03, "RAM": 0.03, "loss": 0.001}  # relative; less is noise
 _ROUNDING = 1e-9
 
 
@@ -82,7 +82,7 @@ def front(rows: Sequence[Row], measure: str) -> list[Row]:
 
 def _noise(figure: float, measure: str) -> float:
     """Return how much more or less is no difference; a loss may be negative."""
-    return abs(figure) * _TOLERANCES[measure]
+    return abs(figure) * NOISE[measure]
 
 
 def _best(rows: Sequence[Row], measure: str) -> Row | None:

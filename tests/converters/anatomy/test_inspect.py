@@ -272,7 +272,8 @@ def test_an_onnx_file_of_any_size_needs_a_shape(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["onnx-int8", "tflite-int8", "tflite-int8-sparse"])
-def test_an_int8_unet(unet2d: Any, name: str) -> None:
+def test_an_int8_unet(unet2d: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torchshrink.converters.anatomy.inspect.has_dot_products", lambda: True)
     found = inspect(unet2d.path(name), runs=3)
     assert found.share_of_macs("int8") == 1
     assert found.share_of_time("float") == 0
@@ -291,6 +292,18 @@ def test_a_float_unet(unet2d: Any, name: str) -> None:
     assert found.verdict.startswith("It is a float file")
     assert found.findings == ()
     assert to_dict(found)["islands"] == to_dict(found)["detours"] == []
+
+
+def test_a_processor_that_multiplies_int8_slowly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said of a file that multiplies in int8."""
+    monkeypatch.setattr("torchshrink.converters.anatomy.inspect.has_dot_products", lambda: False)
+    monkeypatch.setattr("torchshrink.converters.anatomy.inspect.instructions", lambda: ("SSE4.1", "AVX2"))
+    operations = [step("CONV_2D", "int8", "x", "y")]
+    monkeypatch.setattr("torchshrink.converters.anatomy.inspect._timed_tflite", lambda *_: (operations, 1.0))
+    assert "dot products" not in str(inspect(tmp_path / "m.tflite").findings)
+    operations[0] = dataclasses.replace(operations[0], macs=9)
+    (found,) = inspect(tmp_path / "m.tflite").findings
+    assert found.startswith("This processor has no int8 dot products (AVX2 only), so that int8 may save bytes and no")
 
 
 def test_shares_add_up() -> None:

@@ -68,7 +68,7 @@ def test_every_row_is_in_the_table_and_verification(content: dict[str, Any], tmp
     content["rows"][4]["float_time"] = 0.256
     assert ": Sin x2 (26% of the time in float)</li>" in section(html.page(content, tmp_path), "verification")
     assert "<strong>dense/onnx-fp16</strong>: differs by 0.5" in section(text, "verification")
-    assert verdict(content["rows"]) in text
+    assert verdict(content) in text
     for known in (environment()["processor"], "seed 4", "torch 2.", "Command"):
         assert known in section(text, "conditions")
 

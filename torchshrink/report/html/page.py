@@ -17,6 +17,7 @@ from torchshrink.report.html.activations import activations
 from torchshrink.report.html.layer_bars import layer_bars
 from torchshrink.report.html.predictions import predictions
 from torchshrink.report.html.search import search_section
+from torchshrink.report.processors import said_of_speed
 from torchshrink.report.schema import Report, Row
 from torchshrink.report.tradeoff import BUDGET, Recommendation, recommend, reference
 
@@ -53,11 +54,12 @@ def _content(report: Report, out: Path) -> dict[str, Any]:
         "environment": report["environment"],
         "rows": rows,
         "failed": report["failed"],
-        "verdict": text.verdict(rows),
+        "verdict": text.verdict(report),
         "budget": BUDGET,
         "dense": reference(rows, "torch") if rows else None,
         "smaller_than": reference(rows)["name"] if rows else None,
         "cards": [_card(item, rows) for item in recommend(rows)],
+        "slow_int8": said_of_speed(rows, report["environment"]),
         "headings": headings,
         "lines": lines,
         "pareto": plots.pareto(rows) if rows else [],
