@@ -125,7 +125,7 @@ def _check_recommended(report: dict[str, Any], found: dict[str, Any], trial: dic
 def test_wrong_input(arguments: tuple[str, ...], code: int, message: str, tmp_path: Path) -> None:
     result = call("search", "--out", str(tmp_path / "out"), *arguments, cwd=tmp_path)
     assert result.code == code
-    assert message in result.stderr
+    assert message in result.said
     assert "Traceback" not in result.stderr
 
 

@@ -235,6 +235,7 @@ def test_the_exploit_would_work(tmp_path: Path) -> None:
         call("a", "aten.sum.dim_IntList", node("x"), [0.5]),
         call("a", "aten.sum.dim_IntList", node("x"), [2**64]),
         call("a", "operator.mul", [1], 2**40),
+        call("a", "operator.getitem", False, 0),
         call("a", "operator.add", node("x"), 1, extra=1),
         # what reads and writes files, trusts pointers or sizes, or is not the same twice
         call("a", "aten.save.default", node("x"), "file"),

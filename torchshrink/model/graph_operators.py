@@ -152,6 +152,8 @@ def check_arguments(target: Any, args: list[Any], kwargs: dict[str, Any]) -> Non
     if not isinstance(target, torch._ops.OpOverload):
         if kwargs or len(args) != 2 or not all(isinstance(value, Reference | int | float) for value in args):
             raise ValueError(f"{target.__name__} takes two numbers or results")
+        if target is operator.getitem and not isinstance(args[0], Reference):
+            raise ValueError("getitem takes an item of a result")
         return
     arguments = target._schema.arguments
     places = [argument for argument in arguments if not argument.kwarg_only]

@@ -127,9 +127,9 @@ def _fold_plain(norm: Node, values: _Values, made: _Constants) -> None:
     names = [None if part is None else str(part.target) for part in parts]
     with source.graph.inserting_before(source):
         scaled = _times(values(weight), factor, source.target in _TRANSPOSED, groups)
-        arguments[1] = made(weight, (*names, eps, "weight"), scaled)
+        arguments[1] = made(weight, weight, (*names, eps, "weight"), scaled)
         moved = offset * factor + (0 if shift is None else values(shift))
-        arguments[2] = made(weight, (*names, eps, "bias"), moved)
+        arguments[2] = made(weight, weight, (*names, eps, "bias"), moved)
     _replace(norm, source, arguments)
 
 
@@ -156,10 +156,10 @@ def _fold_trained(norm: Node, values: _Values, made: _Constants) -> None:
     arguments = list(source.args)
     with source.graph.inserting_before(source):
         moved = offset * factor + (0 if shift is None else values(shift))
-        arguments[2] = made(source, (norm.name, "bias"), moved)
+        arguments[2] = made(source, product.args[0], (norm.name, "bias"), moved)
     with source.graph.inserting_before(quantizer):
         over = alive if gain is None else alive.reshape(product.args[1].args[1])
-        weight = made(source, (norm.name, "weight"), values(product) * over)
+        weight = made(source, product.args[0], (norm.name, "weight"), values(product) * over)
     product.replace_all_uses_with(weight)
     arguments[1] = weight if quantizer is product else quantizer
     _replace(norm, source, arguments)
@@ -205,9 +205,12 @@ class _Constants:
         self._graph = graph
         self._names: dict[tuple[Any, ...], str] = {}
 
-    def __call__(self, like: Node, key: tuple[Any, ...], value: Tensor) -> Node:
+    def __call__(self, like: Node, weight: Node, key: tuple[Any, ...], value: Tensor) -> Node:
+        """Add a constant that ends with the last part of ``key`` and begins as the weight does that it comes from."""
         if key not in self._names:
-            self._names[key] = f"_folded_{key[-1]}_{len(self._names)}"
+            layer = str(weight.target).removesuffix("weight").replace(".", "_").strip("_") or "layer"
+            name = f"{layer}_{key[-1]}"
+            self._names[key] = f"{layer}_{len(self._names)}_{key[-1]}" if hasattr(self._graph, name) else name
             self._graph.register_parameter(self._names[key], nn.Parameter(value, requires_grad=False))
         made = self._graph.graph.get_attr(self._names[key])
         if "val" in like.meta:
