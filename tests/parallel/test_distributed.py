@@ -56,12 +56,18 @@ def assert_equal(left: dict[str, Tensor], right: dict[str, Tensor], **tolerance:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["plain", "pruned", "qat", "distilled"])
 def test_the_number_of_processes_changes_nothing(one: Results, two: list[Results], kind: str) -> None:
-    """In double precision, augmentation and BatchNorm included; the losses themselves are float32."""
+    """In double precision, augmentation and BatchNorm included; the losses themselves are float32.
+
+    A graph with fake quantization is float32, and where its rounding falls to the other side a whole code moves.
+    """
     alone, together = one[kind], two[0][kind]
+    tolerance = 5e-3 if kind == "qat" else 1e-6
     for expected, found in zip(alone["history"]["epochs"], together["history"]["epochs"], strict=True):
-        assert found == pytest.approx(expected, rel=1e-6)
+        assert found == pytest.approx(expected, rel=tolerance)
     assert together["history"]["best_epoch"] == alone["history"]["best_epoch"]
-    assert_equal(together["state"], alone["state"], atol=1e-6, rtol=1e-6)
+    # Adam makes a whole step (lr 0.01) of a gradient that is rounding alone, as a bias before a BatchNorm has.
+    close = {"atol": 0.03, "rtol": 0.01} if kind == "qat" else {"atol": 1e-6, "rtol": 1e-6}
+    assert_equal(together["state"], alone["state"], **close)
     losses = [epoch["train_loss"] for epoch in alone["history"]["epochs"]]
     assert len(losses) == 1 or losses[-1] < losses[0]  # it did train
 
