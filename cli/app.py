@@ -13,7 +13,7 @@ import typer
 
 from torchshrink.cli import bench, convert, doctor, inspection, options, predict, report, run, search, train
 from torchshrink.cli.console import errors, interruptible, show
-from torchshrink.errors import RecipeError, ShrinkError
+from torchshrink.errors import RecipeError, ShrinkError, missing_extra
 from torchshrink.parallel.launch import count
 
 _SHARED = ("train", "prune", "qat")  # what several processes do together
@@ -64,6 +64,10 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
             _explain(f"error: {error}", debug)
             raise typer.Exit(3) from None
         except Exception as error:
+            missing = missing_extra(error) if isinstance(error, ModuleNotFoundError) else None
+            if missing is not None:
+                _explain(f"error: {missing}", debug)
+                raise typer.Exit(missing.exit_code) from None
             _explain(f"internal error: {type(error).__name__}: {error} (--debug shows where)", debug)
             raise typer.Exit(1) from None
 

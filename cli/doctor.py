@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from torchshrink.cli import console, options
+from torchshrink.errors import EXTRAS
 from torchshrink.runtime.processors import has_dot_products, instructions
 
 if TYPE_CHECKING:
@@ -28,7 +30,12 @@ _TOGETHER = (
 
 
 def doctor(
-    prepare: Annotated[str | None, typer.Option(help="arm64: fetch what `verify --on arm64` needs, once.")] = None,
+    prepare: Annotated[
+        Literal["tflite", "arm64"] | None,
+        typer.Option(
+            help="tflite: install the converter to TFLite ahead; arm64: fetch what `verify --on arm64` needs."
+        ),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Show what is installed and what would not work together; exit code 5 when something is missing."""
@@ -37,7 +44,7 @@ def doctor(
         return
     installed = {name: _version(name) for name in _SHOWN}
     problems = _problems()
-    gain = {} if problems else _int8_gain()
+    gain = {} if problems or not (installed["onnxruntime"] and installed["ai-edge-litert"]) else _int8_gain()
     if as_json:
         console.show_json(
             {
@@ -49,26 +56,42 @@ def doctor(
             }
         )
     else:
-        rows = [("python", sys.version.split()[0])] + [(name, found or "MISSING") for name, found in installed.items()]
+        rows = [("python", sys.version.split()[0])] + [
+            (name, found or "not installed") for name, found in installed.items()
+        ]
         console.show_table(("package", "version"), rows)
         console.show(f"processor: {', '.join(instructions()) or 'unknown'}; {_int8_here(gain)}")
         for problem in problems:
             console.show(f"problem: {problem}")
         if not problems:
-            console.show("everything fits together")
+            console.show("everything that is installed fits together")
+            console.show(f"TFLite converter: {_converter()}")
     if problems:
         raise typer.Exit(5)
 
 
 def _prepare(what: str) -> None:
-    if what != "arm64":
-        raise typer.BadParameter(f"{what!r}: expected arm64", param_hint="--prepare")
-    from torchshrink.runtime import arm64
-
     with console.Progress() as progress:
-        progress.start("fetch a Python and the runtimes for arm64")
-        root = arm64.prepare()
-    console.show(f"{root}: ready for torchshrink verify --on arm64")
+        if what == "tflite":
+            from torchshrink.converters import environment
+
+            progress.start("prepare the converter to TFLite")
+            console.show(f"{environment.python()}: ready for torchshrink convert")
+        else:
+            from torchshrink.runtime import arm64
+
+            progress.start("fetch a Python and the runtimes for arm64")
+            console.show(f"{arm64.prepare()}: ready for torchshrink verify --on arm64")
+
+
+def _converter() -> str:
+    from torchshrink.converters import environment
+
+    if environment.is_here():
+        return "in this environment"
+    named = os.environ.get(environment.VARIABLE)
+    made = environment.folder()
+    return named or (f"in {made}" if made.is_dir() else "installed by the first conversion, or --prepare tflite")
 
 
 def _int8_gain() -> dict[str, float]:
@@ -100,12 +123,13 @@ def _problems() -> list[str]:
 
 
 def _requirements(package: str, extras: tuple[str, ...] = ()) -> Iterator[Requirement]:
-    """Yield what a package needs on this Python, with what its ``extras`` add."""
+    """Yield what a package needs on this Python, with what its ``extras`` add; of torchshrink's own what is there."""
     from packaging.requirements import Requirement
 
     for line in requires(package) or []:
         item = Requirement(line)
-        if item.marker is None or any(item.marker.evaluate({"extra": extra}) for extra in ("", *extras)):
+        own = EXTRAS if package == "torchshrink" and _version(item.name) else ()
+        if item.marker is None or any(item.marker.evaluate({"extra": extra}) for extra in ("", *extras, *own)):
             yield item
 
 

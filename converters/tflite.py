@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 
-from torchshrink.converters import foreign, half, qdq, runtimes, sparse, targets, tflite_file
+from torchshrink.converters import environment, foreign, half, qdq, runtimes, sparse, targets, tflite_file
 from torchshrink.converters import ranges as range_store
 from torchshrink.converters.export.to_onnx import Precision
 from torchshrink.converters.float_tflite import layout
@@ -198,7 +197,7 @@ def _run(root: Path, folders: Sequence[Path], keras: bool, onnx_paths: Sequence[
         json.dumps([{"onnx": str(out.parent / "model.onnx"), "folder": str(out), "keras": keras} for out in outputs])
     )
     result = subprocess.run(
-        [sys.executable, "-P", str(_WORKER), str(order)],
+        [environment.python(), "-P", str(_WORKER), str(order)],
         capture_output=True,
         text=True,
         errors="replace",

@@ -1,10 +1,16 @@
 """What `import torchshrink` promises."""
 
+import ast
 import importlib
+import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
+import numpy as np
 import pytest
+from import_graph import sources
 
 import torchshrink
 from torchshrink import errors
@@ -33,6 +39,65 @@ def test_the_documented_names_need_one_import(expression: str) -> None:
     code = f"import torchshrink as ts; {expression}"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+FILE_ONLY = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {absent}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Absent())
+sys.argv = ["torchshrink", *{arguments}]
+from torchshrink.cli import main
+main()
+"""
+ONNX = "tests/written_by_0_1_0/run/files/dense-fp32.onnx"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["inspect", ONNX], 0, "Conv"),
+        (["bench", ONNX, "--runs", "5", "--threads", "1"], 0, "onnxruntime"),
+        (["predict", ONNX, "--data", "{folder}", "--out", "{folder}/masks"], 0, "1"),
+        (["doctor"], 0, "not installed"),
+        (["train", "--data", "synthetic:cells", "--out", "{folder}/x"], 5, "pip install 'torchshrink[torch]'"),
+        (["search", "--data", "synthetic:cells", "--out", "{folder}/s", "--hours", "1"], 5, "pip install"),
+        (["report", "tests/written_by_0_1_0/run"], 5, "pip install 'torchshrink[report]'"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_files_need_no_torch(arguments: list[str], code: int, said: str, tmp_path: Path) -> None:
+    """What is missing is named with the extra that brings it; what only opens files does without."""
+    np.save(tmp_path / "image.npy", np.zeros((1, 32, 32), np.float32))
+    absent = {module for extra in errors.EXTRAS for module in errors.EXTRAS[extra]} - {"onnx", "onnxruntime"}
+    given = [argument.replace("{folder}", str(tmp_path)) for argument in arguments]
+    script = FILE_ONLY.format(absent=absent - {"ai_edge_litert"}, arguments=given)
+    done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, said in done.stdout + done.stderr) == (code, True), done.stdout + done.stderr
+
+
+def test_every_module_comes_with_an_extra_or_always() -> None:
+    """Each third-party import of the product is of a core dependency, or of one that an extra is named for."""
+    root = Path(__file__).parents[1]
+    imported = {
+        name.partition(".")[0]
+        for path in sources(root)
+        for node in ast.walk(ast.parse((root / path).read_text()))
+        for name in ([each.name for each in node.names] if isinstance(node, ast.Import) else
+                     [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else [])
+    }  # fmt: skip
+    core = {"numpy", "packaging", "PIL", "pydantic", "rich", "typer", "typing_extensions", "yaml", "zstandard"}
+    trackers = {"fsspec", "mlflow", "ray", "tensorboardX", "psycopg", "tf_keras"}
+    known = core | trackers | {module for modules in errors.EXTRAS.values() for module in modules}
+    assert imported - set(sys.stdlib_module_names) - {"torchshrink", "__future__"} - known == set()
+    with (root / "pyproject.toml").open("rb") as file:
+        extras = tomllib.load(file)["project"]["optional-dependencies"]
+    assert set(errors.EXTRAS) < set(extras)
+    for extra, modules in errors.EXTRAS.items():
+        named = {re.split(r"[^A-Za-z0-9_-]", line)[0].replace("-", "_") for line in extras[extra]}
+        assert set(modules) - {"tensorflow"} <= named, extra  # onnx2tf brings it
 
 
 def test_unknown_names() -> None:

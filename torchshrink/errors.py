@@ -13,6 +13,25 @@ ShrinkError
 
 from __future__ import annotations
 
+# Which extra brings a module: "torchshrink[torch]".
+EXTRAS = {
+    "torch": (
+        "torch",
+        "torchao",
+        "torch_pruning",
+        "torchmetrics",
+        "accelerate",
+        "safetensors",
+        "onnx_ir",
+        "onnxscript",
+    ),
+    "onnxruntime": ("onnx", "onnxruntime"),
+    "litert": ("ai_edge_litert",),
+    "tflite": ("onnx2tf", "tensorflow", "ai_edge_quantizer"),
+    "search": ("optuna",),
+    "report": ("jinja2", "matplotlib"),
+}
+
 
 class ShrinkError(Exception):
     """Base of every error that torchshrink raises on purpose; its text is one sentence for the user."""
@@ -57,3 +76,12 @@ class MissingExtraError(ShrinkError):
     """An optional dependency that is not installed."""
 
     exit_code = 5
+
+
+def missing_extra(error: ModuleNotFoundError) -> MissingExtraError | None:
+    """Return what to install for a module that is not there; None for one that no extra brings."""
+    module = (error.name or "").partition(".")[0]
+    extra = next((extra for extra, modules in EXTRAS.items() if module in modules), None)
+    if extra is None:
+        return None
+    return MissingExtraError(f"this needs {module}, which is not installed: pip install 'torchshrink[{extra}]'")

@@ -8,8 +8,10 @@ stays float.
 
 from __future__ import annotations
 
+import json
 import re
-import warnings
+import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,16 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from torchshrink.converters import runtimes, tflite_file
-from torchshrink.converters.int8_tflite import consistency, decomposition, ends, matching, mend, partition
+from torchshrink.converters import environment, runtimes, tflite_file
+from torchshrink.converters.int8_tflite import (
+    _quantizer_worker,
+    consistency,
+    decomposition,
+    ends,
+    matching,
+    mend,
+    partition,
+)
 from torchshrink.converters.int8_tflite.matching import Match
 from torchshrink.converters.ranges import Range, Ranges
 from torchshrink.converters.tflite_file import Graph
@@ -45,8 +55,6 @@ def quantize(
     Raises:
         ConversionError: When the ranges are those of another model, or ai-edge-quantizer refuses this one.
     """
-    from ai_edge_quantizer import quantizer
-
     model, source, match = tflite_file.read(float_tflite), onnx.load(str(float_onnx)), Match()
     _check_names(source, ranges, float_onnx)
     graph = Graph(model)
@@ -57,16 +65,10 @@ def quantize(
     _note(graph, grids, floating, match)
     if not match.quantized:
         raise ConversionError(f"no operation of {float_onnx.name} could be quantized: none of its tensors has a range")
-    recipe, statistics = _recipe(graph, grids, floating), _statistics(graph, weights | grids)
+    left_alone, statistics = _left_alone(graph, grids, floating), _statistics(graph, weights | grids)
     ends.guard(model)
-    try:
-        with runtimes.silent_stderr(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about how ai-edge-quantizer itself opens an interpreter
-            worker = quantizer.Quantizer(tflite_file.pack(model), recipe)
-            content = worker.quantize(statistics).quantized_model
-    except (ValueError, RuntimeError, KeyError) as error:
-        raise ConversionError(f"ai-edge-quantizer refused {float_tflite.name}: {error}") from error
-    quantized = tflite_file.parse(bytes(content), target.name)
+    content = _quantized(tflite_file.pack(model), left_alone, statistics, float_tflite.name)
+    quantized = tflite_file.parse(content, target.name)
     learned = {graph.name(index): grid for index, grid in grids.items()}
     ends.unguard(quantized)
     ends.quantize(quantized, learned)
@@ -99,26 +101,58 @@ def _note(graph: Graph, grids: Mapping[int, Range], floating: Sequence[Any], mat
         (match.quantized if is_quantized else match.floating).append(graph.name(index))
 
 
-def _recipe(graph: Graph, grids: Mapping[int, Range], floating: Sequence[Any]) -> list[dict[str, Any]]:
-    """Return ai-edge-quantizer's recipe: everything static int8 but the operators that stay float."""
-    from ai_edge_quantizer import recipe
-
-    entries: list[dict[str, Any]] = recipe.static_wi8_ai8()
+def _left_alone(graph: Graph, grids: Mapping[int, Range], floating: Sequence[Any]) -> list[dict[str, Any]]:
+    """Return what ai-edge-quantizer's recipe says of operators, inputs and outputs that stay float."""
+    entries = []
     # The graphs of loops, which recurrent layers become, stay float.
     bodies = [Graph(graph.model, position) for position in range(1, len(graph.model.subgraphs))]
     left = [(graph, operator) for operator in floating] + [(body, op) for body in bodies for op in body.operators]
     if left:
         scopes = ("".join(f"{of.name(index)};" for index in op.outputs) for of, op in left)
-        entries.append(_left_alone(f"^(?:{'|'.join(map(re.escape, scopes))})$", "*"))
+        entries.append(_entry(f"^(?:{'|'.join(map(re.escape, scopes))})$", "*"))
     # All ends of a model and its loops are quantized, or none; `ends.quantize` then does those that have a range.
     for kind, indices in (("INPUT", graph.inputs), ("OUTPUT", graph.outputs)):
         if bodies or any(index not in grids and graph.is_float(index) for index in indices):
-            entries.append(_left_alone(".*", kind))
+            entries.append(_entry(".*", kind))
     return entries
 
 
-def _left_alone(scope: str, operation: str) -> dict[str, Any]:
+def _entry(scope: str, operation: str) -> dict[str, Any]:
     return {"regex": scope, "operation": operation, "algorithm_key": "no_quantize", "op_config": {}}
+
+
+def _quantized(
+    content: bytes,
+    left_alone: Sequence[Mapping[str, Any]],
+    statistics: Mapping[str, Mapping[str, NDArray[Any]]],
+    name: str,
+) -> bytes:
+    """Let ai-edge-quantizer work, here or in the environment that has it."""
+    try:
+        if environment.is_here():
+            with runtimes.silent_stderr():
+                return _quantizer_worker.quantize(content, left_alone, statistics)
+        return _elsewhere(content, left_alone, statistics)
+    except ValueError as error:
+        raise ConversionError(f"ai-edge-quantizer refused {name}: {error}") from error
+
+
+def _elsewhere(
+    content: bytes, left_alone: Sequence[Mapping[str, Any]], statistics: Mapping[str, Mapping[str, NDArray[Any]]]
+) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="torchshrink-") as name:
+        folder, made = Path(name), Path(name, "quantized.tflite")
+        (folder / "model.tflite").write_bytes(content)
+        (folder / "left.json").write_text(json.dumps(left_alone))
+        (folder / "names.json").write_text(json.dumps(list(statistics)))
+        arrays = {f"{i}_{end}": value[end] for i, value in enumerate(statistics.values()) for end in ("min", "max")}
+        np.savez(folder / "statistics.npz", **arrays)
+        command = [environment.python(), "-P", _quantizer_worker.__file__, str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", cwd=folder, check=False)
+        if made.is_file():
+            return made.read_bytes()
+        refused = folder / "refused"
+        raise ValueError(refused.read_text() if refused.is_file() else done.stderr.strip()[-200:])
 
 
 def _statistics(graph: Graph, grids: Mapping[int, Range]) -> dict[str, dict[str, NDArray[np.float64]]]:

@@ -85,8 +85,12 @@ def launcher(processor: str) -> list[str]:
 
 def arm64_root() -> Path:
     """Return the folder that holds, or would hold, a Python with the runtimes for arm64."""
-    cache_folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache_folder) / "torchshrink" / "arm64"
+    return cache_folder() / "arm64"
+
+
+def cache_folder() -> Path:
+    """Return the user's folder for what torchshrink fetches or makes once."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "torchshrink")
 
 
 def _import_path(root: Path) -> str:

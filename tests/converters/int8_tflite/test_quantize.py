@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
-from torchshrink.converters import qdq, tflite, tflite_file
+from torchshrink.converters import environment, qdq, tflite, tflite_file
 from torchshrink.converters.int8_tflite import quantize
 from torchshrink.converters.int8_tflite.matching import Match
 from torchshrink.converters.onnx_file import save
@@ -294,6 +295,16 @@ def test_what_a_converter_added_inside_of_an_operation_is_calibrated(
     assert match.floating == []
     (found,), (expected,) = _run(interpreter, tmp_path / "model.tflite", entry), _expected(case.model, entry)
     assert np.mean(np.abs(found - expected) <= 0.0101) >= 0.95
+
+
+def test_the_quantizer_of_another_environment_writes_the_same_bytes(
+    cases: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = cases["island"]
+    case.write(tmp_path / "here.tflite")
+    monkeypatch.setenv(environment.VARIABLE, sys.executable)
+    case.write(tmp_path / "elsewhere.tflite")
+    assert (tmp_path / "here.tflite").read_bytes() == (tmp_path / "elsewhere.tflite").read_bytes()
 
 
 def test_ranges_of_another_model_are_refused(cases: Any, tmp_path: Path) -> None:
