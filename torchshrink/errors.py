@@ -26,10 +26,10 @@ EXTRAS = {
         "onnxscript",
     ),
     "onnxruntime": ("onnx", "onnxruntime"),
-    "litert": ("ai_edge_litert",),
+    "litert": ("ai_edge_litert", "flatbuffers"),
     "tflite": ("onnx2tf", "tensorflow", "ai_edge_quantizer"),
     "search": ("optuna",),
-    "report": ("jinja2", "matplotlib"),
+    "report": ("jinja2", "markupsafe", "matplotlib"),
 }
 
 
