@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from torchshrink import checkpoint
 from torchshrink.converters import onnx_file, sparse, tflite_file
 from torchshrink.converters.onnx_file import load
 from torchshrink.converters.tflite_file import Graph, graphs
@@ -59,6 +58,8 @@ def input_shape(path: Path) -> list[int]:
     if path.suffix == ".onnx":
         shape = load(path).graph.input[0].type.tensor_type.shape
         return [int(side.dim_value) or 1 for side in shape.dim]
+    from torchshrink import checkpoint  # which needs torch
+
     shape = checkpoint.describe(path).get("input_shape")
     if shape is None:
         raise ModelError(f"{path} does not say what shape its input has: pass --data")
