@@ -70,6 +70,7 @@ def bench(
             allow_pickle=allow_pickle,
             progress=progress,
         )
+        found["warnings"] += _slow_int8(found["rows"])
         for item in found["profiles"]:
             if item["operations"] is None and item["path"].endswith(".tflite"):
                 progress.start(f"time the operators of {item['name']}")
@@ -140,6 +141,13 @@ def _operators(profile: dict[str, Any]) -> dict[str, Any]:
     ordered = sorted(kinds.items(), key=lambda item: -sum(item[1]))
     rows = [{"operation": kind, "ms": sum(times), "calls": len(times)} for kind, times in ordered]
     return {"operations": rows, "note": found.method}
+
+
+def _slow_int8(rows: list[dict[str, Any]]) -> list[str]:
+    """Return what is to be said of int8 files that are slower than float ones, with the first number of threads."""
+    from torchshrink.converters.anatomy import slow_int8
+
+    return slow_int8.timed([row for row in rows if row["threads"] == rows[0]["threads"]])
 
 
 def _counts(text: str, option: str) -> list[int]:

@@ -46,7 +46,7 @@ def export(
         from torchshrink.converters import to_onnx
 
         to_onnx(model, example, out, precision, target, metadata, count)
-    show_file(out, as_json)
+    show_file(out, as_json, precision == "int8")
 
 
 def convert(
@@ -106,7 +106,7 @@ def convert(
         to_tflite(source, out, precision, ranges, sparse, metadata, target, io)
         if has_ranges:
             _save_ranges(source, out.with_suffix(".ranges.json"), origin)
-    show_file(out, as_json)
+    show_file(out, as_json, precision == "int8")
 
 
 def verify(

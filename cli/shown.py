@@ -32,12 +32,19 @@ def show_cells(headings: Sequence[str], lines: Sequence[Sequence[Cell]], title: 
     console.show_table(headings, [[cell.text for cell in line] for line in lines], title)
 
 
-def show_file(path: Path, as_json: bool) -> None:
-    """Show what was written."""
+def show_file(path: Path, as_json: bool, is_int8: bool = False) -> None:
+    """Show what was written, and of an int8 file what is known of its speed."""
+    speed: tuple[str, ...] = ()
+    if is_int8:
+        from torchshrink.converters.anatomy import slow_int8
+
+        speed = slow_int8.expected(path)
     if as_json:
-        console.show_json({"path": str(path), "bytes": path.stat().st_size})
-    else:
-        console.show(f"{path}: {path.stat().st_size / 1e6:.3f} MB")
+        console.show_json({"path": str(path), "bytes": path.stat().st_size} | ({"speed": speed} if is_int8 else {}))
+        return
+    console.show(f"{path}: {path.stat().st_size / 1e6:.3f} MB")
+    for line in speed:
+        console.show(f"speed: {line}")
 
 
 def write_json(content: Any, out: Path | None) -> None:

@@ -46,16 +46,20 @@ def findings(operations: Sequence[Operation], detours: Sequence[Detour], runtime
 
 
 def _slow_kernels(operations: Sequence[Operation], total: float, runtime: Runtime) -> list[str]:
-    """Name the kinds that compute in int8 and still take much of the time, although they multiply nothing."""
+    """Name the kinds that compute in int8 and still take much of the time, although they multiply nothing.
+
+    Those that take longer than in float are named even where they take little.
+    """
     idle = [operation for operation in operations if operation.precision == "int8" and not operation.macs]
     spent = {
         kind: total_ms([each for each in idle if each.kind == kind]) for kind in dict.fromkeys(o.kind for o in idle)
     }
+    slower = kernels.SLOWER_IN_INT8[runtime]
     return [
-        f"{kind} computes in int8, but takes {share(ms, total)} of the time: its int8 kernel in {runtime} is slow; "
-        f"{kernels.advice(kind, runtime)}."
+        f"{kind} computes in int8, but takes {share(ms, total)} of the time: its int8 kernel in {runtime} is slow"
+        f"{'er than its float one' if kind in slower else ''}; {kernels.advice(kind, runtime)}."
         for kind, ms in sorted(spent.items(), key=lambda item: -item[1])
-        if ms > _SLOW * total
+        if ms > (_WORTH_SAYING if kind in slower else _SLOW) * total
     ]
 
 

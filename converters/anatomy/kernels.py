@@ -21,6 +21,12 @@ _IN_ONNXRUNTIME = {
     "Reshape", "Resize", "Sigmoid", "Slice", "Softmax", "SpaceToDepth", "Split",
     "Squeeze", "Tile", "Transpose", "Unsqueeze", "Where",
 }  # fmt: skip
+# Kinds whose int8 form takes longer than their float form in `docs/operators.md`, on a processor without int8 dot
+# products, and that are no weighted sums: those gain where there are some.
+SLOWER_IN_INT8: dict[Runtime, frozenset[str]] = {
+    "LiteRT": frozenset({"HARD_SWISH"}),
+    "ONNX Runtime": frozenset(),
+}
 # ONNX Runtime puts these around its float convolutions and poolings.
 _LAYOUT = {"ReorderInput", "ReorderOutput"}
 _MOVES_IN_ONNX = {

@@ -70,6 +70,15 @@ def test_one_sentence_for_many_files() -> None:
     assert "int8 saves neither bytes nor time" in processors.said_of_speed(rows, AVX2)[0]  # type: ignore[arg-type]
 
 
+def test_int8_that_no_float_file_was_measured_beside() -> None:
+    rows = [each for each in slow() if each["format"] == "torch" or each["precision"] == "int8"]
+    assert processors.said_of_speed(rows, AVX2) == [  # type: ignore[arg-type]
+        "dense/onnx-int8, dense/tflite-int8: int8 may save no time on this processor (no int8 dot products: AVX2 "
+        "only), and no float file was measured beside it: add fp32 to the precisions."
+    ]
+    assert processors.said_of_speed(rows, VNNI) == []  # type: ignore[arg-type]
+
+
 def test_where_files_are_right() -> None:
     rows = make_rows()
     alone = "every file was shown to be right on this one, and tried on no other (recipes: processors)."

@@ -50,10 +50,26 @@ def slow_int8(rows: Sequence[Row]) -> list[Pair]:
 
 
 def said_of_speed(rows: Sequence[Row], environment: Environment) -> list[str]:
-    """Return a sentence for each format of which int8 files save no time: how many, why, and what to ship instead."""
+    """Return a sentence for each format of which int8 files save no time: how many, why, and what to ship instead.
+
+    Where int8 has no float file beside it and the processor nothing that makes it fast, a sentence says that too.
+    """
     pairs = slow_int8(rows)
     formats = dict.fromkeys(row["format"] for row, _ in pairs)
-    return [saves_no_time([pair for pair in pairs if pair[0]["format"] == each], environment) for each in formats]
+    said = [saves_no_time([pair for pair in pairs if pair[0]["format"] == each], environment) for each in formats]
+    return [*said, *_untold(rows, environment)]
+
+
+def _untold(rows: Sequence[Row], environment: Environment) -> list[str]:
+    """Say of which formats there is nothing to compare int8 with, on a processor without int8 dot products."""
+    floats = {row["format"] for row in rows if row["precision"] == "fp32"}
+    alone = [row for row in rows if row["precision"] == "int8" and row["format"] not in floats]
+    if not alone or environment.get("int8_dot_products", True):
+        return []
+    return [
+        f"{_named(alone)}: int8 may save no time on this processor ({_reason(environment).removesuffix('; ')}), and no "
+        "float file was measured beside it: add fp32 to the precisions."
+    ]
 
 
 def saves_no_time(pairs: Sequence[Pair], environment: Environment) -> str:

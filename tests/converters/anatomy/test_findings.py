@@ -59,8 +59,11 @@ def test_an_integer_kernel_that_is_slow() -> None:
     ]
     (line,) = say(operations)
     assert line.startswith(
-        "HARD_SWISH computes in int8, but takes 30.0% of the time: its int8 kernel in LiteRT is slow; replace"
+        "HARD_SWISH computes in int8, but takes 30.0% of the time: its int8 kernel in LiteRT is slower than its "
+        "float one; replace"
     )
+    operations[1] = step("HARD_SWISH", "int8", "conv", "swish", 0.2)  # little, but more than in float
+    assert say(operations)[0].startswith("HARD_SWISH computes in int8, but takes 2.8% of the time")
     assert verdict(operations, ()) == "All of it computes in int8."
 
 
