@@ -15,6 +15,7 @@ from torch import nn
 from torchshrink import checkpoint, losses
 from torchshrink.data import open_task
 from torchshrink.errors import ModelError, RecipeError
+from torchshrink.model import libraries
 from torchshrink.model.unet import UNet
 from torchshrink.pipeline.recipe import Recipe
 from torchshrink.task import Task
@@ -83,11 +84,13 @@ def _fitting(model: nn.Module, path: Path, task: Task) -> nn.Module:
 
 
 def resolve(reference: str, what: str) -> Callable[..., Any]:
-    """Import ``module:name``, looking in the current folder too.
+    """Import ``module:name``, looking in the current folder too; of timm and torchvision, names are models.
 
     Raises:
         RecipeError: When it cannot be imported; ``what`` says what it was to be.
     """
+    if what == "model" and libraries.is_library(reference):
+        return libraries.factory(reference)
     module, _, name = reference.partition(":")
     if not module or not name:
         raise RecipeError(f"{what} {reference!r}: expected MODULE:NAME, such as my_package.models:make")
