@@ -17,6 +17,7 @@ Data = Annotated[
         "test.npz, synthetic:cells, synthetic:pulses, or module:callable."
     ),
 ]
+NamedData = Annotated[str | None, typer.Option(help="As in train; by default what the checkpoint was made with.")]
 RecipeFile = Annotated[Path | None, typer.Argument(help="A recipe; without one, the built-in U-Net and data.")]
 ModelFile = Annotated[
     Path, typer.Argument(help="A checkpoint: .safetensors, .pt, .pth, .ckpt, or a Hugging Face folder.")

@@ -36,10 +36,10 @@ def test_the_documented_names_need_one_import(expression: str) -> None:
 
 
 def test_unknown_names() -> None:
-    with pytest.raises(AttributeError, match="'torchshrink' has no attribute 'shrink'"):
-        torchshrink.shrink  # noqa: B018
+    with pytest.raises(AttributeError, match="'torchshrink' has no attribute 'squash'"):
+        torchshrink.squash  # noqa: B018
     with pytest.raises(ImportError):
-        importlib.import_module("torchshrink.shrink")
+        importlib.import_module("torchshrink.squash")
 
 
 def drawn_tree(text: str) -> dict[str, tuple[str, int]]:

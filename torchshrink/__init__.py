@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     __version__: str
 
-_ATTRIBUTES = {"UNet": "torchshrink.model.unet", "Task": "torchshrink.task", "open_task": "torchshrink.data"}
+_ATTRIBUTES = {"UNet": "torchshrink.model.unet", "Task": "torchshrink.task", "open_task": "torchshrink.data",
+               "run": "torchshrink.converters.calls", "shrink": "torchshrink.converters.calls"}  # fmt: skip
 _MODULES = (
     "bench", "checkpoint", "converters", "data", "errors", "losses", "metrics", "prune", "quantize", "sensitivity",
     "stages", "training",

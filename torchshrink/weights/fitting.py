@@ -82,12 +82,12 @@ def states(content: Any, origin: str = "", depth: int = 0) -> Iterator[tuple[str
 
 def _candidates(origin: str, state: State, wanted: Mapping[str, Tensor]) -> list[Candidate]:
     """Return the tensors as they are named, and without each prefix that leaves names of the model."""
-    prefixes = {"": 0}
+    prefixes = {"": None}  # in their order
     for name in state:
         parts = name.split(".")
-        for place in range(1, len(parts)):
-            if ".".join(parts[place:]) in wanted:
-                prefixes.setdefault(".".join(parts[:place]) + ".", 0)
+        for depth in range(1, len(parts)):
+            if ".".join(parts[depth:]) in wanted:
+                prefixes[".".join(parts[:depth]) + "."] = None
     found = []
     for prefix in prefixes:
         own = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
