@@ -13,8 +13,8 @@ FOLDERS = {"torchshrink": "torchshrink", "converters": "torchshrink.converters",
 FLOORS: dict[str, tuple[str, ...]] = {
     "torchshrink": (
         "__init__", "errors", "settings", "progress", "quiet", "harmless", "files", "parallel", "losses", "model",
-        "weights", "checkpoint", "prune", "task", "metrics", "data", "quantize", "report", "runtime", "bench",
-        "predict", "training", "stages", "sensitivity", "pipeline", "search",
+        "weights", "checkpoint", "prune", "task", "metrics", "data", "quantize", "loops", "report", "runtime", "bench",
+        "predict", "own_loop", "training", "stages", "sensitivity", "pipeline", "search",
     ),
     "converters": (
         "onnx_file", "ranges", "runtimes", "qdq", "tflite_file", "tflite_ops", "correspondence", "foreign", "half",

@@ -28,6 +28,7 @@ def data_key(recipe: Recipe, *tensors: Tensor) -> str:
     """Return a digest of the data, how it is used, and what is trained for."""
     contents = [hashlib.sha256(np.ascontiguousarray(tensor.numpy()).tobytes()).hexdigest() for tensor in tensors]
     how = [recipe.data, recipe.seed, recipe.validation, recipe.augment, dump(recipe).get("loss")]
+    how += [recipe.fit, recipe.optimizer, recipe.schedule]
     return digest(how + contents)
 
 
