@@ -53,6 +53,15 @@ def test_not_installed(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
         resolve(f"{library}:resnet18", "model")
 
 
+def test_installed_for_another_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str) -> None:
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr(libraries.importlib, "import_module", fail)  # type: ignore[attr-defined]
+    with pytest.raises(MissingExtraError, match=r"installed but cannot be imported \(operator .*fits torch 2\."):
+        resolve("torchvision:resnet18", "model")
+
+
 @pytest.mark.parametrize("name", ["hf-hub:someone/model", "local-dir:/tmp/x", "a/b"])
 def test_addresses_are_no_names(name: str) -> None:
     assert not libraries.is_library(f"timm:{name}")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qsl
 
+import torch
 from torch import nn
 
 from torchshrink.errors import MissingExtraError, ModelError
@@ -46,9 +47,15 @@ def factory(reference: str) -> Callable[..., nn.Module]:
     library, name = match[1], match[2]
     try:
         module = importlib.import_module("torchvision.models" if library == "torchvision" else library)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        missing = (error.name or library).partition(".")[0]  # timm needs torchvision too
         raise MissingExtraError(
-            f"model {reference!r} needs {library}, which is not installed: pip install {library}"
+            f"model {reference!r} needs {missing}, which is not installed: pip install {missing}"
+        ) from error
+    except Exception as error:  # such as a torchvision that was built for another torch
+        raise MissingExtraError(
+            f"model {reference!r} needs {library}, which is installed but cannot be imported ({error}): install the "
+            f"version that fits torch {torch.__version__}"
         ) from error
     create = module.get_model if library == "torchvision" else module.create_model
     options = _options(match)
