@@ -114,7 +114,7 @@ def verify(
     file: Annotated[Path, typer.Argument(help="The ONNX or TFLite file.")],
     against: Annotated[Path | None, typer.Option(help="The checkpoint that it was made from.")] = None,
     ranges: Annotated[Path | None, typer.Option(help="The learned ranges that it was made from, JSON.")] = None,
-    data: options.Data = "synthetic:cells",
+    data: options.NamedData = None,
     precision: Annotated[
         Literal["auto", "fp32", "fp16", "int8"], typer.Option(help="Which limits hold; auto: guessed.")
     ] = "auto",
@@ -180,7 +180,7 @@ def _save_ranges(source: Path, path: Path, origin: Any) -> None:
 def _compare(
     file: Path,
     against: Path,
-    data: str,
+    data: str | None,
     precision: str,
     samples: int,
     seed: int,
@@ -199,7 +199,7 @@ def _compare(
     from torchshrink.metrics import stack
     from torchshrink.quantize import is_quantized
 
-    task, model = load_task(against, data, seed, factory, allow_pickle)
+    task, model = load_task(against, data, seed, factory, allow_pickle, sized=True)
     is_int8 = is_quantized(model)
     if precision == "auto":
         stored = {str(array.dtype) for array in contents.read_weights(file)}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from torchshrink.errors import ModelError, OutputError
+from torchshrink.errors import DataError, ModelError, OutputError
 from torchshrink.parallel.launch import is_main
 
 if TYPE_CHECKING:
@@ -55,34 +55,47 @@ def load_model(
     return model, torch.zeros(sizes), {key: description[key] for key in kept if key in description}
 
 
-def load_task(path: Path, data: str, seed: int, factory: str | None, allow_pickle: bool) -> tuple[Task, nn.Module]:
-    """Return the data, normalised as the model was trained with, and the model."""
+def load_task(
+    path: Path, data: str | None, seed: int, factory: str | None, allow_pickle: bool, sized: bool = False
+) -> tuple[Task, nn.Module]:
+    """Return the data, normalised as the model was trained with, and the model.
+
+    Without data, it is what the checkpoint was made with. ``sized`` makes generated data of the checkpoint's size.
+    """
     from torchshrink.data import open_task
+    from torchshrink.pipeline.origin import data_of
     from torchshrink.task import Normalization
 
-    model, stored = load_network(path, factory, allow_pickle), _describe(path).get("normalization")
+    source, chosen = (data, seed) if data is not None else data_of(path)
+    model, description = load_network(path, factory, allow_pickle), _describe(path)
+    stored = description.get("normalization")
     normalization = Normalization(tuple(stored["mean"]), tuple(stored["std"]), stored["raw"]) if stored else None
-    return open_task(data, seed=seed, normalization=normalization), model
+    if sized:
+        source = _of_size(source, description.get("input_shape"))
+    try:
+        return open_task(source, seed=chosen, normalization=normalization), model
+    except DataError as error:
+        if data is not None:
+            raise
+        raise DataError(f"{path} was made with the data {source}, which is not here: pass --data ({error})") from error
 
 
 def load_recipe(path: Path | None, data: str | None, trust: bool, allow_pickle: bool) -> Recipe:
-    """Return the recipe of a command, with what the command line says instead of it.
+    """Return the recipe of a command, with what the command line says instead of it; raises as `chosen.choose`."""
+    from torchshrink.pipeline.chosen import choose
 
-    Raises:
-        RecipeError: When it is wrong, or names code that nobody said to trust.
-    """
-    from torchshrink.pipeline import recipe as recipes
-    from torchshrink.pipeline import trust as trusted
-
-    recipe = recipes.load(path) if path is not None else recipes.Recipe()
-    if not trust:
-        its_own = recipe if data is None else recipe.model_copy(update={"data": "synthetic:cells"})
-        trusted.check(its_own, str(path))
-    recipe = recipe if data is None else recipe.model_copy(update={"data": data})
-    return recipes.trust_pickle(recipe) if allow_pickle else recipe
+    return choose(path, data, trust, allow_pickle)
 
 
 def _describe(path: Path) -> dict[str, Any]:
     from torchshrink import checkpoint
 
     return checkpoint.describe(path) if path.suffix == ".safetensors" else {}
+
+
+def _of_size(source: str, shape: list[int] | None) -> str:
+    """Return generated data in the size of a checkpoint's input, unless it says its own."""
+    key = "length" if source.startswith("synthetic:pulses") else "size"
+    if shape is None or not source.startswith("synthetic:") or f"{key}=" in source:
+        return source
+    return f"{source}{'&' if '?' in source else '?'}{key}={shape[-1]}"

@@ -32,7 +32,7 @@ def inspect(
     context: typer.Context,
     model_file: Annotated[
         Path,
-        typer.Argument(help="A checkpoint: .safetensors (or .pt with --allow-pickle); or an .onnx or .tflite file."),
+        typer.Argument(help="A checkpoint, as in prune; or an .onnx or .tflite file."),
     ],
     data: Annotated[
         str | None,

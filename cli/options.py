@@ -17,15 +17,23 @@ Data = Annotated[
         "test.npz, synthetic:cells, synthetic:pulses, or module:callable."
     ),
 ]
+NamedData = Annotated[str | None, typer.Option(help="As in train; by default what the checkpoint was made with.")]
 RecipeFile = Annotated[Path | None, typer.Argument(help="A recipe; without one, the built-in U-Net and data.")]
-ModelFile = Annotated[Path, typer.Argument(help="A checkpoint: .safetensors (or .pt with --allow-pickle).")]
+ModelFile = Annotated[
+    Path, typer.Argument(help="A checkpoint: .safetensors, .pt, .pth, .ckpt, or a Hugging Face folder.")
+]
 Factory = Annotated[
-    str | None, typer.Option("--model", help="module:factory that builds the model; not needed for the built-in U-Net.")
+    str | None,
+    typer.Option(
+        "--model",
+        help="module:factory that builds the model, timm:NAME or torchvision:NAME; not needed for the built-in U-Net.",
+    ),
 ]
 AllowPickle = Annotated[
     bool,
     typer.Option(
-        "--allow-pickle", help="Open .pt and .pt2 files, which are pickles: they can run any code their author put in."
+        "--allow-pickle",
+        help="Open .pt2 files, and .pt files that hold more than tensors: they can run any code their author put in.",
     ),
 ]
 Trust = Annotated[

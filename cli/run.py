@@ -9,7 +9,7 @@ import typer
 
 from torchshrink.cli import console, options
 from torchshrink.cli.inputs import load_recipe
-from torchshrink.cli.shown import check_tracker, folder_name, log, show_report
+from torchshrink.cli.shown import check_tracker, log, show_report
 from torchshrink.errors import RecipeError, ShrinkError
 
 
@@ -35,6 +35,7 @@ def run(
     with console.Progress() as progress:
         progress.start("load PyTorch")
         from torchshrink.converters.bridge import Bridge
+        from torchshrink.pipeline.chosen import folder_name
         from torchshrink.pipeline.run import run
         from torchshrink.report import document
 
@@ -61,7 +62,7 @@ def sweep(
         typer.Argument(help="A trained checkpoint to start from; without one, a dense model is trained first."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the ladder.")] = Path("runs/sweep"),
-    data: options.Data = "synthetic:cells",
+    data: options.NamedData = None,
     sparsity: Annotated[str, typer.Option(help="Shares of weights to set to zero, in percent.")] = (
         "10,20,30,40,50,60,70,80,90,95"
     ),
@@ -78,8 +79,9 @@ def sweep(
     with console.Progress() as progress:
         progress.start("load PyTorch")
         from torchshrink.converters.bridge import Bridge
+        from torchshrink.pipeline.chosen import choose
         from torchshrink.pipeline.ladder import ladder
-        from torchshrink.pipeline.recipe import Model, Recipe, trust_pickle
+        from torchshrink.pipeline.recipe import Model, Recipe
         from torchshrink.pipeline.run import run
         from torchshrink.report import document
         from torchshrink.report.plot import plot_ladder
@@ -91,8 +93,8 @@ def sweep(
 
         checkpoint = str(model_file) if model_file else None
         model = Model(factory=factory or "unet", checkpoint=checkpoint)
-        recipe = Recipe(data=data, seed=seed, model=model)
-        recipe = trust_pickle(recipe) if allow_pickle else recipe
+        named = {} if data is None else {"data": data}
+        recipe = choose(Recipe(**named, seed=seed, model=model), None, trust=True, allow_pickle=allow_pickle)
         recipe = ladder(recipe, sparsities, widths, epochs, dense_epochs=0 if model_file else 30)
         try:
             run(recipe, out, Bridge(), is_fresh=not resume, progress=progress)

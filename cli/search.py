@@ -10,7 +10,7 @@ import typer
 
 from torchshrink.cli import console, options
 from torchshrink.cli.inputs import load_recipe
-from torchshrink.cli.shown import folder_name, show_cells, show_report
+from torchshrink.cli.shown import show_cells, show_report
 
 if TYPE_CHECKING:
     from torchshrink.search.engines.local import Engine
@@ -81,6 +81,7 @@ def search(
     with console.Progress() as progress:
         progress.start("load PyTorch")
         from torchshrink.converters.bridge import Bridge
+        from torchshrink.pipeline.chosen import folder_name
         from torchshrink.search import Limits
         from torchshrink.search import search as run_search
 

@@ -56,14 +56,6 @@ def write_json(content: Any, out: Path | None) -> None:
             temporary.write_text(json.dumps(content, indent=1))
 
 
-def folder_name(recipe: Path | None, data: str) -> str:
-    """Return what the folder of a run is called."""
-    if recipe is not None:
-        return recipe.stem
-    name = data.partition("?")[0].replace(":", "-") if ":" in data else Path(data).stem
-    return name or "run"
-
-
 def check_tracker(track: Tracker | None) -> None:
     """Refuse a tracker that is not installed, before the work begins."""
     if track is not None:

@@ -42,6 +42,7 @@ def train(
         progress.start("load data")
         from torchshrink import stages
         from torchshrink.pipeline import assemble
+        from torchshrink.pipeline.origin import stated
         from torchshrink.pipeline.recipe import Model, Recipe
 
         arguments = {} if factory else {"widths": _numbers(widths)}
@@ -50,14 +51,14 @@ def train(
         model = assemble.make_model(recipe, task)
         progress.start("train")
         history = stages.train(model, task, _settings(epochs, lr, batch_size, seed), progress=progress)
-        content = _save(model, out, task, history.to_dict())
+        content = _save(model, out, task, stated(data, seed), history.to_dict())
     _show(content, as_json)
 
 
 def prune(
     model_file: options.ModelFile,
     out: Out,
-    data: options.Data = "synthetic:cells",
+    data: options.NamedData = None,
     amount: Annotated[
         float | None, typer.Option(min=0.0, max=0.99, help="Share of the weights to set to zero; by default 0.8.")
     ] = None,
@@ -127,14 +128,14 @@ def prune(
                 model, task, settings, amount, method, schedule,
                 amounts=amounts, ignore=kept, teacher=guide, progress=progress,
             )  # fmt: skip
-        content = _save(model, out, task, history.to_dict())
+        content = _save(model, out, task, _origin(model_file, data, seed), history.to_dict())
     _show(content, as_json)
 
 
 def qat(
     model_file: options.ModelFile,
     out: Out,
-    data: options.Data = "synthetic:cells",
+    data: options.NamedData = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training data.")] = 10,
     lr: options.Rate = 5e-4,
     batch_size: options.Batch = 16,
@@ -158,14 +159,14 @@ def qat(
         progress.start("quantization-aware training")
         settings = _settings(epochs, lr, batch_size, seed)
         graph, history = stages.qat(model, task, settings, keep_float=kept, portable=portable, progress=progress)
-        content = _save(graph, out, task, history.to_dict(), kept)
+        content = _save(graph, out, task, _origin(model_file, data, seed), history.to_dict(), kept)
     _show(content, as_json)
 
 
 def ptq(
     model_file: options.ModelFile,
     out: Out,
-    data: options.Data = "synthetic:cells",
+    data: options.NamedData = None,
     samples: Annotated[int, typer.Option(min=1, help="Training inputs to calibrate on.")] = 64,
     keep_float: options.KeepFloat = None,
     portable: options.Portable = True,
@@ -186,7 +187,7 @@ def ptq(
         progress.note(room_cost(model, kept, portable))
         progress.start("calibrate")
         graph = stages.ptq(model, task, samples, keep_float=kept, portable=portable)
-        content = _save(graph, out, task, {}, kept)
+        content = _save(graph, out, task, _origin(model_file, data, seed), {}, kept)
     _show(content, as_json)
 
 
@@ -196,7 +197,7 @@ def _watched() -> AbstractContextManager[Progress]:
 
 
 def _load(
-    progress: Progress, path: Path, data: str, seed: int, factory: str | None, allow_pickle: bool
+    progress: Progress, path: Path, data: str | None, seed: int, factory: str | None, allow_pickle: bool
 ) -> tuple[Task, nn.Module]:
     """Return data and a model that is still float."""
     progress.start("load model and data")
@@ -242,8 +243,20 @@ def _numbers(text: str) -> list[int]:
         raise typer.BadParameter(f"{text!r}: expected numbers such as 16,32,64,128", param_hint="--widths") from None
 
 
+def _origin(path: Path, data: str | None, seed: int) -> dict[str, Any]:
+    """Return what a checkpoint says of its data: what it was given, or what the one that it comes from says."""
+    from torchshrink.pipeline.origin import data_of, stated
+
+    return stated(*((data, seed) if data is not None else data_of(path)))
+
+
 def _save(
-    model: nn.Module, out: Path, task: Task, history: dict[str, Any], keep_float: Sequence[str] = ()
+    model: nn.Module,
+    out: Path,
+    task: Task,
+    origin: dict[str, Any],
+    history: dict[str, Any],
+    keep_float: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Write the model and return what to tell about it; nothing in a process that is not the main one."""
     if not is_main():
@@ -253,7 +266,7 @@ def _save(
 
     inputs, truths = stack(task.test)
     scores = score(outputs(model, inputs), truths, task.loss)
-    checkpoint.save(model, out, {**task.metadata, "history": history, "keep_float": list(keep_float)})
+    checkpoint.save(model, out, {**task.metadata, **origin, "history": history, "keep_float": list(keep_float)})
     return {"path": str(out), "bytes": out.stat().st_size, "keep_float": list(keep_float), **asdict(scores)}
 
 

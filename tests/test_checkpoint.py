@@ -249,20 +249,24 @@ def test_the_exploit_would_work(tmp_path: Path) -> None:
     assert created.exists()
 
 
-@pytest.mark.parametrize("kind", ["state_dict", "wrapped", "module"])
 @pytest.mark.parametrize("suffix", [".pt", ".pth"])
-def test_trusted_pickles(tmp_path: Path, kind: str, suffix: str) -> None:
+def test_whole_modules_need_trust(tmp_path: Path, suffix: str) -> None:
     model, path = UNet(widths=(2, 4)).eval(), tmp_path / f"model{suffix}"
-    content: Any = {
-        "state_dict": model.state_dict(),
-        "wrapped": {"state_dict": model.state_dict(), "epoch": 3},
-        "module": model,
-    }
-    torch.save(content[kind], path)
-    with pytest.raises(ModelError, match=r"is a pickle, which can run code .*--allow-pickle"):
+    torch.save(model, path)
+    with pytest.raises(ModelError, match=r"is a pickle, which can run code .*model\.unet\.UNet.*--allow-pickle"):
         checkpoint.load(path, lambda: UNet(widths=(2, 4)))
-    loaded = checkpoint.load(path, lambda: UNet(widths=(2, 4)), allow_pickle=True)
-    torch.testing.assert_close(loaded.state_dict(), model.state_dict(), rtol=0, atol=0)
+    for factory in (lambda: UNet(widths=(2, 4)), None):
+        loaded = checkpoint.load(path, factory, allow_pickle=True)
+        torch.testing.assert_close(loaded.state_dict(), model.state_dict(), rtol=0, atol=0)
+        assert not loaded.training
+
+
+def test_modules_beside_other_things(tmp_path: Path) -> None:
+    """As detectors are saved: the module and its average, whole."""
+    model, averaged = Foreign(), Foreign()
+    torch.save({"epoch": 3, "model": model, "ema": averaged}, tmp_path / "a.pt")
+    loaded = checkpoint.load(tmp_path / "a.pt", allow_pickle=True)
+    assert torch.equal(loaded.state_dict()["layer.weight"], averaged.layer.weight)
 
 
 @pytest.mark.parametrize("content", [3, {"a": 1}, ["x"]])
@@ -273,6 +277,9 @@ def test_pickles_of_something_else(tmp_path: Path, content: Any) -> None:
 
 
 def test_damaged_pickle(tmp_path: Path) -> None:
+    """Nobody is told to trust what trust would not open."""
     (tmp_path / "a.pt").write_bytes(b"garbage")
+    with pytest.raises(ModelError, match=r"a\.pt is truncated or not a file of torch\.save"):
+        checkpoint.load(tmp_path / "a.pt", Foreign)
     with pytest.raises(ModelError, match=r"a\.pt cannot be unpickled"):
         checkpoint.load(tmp_path / "a.pt", Foreign, allow_pickle=True)

@@ -106,10 +106,10 @@ def test_every_module_comes_with_an_extra_or_always() -> None:
 
 
 def test_unknown_names() -> None:
-    with pytest.raises(AttributeError, match="'torchshrink' has no attribute 'shrink'"):
-        torchshrink.shrink  # noqa: B018
+    with pytest.raises(AttributeError, match="'torchshrink' has no attribute 'squash'"):
+        torchshrink.squash  # noqa: B018
     with pytest.raises(ImportError):
-        importlib.import_module("torchshrink.shrink")
+        importlib.import_module("torchshrink.squash")
 
 
 def drawn_tree(text: str) -> dict[str, tuple[str, int]]:

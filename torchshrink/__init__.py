@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     __version__: str
 
-_ATTRIBUTES = {"UNet": "torchshrink.model.unet", "Task": "torchshrink.task", "open_task": "torchshrink.data"}
+_ATTRIBUTES = {"UNet": "torchshrink.model.unet", "Task": "torchshrink.task", "open_task": "torchshrink.data",
+               "run": "torchshrink.converters.calls", "shrink": "torchshrink.converters.calls"}  # fmt: skip
 _MODULES = (
-    "bench", "checkpoint", "converters", "data", "errors", "losses", "metrics", "prune", "quantize", "sensitivity",
-    "stages", "training",
+    "bench", "checkpoint", "converters", "data", "errors", "loops", "losses", "metrics", "prune", "quantize",
+    "sensitivity", "stages", "training",
 )  # fmt: skip
 
 __all__ = [*_ATTRIBUTES, *_MODULES, "__version__"]

@@ -1,8 +1,8 @@
 """Save and load models as safetensors, with a JSON description in the file's own header.
 
-Nothing is ever unpickled unless the caller says so, and no code that a file names is ever imported: the built-in U-Net
-is rebuilt from its arguments, a traced (quantized) graph from its operations, and any other model needs its factory
-from the caller.
+Nothing that runs code is ever unpickled unless the caller says so, and no code that a file names is ever imported: the
+built-in U-Net is rebuilt from its arguments, a traced (quantized) graph from its operations, and any other model needs
+its factory from the caller. Files of other tools are read by `torchshrink.weights`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 from torch.fx import GraphModule
 
 from torchshrink.errors import ModelError, OutputError
@@ -24,6 +24,7 @@ from torchshrink.model import graphs
 from torchshrink.model.graph_operators import LARGEST
 from torchshrink.model.resize import resize, sizes
 from torchshrink.model.unet import UNet
+from torchshrink.weights import is_foreign, opened, put, read, tensors
 
 SCHEMA = 1
 _KEY = "torchshrink"
@@ -52,10 +53,10 @@ def save(model: nn.Module, path: Path, description: dict[str, Any] | None = None
         architecture["layers"] = sizes(model)
         state = model.state_dict()
     header = {"schema": SCHEMA, "architecture": architecture, **(description or {})}
-    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+    values = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
     with atomic(Path(path)) as temporary:
         try:
-            save_file(tensors, temporary, metadata={_KEY: json.dumps(header)})
+            save_file(values, temporary, metadata={_KEY: json.dumps(header)})
         except SafetensorError as error:  # its own words for a full disk
             raise OutputError(f"cannot write {path}: {error}") from error
 
@@ -64,28 +65,28 @@ def load(path: Path, factory: Factory | None = None, allow_pickle: bool = False)
     """Return the model of a checkpoint, in evaluation mode.
 
     Args:
-        path: ``.safetensors``; or ``.pt`` / ``.pth`` with ``allow_pickle``.
-        factory: Makes the module whose weights the file holds; not needed for the built-in U-Net.
-        allow_pickle: Unpickle ``.pt`` files, which can run any code that their author put in.
+        path: ``.safetensors``; what ``torch.save`` wrote (``.pt``, ``.pth``, ``.ckpt`` of Lightning, ``.bin``); or a
+            folder as Hugging Face saves models. See `torchshrink.weights.put` for what weights are found in them.
+        factory: Makes the module whose weights the file holds; not needed for the built-in U-Net, and for a whole
+            module that was pickled.
+        allow_pickle: Unpickle what holds more than tensors, which can run any code that its author put in.
 
     Raises:
-        ModelError: When the file is missing, truncated, a pickle, or does not fit the model.
+        ModelError: When the file is missing, truncated, a pickle of more than tensors, or does not fit the model.
     """
     path = Path(path)
-    tensors = _read_pickle(path, allow_pickle) if path.suffix in (".pt", ".pth") else _read_tensors(path)
-    architecture = describe(path).get("architecture", {}) if path.suffix == ".safetensors" else {}
+    architecture = {} if is_foreign(path) else describe(path).get("architecture", {})
+    content = read(path, allow_pickle) if is_foreign(path) else tensors(path)
     if "graph" in architecture:
-        return graphs.from_json(architecture["graph"], tensors)
+        return graphs.from_json(architecture["graph"], content)
+    if factory is None and (module := _whole_module(content)) is not None:
+        return module.eval()
     model = factory() if factory is not None else _rebuild(path, architecture)
     try:
-        resize(model, architecture.get("layers", {}), tensors)  # channels may have been removed
+        resize(model, architecture.get("layers", {}), content)  # channels may have been removed
     except ModelError as error:
         raise ModelError(f"{path} does not fit {type(model).__name__}: {error}") from error
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()[1:]]
-        raise ModelError(f"{path} does not fit {type(model).__name__}: {' '.join(lines)[:300]}") from error
+    put(content, model, path)
     return model.eval()
 
 
@@ -103,7 +104,7 @@ def describe(path: Path) -> dict[str, Any]:
     Raises:
         ModelError: When the file is missing or truncated.
     """
-    with _open(path) as file:
+    with opened(path) as file:
         text = (file.metadata() or {}).get(_KEY, "{}")
     try:
         content = json.loads(text)
@@ -116,39 +117,11 @@ def describe(path: Path) -> dict[str, Any]:
     return content
 
 
-def _open(path: Path) -> Any:
-    if not path.is_file():
-        raise ModelError(f"no such checkpoint: {path}")
-    try:
-        return safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is truncated or not a safetensors file ({error}): copy or train it again") from error
-
-
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    with _open(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dictionary
-
-
-def _read_pickle(path: Path, allow_pickle: bool) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise ModelError(f"no such checkpoint: {path}")
-    if not allow_pickle:
-        raise ModelError(
-            f"{path} is a pickle, which can run code when it is opened: if you trust its author, pass --allow-pickle, "
-            "or save it as .safetensors"
-        )
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=False)
-    except Exception as error:
-        raise ModelError(f"{path} cannot be unpickled: {error}") from error
-    if isinstance(content, nn.Module):
-        return content.state_dict()
-    if isinstance(content, dict):
-        content = content.get("state_dict", content)
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ModelError(f"{path} holds neither a module nor a state_dict")
-    return content
+def _whole_module(content: Any) -> nn.Module | None:
+    """Return a module that was pickled whole, alone or beside what else a training keeps; averaged weights first."""
+    held = {"": content, **(content if isinstance(content, dict) else {})}
+    modules = {str(name): value for name, value in held.items() if isinstance(value, nn.Module)}
+    return modules.get("ema") or next(iter(modules.values()), None)
 
 
 def _rebuild(path: Path, architecture: dict[str, Any]) -> nn.Module:

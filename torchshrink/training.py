@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
@@ -15,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchshrink.errors import DataError, ModelError
 from torchshrink.metrics import evaluate
 from torchshrink.model.memory_format import channels_last
+from torchshrink.own_loop import BUILT_IN, AfterStep, Loop, hand_over
 from torchshrink.parallel import group
 from torchshrink.parallel.launch import is_main
 from torchshrink.parallel.whole_batch import extremes, whole_batch
@@ -23,7 +23,6 @@ from torchshrink.settings import Arithmetic, Training, check
 from torchshrink.task import Task
 
 _SURE = 1 / 512  # half a step of an int8 probability
-AfterStep = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -33,10 +32,12 @@ class Settings(Training):
     Attributes:
         distillation: Share of the loss, in [0, 1], that a teacher's outputs are the truth of.
         seed: Decides order, augmentation and dropout; dropout also depends on the number of processes.
+        loop: What of the loop is the user's own.
     """
 
     distillation: float = 0.0
     seed: int = 0
+    loop: Loop = BUILT_IN
 
 
 @dataclass
@@ -85,6 +86,10 @@ def fit(
     from accelerate.data_loader import prepare_data_loader
     from accelerate.utils import set_seed
 
+    if settings.loop.fit is not None and settings.epochs:
+        hand_over(model, task, settings, after_step)
+        found = evaluate(model, task.validation, task.loss, settings.batch_size)
+        return History([{"validation_loss": found.loss}], 1, found.loss)
     device = group.join()
     generator = torch.Generator().manual_seed(settings.seed)
     # Every process reads whole batches and augments them alike, then takes its share.
@@ -92,9 +97,9 @@ def fit(
     set_seed(settings.seed + group.index())  # dropout differs between the shares of a batch
     model.to(device)
     group.align(model)
-    optimizer = torch.optim.AdamW(model.parameters(), settings.lr, weight_decay=settings.weight_decay)
+    optimizer = settings.loop.make_optimizer(model.parameters(), settings)
     steps = settings.epochs * len(loader)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=max(steps, 2))
+    schedule = settings.loop.make_schedule(optimizer, settings, steps)
     guide = _guide(teacher, settings, device)
     progress = progress if is_main() else SILENT
     run = _Run(model, task, settings, optimizer, schedule, after_step, guide, progress, steps)

@@ -84,11 +84,13 @@ def test_template_shows_every_setting() -> None:
     """With its commented lines taken in, nothing is missing and everything is accepted."""
     text = recipe.template(Path("x"))
     searching = ("search:", "  space:", "  epochs:", "  final_epochs:")
-    for line in ("checkpoint:", "loss:", "  name:", "  settings:", "distillation:", *searching):
+    loop = ("optimizer:", "schedule:", "fit:")
+    for line in ("checkpoint:", "loss:", "  name:", "  settings:", "distillation:", *loop, *searching):
         assert f"# {line}" in text
         text = text.replace(f"# {line}", line)
     content = yaml.safe_load(text)
     assert set(content) == set(recipe.Recipe.model_fields)
+    assert content.pop("fit")  # which is all of the loop, and goes with none of its parts
     assert set(content["variants"]["dense"]["train"]) == {field.name for field in fields(Training)}
     for variant in ("slim", "slim-clustered"):
         assert f"# {variant}:" in text  # every kind of step is shown

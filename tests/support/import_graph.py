@@ -13,13 +13,13 @@ FOLDERS = {"torchshrink": "torchshrink", "converters": "torchshrink.converters",
 FLOORS: dict[str, tuple[str, ...]] = {
     "torchshrink": (
         "__init__", "errors", "settings", "progress", "quiet", "harmless", "files", "parallel", "losses", "model",
-        "checkpoint", "prune", "task", "metrics", "data", "quantize", "report", "runtime", "bench", "predict",
-        "training", "stages", "sensitivity", "pipeline", "search",
+        "weights", "checkpoint", "prune", "task", "metrics", "data", "quantize", "loops", "report", "runtime", "bench",
+        "predict", "own_loop", "training", "stages", "sensitivity", "pipeline", "search",
     ),
     "converters": (
         "environment", "onnx_file", "ranges", "runtimes", "qdq", "tflite_file", "tflite_ops", "correspondence",
         "foreign", "half", "sparse", "targets", "contents", "probe", "anatomy", "export", "float_tflite",
-        "int8_tflite", "proof", "tflite", "__init__", "sizes", "bridge",
+        "int8_tflite", "proof", "tflite", "__init__", "sizes", "bridge", "calls",
     ),
     "cli": (
         "console", "options", "inputs", "shown", "doctor", "predict", "train", "convert", "run", "report", "search",

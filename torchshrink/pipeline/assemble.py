@@ -15,14 +15,19 @@ from torch import nn
 from torchshrink import checkpoint, losses
 from torchshrink.data import open_task
 from torchshrink.errors import ModelError, RecipeError
+from torchshrink.model import libraries
 from torchshrink.model.unet import UNet
+from torchshrink.own_loop import Loop
 from torchshrink.pipeline.recipe import Recipe
 from torchshrink.task import Task
 
 
 def make_task(recipe: Recipe) -> Task:
     """Return the recipe's data with the recipe's loss."""
-    task = open_task(recipe.data, seed=recipe.seed, validation=recipe.validation, augment=recipe.augment)
+    augment = recipe.augment is True
+    task = open_task(recipe.data, seed=recipe.seed, validation=recipe.validation, augment=augment)
+    if isinstance(recipe.augment, str):
+        task = replace(task, augment=resolve(recipe.augment, "augment"))
     if recipe.loss is None:
         return task
     if ":" in recipe.loss.name:
@@ -34,6 +39,12 @@ def make_task(recipe: Recipe) -> Task:
     else:
         loss = losses.build(recipe.loss.name, **recipe.loss.settings)
     return replace(task, loss=loss)
+
+
+def make_loop(recipe: Recipe) -> Loop:
+    """Return what of the training loop is the recipe's own."""
+    named = {"fit": recipe.fit, "optimizer": recipe.optimizer, "schedule": recipe.schedule}
+    return Loop(**{what: resolve(name, what) for what, name in named.items() if name is not None})
 
 
 def make_model(recipe: Recipe, task: Task) -> nn.Module:
@@ -83,11 +94,13 @@ def _fitting(model: nn.Module, path: Path, task: Task) -> nn.Module:
 
 
 def resolve(reference: str, what: str) -> Callable[..., Any]:
-    """Import ``module:name``, looking in the current folder too.
+    """Import ``module:name``, looking in the current folder too; of timm and torchvision, names are models.
 
     Raises:
         RecipeError: When it cannot be imported; ``what`` says what it was to be.
     """
+    if what == "model" and libraries.is_library(reference):
+        return libraries.factory(reference)
     module, _, name = reference.partition(":")
     if not module or not name:
         raise RecipeError(f"{what} {reference!r}: expected MODULE:NAME, such as my_package.models:make")

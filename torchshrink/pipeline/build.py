@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from torchshrink import stages
+from torchshrink.pipeline.assemble import make_loop
 from torchshrink.pipeline.recipe import Recipe
 from torchshrink.progress import Progress
 from torchshrink.sensitivity.keep_float import layers_to_keep
@@ -43,7 +44,7 @@ def build(
     title, stage = _STAGES[kind]
     progress.start(f"{name}: {title}")
     shared = {key: values[key] for key in _SHARED}
-    settings = Settings(**shared, seed=recipe.seed, distillation=recipe.distillation)
+    settings = Settings(**shared, seed=recipe.seed, distillation=recipe.distillation, loop=make_loop(recipe))
     made, history = stage(model, task, settings, **own, teacher=teacher, progress=progress)
     return made, history.to_dict(), own.get("keep_float", [])
 

@@ -24,6 +24,7 @@ from torchshrink.pipeline.assemble import make_factory, make_model, make_task
 from torchshrink.pipeline.build import build, teacher_of
 from torchshrink.pipeline.elsewhere import check_emulators, elsewhere
 from torchshrink.pipeline.keys import data_key, int8_key, model_key
+from torchshrink.pipeline.origin import stated
 from torchshrink.pipeline.recipe import Recipe, Variant
 from torchshrink.pipeline.rows import UNCOMPARED, Row, failed_file, failed_variant, figures, file_row, task_row
 from torchshrink.pipeline.steps import Result, Steps, Work
@@ -51,6 +52,7 @@ class Job:
         steps: What is done already.
         progress: Told about every step.
         task: The data, when it is not the recipe's: files are checked and scored on its test part.
+        factory: Makes the model that is started from, when it is not the recipe's.
 
     Raises:
         MissingExtraError: When a processor of the recipe cannot be emulated.
@@ -61,18 +63,28 @@ class Job:
     """
 
     def __init__(
-        self, recipe: Recipe, out: Path, bridge: Bridge, steps: Steps, progress: Progress, task: Task | None = None
+        self,
+        recipe: Recipe,
+        out: Path,
+        bridge: Bridge,
+        steps: Steps,
+        progress: Progress,
+        task: Task | None = None,
+        factory: checkpoint.Factory | None = None,
     ) -> None:
         self.recipe, self.out, self.bridge, self.steps, self.progress = recipe, out, bridge, steps, progress
         check_emulators(recipe.processors)
         if task is None:
             progress.start(f"data {recipe.data}")
+        self.origin = {} if task else stated(recipe.data, recipe.seed)
         self.task = task or make_task(recipe)
         self.inputs, self.truths = stack(self.task.test)
         self.data_key = data_key(recipe, self.inputs, self.truths, *stack(self.task.train))
         self.metadata = self.task.metadata
         self.made: dict[str, Made] = {}
-        factory = None if recipe.model.factory == "unet" else make_factory(recipe, self.task)
+        self._start = factory or (lambda: make_model(self.recipe, self.task))
+        if factory is None and recipe.model.factory != "unet":
+            factory = make_factory(recipe, self.task)
         self._read = lambda path: checkpoint.load(path, factory)
         self.load = lru_cache(_AT_HAND)(self._read)
 
@@ -85,11 +97,11 @@ class Job:
 
         def work() -> tuple[Result, list[Path]]:
             load = self._read if variant.train else self.load  # training changes the model that it is given
-            start = load(parent.path) if parent else make_model(self.recipe, self.task)
+            start = load(parent.path) if parent else self._start()
             first = teacher_of(self.recipe, name)
             teacher = self.load(self.made[first].path) if first else None
             model, history, kept = build(self.recipe, name, start, self.task, teacher, self.progress)
-            checkpoint.save(model, path, {**self.metadata, "history": history, "keep_float": kept})
+            checkpoint.save(model, path, {**self.metadata, **self.origin, "history": history, "keep_float": kept})
             is_graph = quantize.is_quantized(model)
             macs = parent.macs if parent and is_graph else bench.count_macs(model, self.task.example_input)
             return {"macs": macs, "history": history, "keep_float": kept}, [path]
@@ -216,7 +228,7 @@ class Job:
         kept = layers_to_keep(self.recipe.keep_float, model, self.task, self.progress)
         self.progress.note(f"{name}: {room_cost(model, kept, self.recipe.portable)}")
         graph = stages.ptq(model, self.task, keep_float=kept, portable=self.recipe.portable)
-        checkpoint.save(graph, path, {**self.metadata, "keep_float": kept})
+        checkpoint.save(graph, path, {**self.metadata, **self.origin, "keep_float": kept})
         return kept
 
     def _source(self, name: str) -> Source:

@@ -16,14 +16,19 @@ from torchshrink.pipeline.steps import digest
 
 def model_key(recipe: Recipe) -> list[Any]:
     """Return what decides the model that a run starts from."""
-    path = Path(recipe.model.checkpoint or "")
-    return [recipe.model.model_dump(mode="json"), sha256(path) if path.is_file() else None]
+    named = recipe.model.checkpoint
+    path = Path(named or "")
+    content: Any = sha256(path) if path.is_file() else None
+    if named and path.is_dir():
+        content = [sha256(file) for file in sorted(path.iterdir()) if file.is_file()]
+    return [recipe.model.model_dump(mode="json"), content]
 
 
 def data_key(recipe: Recipe, *tensors: Tensor) -> str:
     """Return a digest of the data, how it is used, and what is trained for."""
     contents = [hashlib.sha256(np.ascontiguousarray(tensor.numpy()).tobytes()).hexdigest() for tensor in tensors]
     how = [recipe.data, recipe.seed, recipe.validation, recipe.augment, dump(recipe).get("loss")]
+    how += [recipe.fit, recipe.optimizer, recipe.schedule]
     return digest(how + contents)
 
 

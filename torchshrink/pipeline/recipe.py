@@ -245,10 +245,13 @@ class Recipe(Strict):
     data: str = "synthetic:cells"
     seed: Whole = 0
     validation: float = Field(0.1, gt=0, lt=1)
-    augment: bool = True
+    augment: bool | str = True
     model: Model = Field(default_factory=Model)
     loss: Loss | None = None
     distillation: float = Field(0.0, ge=0, le=1)
+    fit: str | None = None
+    optimizer: str | None = None
+    schedule: str | None = None
     variants: dict[str, Variant] = Field(default_factory=_default_variants)
     formats: tuple[Literal["onnx", "tflite"], ...] = Field(("onnx", "tflite"), min_length=1)
     precisions: tuple[Literal["fp32", "fp16", "int8"], ...] = Field(("fp32", "fp16", "int8"), min_length=1)
@@ -264,6 +267,12 @@ class Recipe(Strict):
         if isinstance(value, str) and value != "auto":
             raise ValueError(f"{value!r} is neither auto nor a list of modules: write [{value}]")
         return value
+
+    @model_validator(mode="after")
+    def _fit_is_the_whole_loop(self) -> Recipe:
+        if self.fit is not None and (self.optimizer or self.schedule or self.distillation):
+            raise ValueError("fit is the whole training loop: leave out optimizer, schedule and distillation")
+        return self
 
     @field_validator("variants")
     @classmethod

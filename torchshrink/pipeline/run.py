@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from torchshrink.checkpoint import Factory
 from torchshrink.errors import ConversionError, DataError, ModelError, ParityError, RecipeError, ShrinkError
 from torchshrink.files import atomic, link_out
 from torchshrink.pipeline.artefacts import Bridge
@@ -14,10 +15,18 @@ from torchshrink.pipeline.recipe import Recipe, dump, parse
 from torchshrink.pipeline.steps import FOLDER, Steps
 from torchshrink.progress import SILENT, Progress
 from torchshrink.report import document
+from torchshrink.task import Task
 
 
 def run(
-    recipe: Recipe, out: Path, bridge: Bridge, *, is_fresh: bool = False, progress: Progress = SILENT
+    recipe: Recipe,
+    out: Path,
+    bridge: Bridge,
+    *,
+    is_fresh: bool = False,
+    progress: Progress = SILENT,
+    task: Task | None = None,
+    factory: Factory | None = None,
 ) -> dict[str, Any]:
     """Do what a recipe says and return the report, which is also written into ``out``.
 
@@ -29,6 +38,9 @@ def run(
         bridge: Exports and compares (`torchshrink.converters.bridge.Bridge`).
         is_fresh: Do every step again, also over another run.
         progress: Told about every step.
+        task: The data, when it is not the recipe's.
+        factory: Makes the model with its weights, when it is not the recipe's; pass ``is_fresh`` too, since nothing
+            tells finished steps of another model apart.
 
     Raises:
         OutputError: When the folder cannot be written.
@@ -38,7 +50,7 @@ def run(
         ShrinkError: What a variant failed with; the others are in the report (``is_reported``).
     """
     claim(out, recipe, is_fresh)
-    job = Job(recipe, out, bridge, Steps(out, is_fresh), progress)
+    job = Job(recipe, out, bridge, Steps(out, is_fresh), progress, task, factory)
     errors: dict[str, ShrinkError] = {}
     for name, variant in recipe.variants.items():
         try:

@@ -36,8 +36,17 @@ def check(recipe: Recipe, name: str) -> None:
 def references(recipe: Recipe) -> dict[str, str]:
     """Return every ``module:callable`` that a recipe names, by what it is for."""
     from torchshrink.data.sources import is_callable
+    from torchshrink.model.libraries import is_harmless
 
-    named = {"model": recipe.model.factory, "loss": recipe.loss.name if recipe.loss else ""}
+    own = not is_harmless(recipe.model.factory, recipe.model.arguments)
+    named = {"model": recipe.model.factory if own else "", "loss": recipe.loss.name if recipe.loss else ""}
+    own_loop = {
+        "fit": recipe.fit,
+        "optimizer": recipe.optimizer,
+        "schedule": recipe.schedule,
+        "augment": recipe.augment,
+    }
+    named |= {what: reference for what, reference in own_loop.items() if isinstance(reference, str)}
     found = {what: reference for what, reference in named.items() if ":" in reference}
     return found | ({"data": recipe.data} if is_callable(recipe.data) else {})
 

@@ -1,0 +1,197 @@
+"""The whole job in one call: `run` a recipe, `shrink` a model that is at hand."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Subset, TensorDataset
+
+from torchshrink import losses
+from torchshrink.converters.bridge import Bridge
+from torchshrink.errors import DataError, RecipeError
+from torchshrink.pipeline.assemble import resolve
+from torchshrink.pipeline.chosen import choose, folder_name
+from torchshrink.pipeline.recipe import Recipe, parse
+from torchshrink.pipeline.run import run as run_recipe
+from torchshrink.progress import Progress
+from torchshrink.report import document
+from torchshrink.report.result import Result
+from torchshrink.task import Normalization, Samples, Task
+
+Data = Samples | tuple[Any, Any]
+_TASK = {field.name for field in fields(Task)} - {"name", "train", "validation", "test", "loss", "budget"}
+
+
+class Lines:
+    """Says on stderr what begins and what is worth a line."""
+
+    def start(self, title: str) -> None:
+        """Say it."""
+        print(title, file=sys.stderr)
+
+    def update(self, done: int, total: int, note: str = "") -> None:
+        """Say nothing: a notebook keeps every line."""
+
+    def note(self, text: str) -> None:
+        """Say it."""
+        print(text, file=sys.stderr)
+
+
+def run(
+    recipe: str | Path | Mapping[str, Any] | Recipe | None = None,
+    out: str | Path | None = None,
+    *,
+    data: str | None = None,
+    resume: bool = True,
+    trust: bool = False,
+    allow_pickle: bool = False,
+    progress: Progress | None = None,
+) -> Result:
+    """Do what ``torchshrink run`` does, and return its report, which shows itself in a notebook.
+
+    Args:
+        recipe: A YAML file, or what stands in one; by default the built-in U-Net and data.
+        out: Folder of the run; by default runs/NAME.
+        data: Data instead of the recipe's.
+        resume: Keep finished steps, or do all again.
+        trust: Import whatever a recipe's file names.
+        allow_pickle: Open a checkpoint that can run code.
+        progress: Told about every step; by default lines on stderr.
+
+    Raises:
+        ShrinkError: As the command says it; with ``is_reported``, the report is in the folder all the same.
+    """
+    source = Path(recipe) if isinstance(recipe, str | Path) else recipe
+    settings = choose(source, data, trust, allow_pickle)
+    name = folder_name(source if isinstance(source, Path) else None, settings.data)
+    folder = Path(out) if out is not None else Path("runs", name)
+    run_recipe(settings, folder, Bridge(), is_fresh=not resume, progress=progress or Lines())
+    return Result(document.load(folder), folder)
+
+
+def shrink(
+    model: nn.Module,
+    train: Data,
+    test: Data,
+    loss: nn.Module | Callable[[Any, Any], Tensor] | str | None = None,
+    budget: str | float = "1%",
+    *,
+    out: str | Path | None = None,
+    validation: float = 0.1,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Result:
+    """Prune, quantize, export, verify and measure a trained model, and find the smallest file within a budget.
+
+    Args:
+        model: Trained; it is left as it is.
+        train: A dataset of pairs (input ``[C, *size]``, truth), or the two as tensors ``[N, ...]``.
+        test: As much, for the reported figures alone.
+        loss: ``loss(output, truth)``, a built-in one or `torch.nn`'s by name, or ``module:callable``; by default the
+            task's.
+        budget: How much worse than ``model`` the file may be in what decides: ``"2%"``, or a number in its units.
+        out: Folder of the run, by default runs/shrink-NAME; what an earlier run left in it is replaced.
+        validation: Share of the training samples that picks the best epoch.
+        progress: Told about every step; by default lines on stderr.
+        **settings: Of the task (``kind``, ``metrics``, ``class_names``, ``normalization``) and of a recipe
+            (``variants``, ``formats``, ``distillation``, ``seed``), by their names there. Without ``variants``, the
+            recipe's own, which begin with the model as it is.
+
+    Raises:
+        DataError: When the samples cannot be used.
+        RecipeError: When there is no such setting.
+        ShrinkError: As `run`.
+
+    >>> shrink(nn.Identity(), train=(torch.ones(4, 1, 8), torch.ones(3)), test=[])
+    Traceback (most recent call last):
+    torchshrink.errors.DataError: train has 4 inputs but 3 truths: give every input its truth
+    """
+    of_task = {name: settings.pop(name) for name in _TASK & set(settings) - {"augment"}}
+    name = type(model).__name__
+    recipe = parse({**_as_it_is(settings), "data": "given", "model": {"factory": f"given:{name}"}}, "shrink")
+    task = _task(name, _samples("train", train), _samples("test", test), validation, recipe.seed, of_task, loss)
+    folder = Path(out) if out is not None else Path("runs", f"shrink-{name}")
+    given = copy.deepcopy(model).cpu().eval()
+    run_recipe(
+        recipe, folder, Bridge(), is_fresh=True, progress=progress or Lines(), task=task,
+        factory=lambda: copy.deepcopy(given),
+    )  # fmt: skip
+    return Result(document.load(folder), folder, budget)
+
+
+def _as_it_is(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return a recipe's content whose first variant is the trained model, unless it says its variants."""
+    usual = {
+        "dense": {"train": {"epochs": 0}},
+        "pruned": {"from": "dense", "prune": {"amount": 0.8}},
+        "pruned-qat": {"from": "pruned", "qat": {}},
+    }
+    return {"variants": usual, **settings}
+
+
+def _task(
+    name: str,
+    train: Samples,
+    test: Samples,
+    validation: float,
+    seed: int,
+    settings: dict[str, Any],
+    loss: Any,
+) -> Task:
+    count = max(1, round(validation * len(train)))
+    if count >= len(train) or len(test) == 0:
+        raise DataError(f"{len(train)} training and {len(test)} test samples: give more, some are held out of training")
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).tolist()
+    held_out, rest = sorted(order[:count]), sorted(order[count:])
+    parts = [cast(Samples, Subset(cast(Any, train), part)) for part in (rest, held_out)]
+    channels = train[0][0].shape[0]
+    unchanged = Normalization((0.0,) * channels, (1.0,) * channels, "as given")
+    given: dict[str, Any] = {"normalization": unchanged, **_kind(train), **settings, **_loss(loss)}
+    return Task(name=name, train=parts[0], validation=parts[1], test=test, **given)
+
+
+def _kind(samples: Samples) -> dict[str, str]:
+    """Return what the type of the first truth says of the task, where it says anything."""
+    inputs, truth = samples[0][0], torch.as_tensor(samples[0][1])
+    is_number = truth.dim() == 0 and not truth.is_floating_point()
+    is_map = truth.dtype == torch.int64 and truth.shape == inputs.shape[1:]
+    kind = "classification" if is_number else "multiclass" if is_map else ""
+    return {"kind": kind} if kind and "kind" in _TASK else {}
+
+
+def _loss(loss: Any) -> dict[str, nn.Module]:
+    if loss is None:
+        return {}
+    if isinstance(loss, str):
+        return {"loss": resolve(loss, "loss")() if ":" in loss else losses.build(loss)}
+    if not callable(loss):
+        raise RecipeError(f"loss {loss!r}: expected a module, a function, or a name")
+    return {"loss": loss if isinstance(loss, nn.Module) else _Function(loss)}
+
+
+class _Function(nn.Module):
+    """A loss that is a function."""
+
+    def __init__(self, function: Callable[[Any, Any], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, output: Any, truth: Any) -> Tensor:
+        return self.function(output, truth)
+
+
+def _samples(name: str, data: Data) -> Samples:
+    """Return a dataset of what was given; tensors and arrays of the same length become pairs."""
+    if not isinstance(data, tuple):
+        return data
+    inputs, truths = (torch.as_tensor(values) for values in data)
+    if len(inputs) != len(truths):
+        raise DataError(f"{name} has {len(inputs)} inputs but {len(truths)} truths: give every input its truth")
+    return cast(Samples, TensorDataset(inputs, truths))
