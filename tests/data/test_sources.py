@@ -8,7 +8,9 @@ import pytest
 import torch
 
 import torchshrink.data
+from torchshrink.cli.shown import folder_name
 from torchshrink.data import cells, open_task
+from torchshrink.data.sources import located
 from torchshrink.errors import DataError
 
 
@@ -245,3 +247,25 @@ def test_doctests(name):
     result = doctest.testmod(importlib.import_module(f"torchshrink.data.{name}"))
     assert result.failed == 0
     assert result.attempted > 0
+
+
+def test_where_data_lies(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "set").mkdir()
+    assert located("set") == (tmp_path / "set", f"{tmp_path}/set")
+    assert located("folder:set?size=8") == (tmp_path / "set", f"{tmp_path}/set?size=8")
+    for source in ("synthetic:cells?size=16", "my_module:make", "nowhere?size=8"):
+        assert located(source) == (None, source)
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        ("synthetic:cells?size=16", "synthetic-cells"),
+        ("folder:/my/set?size=96", "set"),
+        ("my/set.csv?group=speaker", "set"),
+        ("package.module:make", "package.module-make"),
+    ],
+)
+def test_name_of_a_run(data, name):
+    assert folder_name(None, data) == name

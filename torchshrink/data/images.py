@@ -23,6 +23,7 @@ _KINDS = {
     **dict.fromkeys(("RGB", "RGBA"), "8-bit RGB"),
     **dict.fromkeys(("I", "I;16", "I;16B", "I;16L", "I;16N"), "16-bit gray"),
 }
+_FORMATS = ("PNG", "TIFF", "JPEG")  # Pillow would run programs for some others
 _DEEP = "16-bit gray"
 _MOST_PIXELS = 1 << 27  # 134 million; Pillow warns from 89 million on and refuses 179 million
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -133,7 +134,7 @@ def opened(path: Path, is_whole: bool = False) -> Iterator[Image.Image]:
     try:
         if is_whole:
             _check_png(path)
-        with Image.open(path) as image:
+        with Image.open(path, formats=_FORMATS) as image:
             _check_size(path, image.width, image.height)
             yield image
     except Image.DecompressionBombError as error:

@@ -92,23 +92,34 @@ def is_callable(source: str) -> bool:
     return is_one and _PLACE.match(source) is None and not Path(source).exists()
 
 
+def located(source: str) -> tuple[Path | None, str]:
+    """Return where data lies, if it lies in a file or folder, and the same source with the absolute path of it."""
+    path, query = _place(source)
+    if source.startswith("synthetic:") or not os.path.exists(path):
+        return None, source
+    return path.absolute(), f"{path.absolute()}?{query}" if query else str(path.absolute())
+
+
+def _place(source: str | Path) -> tuple[Path, str]:
+    """Return the path of a source and its options; what exists by its whole name is no path with options."""
+    text, query = os.path.expanduser(source), ""  # unlike Path.expanduser, it leaves an unknown ~user alone
+    if not os.path.lexists(text):
+        text, _, query = _PLACE.sub("", text, count=1).partition("?")
+    return Path(os.path.expanduser(text)), query
+
+
 def _read(source: str | Path, prepared: str) -> tuple[str, Mapping[str, RawSamples]]:
     """Return the name of a folder or file, and its samples by part."""
-    text = os.path.expanduser(source)  # unlike Path.expanduser, it leaves an unknown ~user alone
+    path, query = _place(source)
     try:
-        found: dict[str, str] = {}
-        if not os.path.lexists(text):
-            text, _, query = _PLACE.sub("", text, count=1).partition("?")
-            found = options.parse(str(source), query, places.KEYS)
-            text = os.path.expanduser(text)
-        path = Path(text)
+        found = options.parse(str(source), query, places.KEYS)
         how = preparation.parse(str(source), found)
         if prepared and not str(how):
             how = preparation.stored(prepared)
         name = path.resolve().stem if path.is_file() else path.resolve().name
         return name, places.read(path, str(source), found, how)
     except OSError as error:
-        raise DataError(f"{error.filename or text} cannot be read: {error.strerror or error}") from error
+        raise DataError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
 
 
 def _parted(
