@@ -7,6 +7,7 @@ import torch
 from torch.utils.data import IterableDataset, TensorDataset
 
 from torchshrink.data import open_task, task_from_datasets
+from torchshrink.data.datasets import PlainSamples, _kind
 from torchshrink.errors import DataError
 
 
@@ -64,10 +65,14 @@ def test_inputs_alone_are_unlabelled():
 
 
 def test_dictionaries_are_the_users_own():
-    samples = [(images(1)[0], {"box": torch.zeros(4), "label": torch.tensor(1)})] * 4
-    task = task_from_datasets(samples, samples)
-    assert task.kind == "custom"
-    assert task.test[0][1]["label"] == 1
+    sample = (images(1)[0], {"box": torch.zeros(4), "label": torch.tensor(1)})
+    assert _kind(sample) == "custom"
+    assert PlainSamples([sample], "custom", "here")[0][1]["label"] == 1
+
+
+def test_settings_of_the_task():
+    loss = torch.nn.CrossEntropyLoss()
+    assert task_from_datasets(Pairs(), Pairs(), loss=loss).loss is loss
 
 
 class Stream(IterableDataset):

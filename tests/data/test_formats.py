@@ -1,6 +1,7 @@
 """Every form of data that `open_task` reads, as small as it can be, and what it says of each that cannot be used."""
 
 import os
+import pickle
 import struct
 import wave
 import zipfile
@@ -495,6 +496,13 @@ def test_sounds_of_another_depth(tmp_path):
         file.setframerate(8000)
         file.writeframes(bytes(8))
     assert "a.wav has 8 bits per sample: save it as 16-bit PCM" in failure(tmp_path)
+
+
+def test_samples_travel_to_worker_processes(tmp_path, write_image):
+    class_folders(write_image, "set")
+    task = open_task(tmp_path / "set")
+    there = pickle.loads(pickle.dumps(task.train))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(task.train[1], there[1], strict=True))
 
 
 # What must not be believed.

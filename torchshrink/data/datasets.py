@@ -27,6 +27,7 @@ def task_from_datasets(
     class_names: Sequence[str] = (),
     seed: int = 0,
     share: float = 0.1,
+    **settings: Any,
 ) -> Task:
     """Return a task whose samples are those of datasets, as they are: normalised and augmented by their owner.
 
@@ -42,6 +43,7 @@ def task_from_datasets(
         class_names: One per output; by default the dataset's ``classes``, or numbers up to the highest that occurs.
         seed: Chooses the validation part.
         share: Its size, as a fraction of ``train``.
+        settings: Other fields of the task, such as ``loss``.
 
     Raises:
         DataError: When a dataset has no length, no sample, or samples that cannot be used.
@@ -67,6 +69,7 @@ def task_from_datasets(
         normalization=_identity(made["train"][0][0]),
         class_names=names,
         kind=kind,
+        **settings,
     )
 
 

@@ -69,7 +69,7 @@ class Job:
             progress.start(f"data {recipe.data}")
         self.task = task or make_task(recipe)
         self.inputs, self.truths = stack(self.task.test)
-        self.data_key = data_key(recipe, self.task.test, self.task.train)
+        self.data_key = data_key(recipe, self.inputs, self.truths, *stack(self.task.train))
         self.metadata = self.task.metadata
         self.made: dict[str, Made] = {}
         factory = None if recipe.model.factory == "unet" else make_factory(recipe, self.task)

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from torchshrink.files import sha256
 from torchshrink.pipeline.recipe import Recipe, dump
 from torchshrink.pipeline.steps import digest
-from torchshrink.task import Samples, batches
 
 
 def model_key(recipe: Recipe) -> list[Any]:
@@ -20,15 +20,9 @@ def model_key(recipe: Recipe) -> list[Any]:
     return [recipe.model.model_dump(mode="json"), sha256(path) if path.is_file() else None]
 
 
-def data_key(recipe: Recipe, *parts: Samples) -> str:
-    """Return a digest of the data, how it is used, and what is trained for, reading one sample at a time."""
-    contents: list[str] = []
-    for part in parts:
-        inputs, truths = hashlib.sha256(), hashlib.sha256()
-        for batch in batches(part, 1):
-            for digested, tensor in zip((inputs, truths), batch, strict=True):
-                digested.update(np.ascontiguousarray(tensor.numpy()).tobytes())
-        contents += [inputs.hexdigest(), truths.hexdigest()]
+def data_key(recipe: Recipe, *tensors: Tensor) -> str:
+    """Return a digest of the data, how it is used, and what is trained for."""
+    contents = [hashlib.sha256(np.ascontiguousarray(tensor.numpy()).tobytes()).hexdigest() for tensor in tensors]
     how = [recipe.data, recipe.seed, recipe.validation, recipe.augment, dump(recipe).get("loss")]
     return digest(how + contents)
 
