@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,9 +53,9 @@ def folder_name(recipe: Path | None, data: str) -> str:
     """Return what the folder of a run is called."""
     if recipe is not None:
         return recipe.stem
-    place = re.sub("^(folder|npz|csv):", "", data).partition("?")[0]
-    name = place.replace(":", "-") if ":" in place else Path(place).stem
-    return name or "run"
+    from torchshrink.data.sources import name_of
+
+    return name_of(data) or "run"
 
 
 def check_tracker(track: Tracker | None) -> None:

@@ -183,6 +183,7 @@ def test_masks_are_resized_with_their_images(tmp_path, write_image):
     ("query", "said"),
     [
         ("size=0", "cannot use size=0"),
+        ("size=999999", "size=999999 is more than"),
         ("size=4x4x4", "cannot use size=4x4x4"),
         ("fit=crop", "fit=crop needs a size"),
         ("size=4&fit=squeeze", "no fit=squeeze"),

@@ -8,9 +8,8 @@ import pytest
 import torch
 
 import torchshrink.data
-from torchshrink.cli.shown import folder_name
 from torchshrink.data import cells, open_task
-from torchshrink.data.sources import located
+from torchshrink.data.sources import located, name_of
 from torchshrink.errors import DataError
 
 
@@ -267,5 +266,5 @@ def test_where_data_lies(tmp_path, monkeypatch):
         ("package.module:make", "package.module-make"),
     ],
 )
-def test_name_of_a_run(data, name):
-    assert folder_name(None, data) == name
+def test_name_of_data(data, name):
+    assert name_of(data) == name

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 import zipfile
-import zlib
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -292,10 +291,11 @@ def _truth_at(index: int, y: NDArray[Any] | None, kind: str, is_binary: bool) ->
 
 def _keys(path: Path) -> set[str]:
     check_regular(path)
-    if not zipfile.is_zipfile(path):
-        raise DataError(f"{path} is not an npz file or is damaged: write it again with numpy.savez")
-    with zipfile.ZipFile(path) as archive:
-        return {name.removesuffix(".npy") for name in archive.namelist()}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {name.removesuffix(".npy") for name in archive.namelist()}
+    except (zipfile.BadZipFile, ValueError, EOFError, struct.error, NotImplementedError) as error:
+        raise DataError(f"{path} is not an npz file or is damaged: write it again with numpy.savez") from error
 
 
 def _load(path: Path, key: str) -> NDArray[Any]:
@@ -324,7 +324,7 @@ def _load(path: Path, key: str) -> NDArray[Any]:
         ) from error
     except MemoryError as error:
         raise DataError(f"{path}: {key} does not fit into memory: write it with numpy.savez, uncompressed") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, SyntaxError, struct.error) as error:
+    except Exception as error:  # whatever the bytes happen to mean
         raise DataError(f"{path}: {key} cannot be read ({error}), write it again with numpy.savez") from error
 
 

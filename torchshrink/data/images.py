@@ -56,6 +56,8 @@ def header(path: Path, preparation: Preparation, is_mask: bool = False) -> Heade
             raise DataError(f"{path} has several pages: save each page as a file of its own")
         kind = _kind(path, image.mode, preparation, is_mask)
         width, height = (preparation.size[0], preparation.size[-1]) if preparation.size else image.size
+        if width * height > _MOST_PIXELS:
+            raise DataError(f"{preparation} is more than {_MOST_PIXELS} pixels: choose a smaller size")
         return Header(path, kind, width, height)
 
 

@@ -35,6 +35,6 @@ def positive(source: str, options: Mapping[str, str], key: str) -> int | None:
     value = options.get(key)
     if value is None:
         return None
-    if not value.isdecimal() or not 0 < int(value) < 2**31:
+    if not value.isdecimal() or len(value) > 10 or not 0 < int(value) < 2**31:
         raise DataError(f"{source}: cannot use {key}={value}, it is a positive whole number")
     return int(value)

@@ -72,7 +72,7 @@ def parse(source: str, options: Mapping[str, str]) -> Preparation:
         DataError: When they cannot be used.
     """
     sides = options.get("size", "").split("x") if "size" in options else []
-    if len(sides) > 2 or any(not side.isdecimal() or not 0 < int(side) < 2**16 for side in sides):
+    if len(sides) > 2 or any(not side.isdecimal() or len(side) > 7 or int(side) == 0 for side in sides):
         raise DataError(f"{source}: cannot use size={options['size']}, say size=96, or size=128x96 for width x height")
     fit, colour = options.get("fit", ""), options.get("colour", "")
     if fit and fit not in FITS:

@@ -100,6 +100,12 @@ def located(source: str) -> tuple[Path | None, str]:
     return path.absolute(), f"{path.absolute()}?{query}" if query else str(path.absolute())
 
 
+def name_of(source: str) -> str:
+    """Return what data is called without looking at it: ``synthetic-cells``, or the stem of a file or folder."""
+    place = _PLACE.sub("", source, count=1).partition("?")[0]
+    return place.replace(":", "-") if ":" in place and "/" not in place else Path(place).stem
+
+
 def _place(source: str | Path) -> tuple[Path, str]:
     """Return the path of a source and its options; what exists by its whole name is no path with options."""
     text, query = os.path.expanduser(source), ""  # unlike Path.expanduser, it leaves an unknown ~user alone
