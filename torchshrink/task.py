@@ -79,6 +79,11 @@ class Task:
         loss: ``loss(probability, truth)``, a scalar, smaller is better.
         augment: Changes a training batch at random, from the generator it is given.
         class_names: One per output channel.
+        kind: What the truth is: segmentation (0 and 1, ``[K, *size]``), multiclass (class numbers, ``[*size]``),
+            classification (a class number), regression (``[K]``), reconstruction (``[C, *size]``), unlabelled (nothing,
+            an empty tensor) or custom (anything).
+        prepared: What was done to inputs before normalisation, such as ``size=96x96&fit=crop``; see
+            `torchshrink.data.preparation`.
     """
 
     name: str
@@ -89,6 +94,8 @@ class Task:
     loss: nn.Module = field(default_factory=FocalTversky)
     augment: Augmentation | None = None
     class_names: tuple[str, ...] = ()
+    kind: str = "segmentation"
+    prepared: str = ""
 
     @property
     def example_input(self) -> Tensor:
@@ -107,6 +114,7 @@ class Task:
             "normalization": self.normalization.to_dict(),
             "class_names": list(self.class_names),
             "input_shape": list(self.example_input.shape),
+            **({"prepared": self.prepared} if self.prepared else {}),
         }
 
     @property

@@ -46,8 +46,7 @@ def folder_name(recipe: Path | None, data: str) -> str:
     """Return what the folder of a run is called."""
     if recipe is not None:
         return recipe.stem
-    name = data.partition("?")[0].replace(":", "-") if ":" in data else Path(data).stem
-    return name or "run"
+    return name_of(data) or "run"
 
 
 def _read(recipe: Path | Mapping[str, Any] | Recipe | None) -> Recipe:
