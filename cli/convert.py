@@ -12,7 +12,7 @@ import typer
 from torchshrink.cli import console, options
 from torchshrink.cli.inputs import check_output, load_model, load_task
 from torchshrink.cli.shown import show_file
-from torchshrink.errors import ParityError
+from torchshrink.errors import ModelError, ParityError
 
 Shape = Annotated[
     str | None, typer.Option(help="Input shape such as 1,1,128,128, for checkpoints that do not know theirs.")
@@ -76,7 +76,11 @@ def convert(
     if io == "float" and target != "litert":
         raise typer.BadParameter(f"float: {target} has no floats", param_hint="--io")
     out = out or source.with_suffix(f".{to}")
-    check_output(out, overwrite, (f".{to}",))
+    check_output(out, overwrite, (f".{to}",), sources=(source, ranges))
+    if ranges is not None and not ranges.is_file():
+        raise ModelError(f"no such file of ranges: {ranges}")
+    if ranges is not None and source.suffix != ".onnx":
+        raise typer.BadParameter(f"{source} has its own: --ranges are for a float ONNX file", param_hint="--ranges")
     import tempfile
 
     with console.Progress() as progress, tempfile.TemporaryDirectory() as folder:
@@ -145,6 +149,7 @@ def verify(
 
             rows = range_check.compare(file, range_store.load(ranges))
         if against is not None:
+            _check_runs(file)
             is_debug = bool(context.params.get("debug"))
             parity, paired, elsewhere = _compare(
                 file, against, data, precision, samples, seed, factory, allow_pickle, is_debug, others
@@ -165,6 +170,17 @@ def verify(
         raise ParityError(
             f"{file}: {len(wrong)} of {len(rows)} tensors do not carry the learned scale, first {wrong[0]}"
         )
+
+
+def _check_runs(file: Path) -> None:
+    """Refuse a file that its runtime dies of, which is opened here too to look inside."""
+    from torchshrink.runtime import apart
+
+    if file.suffix == ".tflite":
+        from torchshrink.converters import runtimes, tflite_file
+
+        tflite_file.read(file)  # whose words on a damaged file are better
+        apart.call(runtimes.check_tflite, file)
 
 
 def _save_ranges(source: Path, path: Path, origin: Any) -> None:

@@ -34,17 +34,56 @@ def load(path: Path) -> onnx.ModelProto:
     """Read an ONNX file.
 
     Raises:
-        ModelError: When the file is missing or not ONNX.
+        ModelError: When the file is missing, not ONNX, or of a graph that nothing can run.
     """
-    if path.is_file():
-        external_data.check(path)
     try:
+        if not path.is_file():
+            raise ValueError("there is no such file")
+        external_data.check(path)
         model = onnx.load(str(path))
-        if not model.graph.node:
-            raise ValueError("it holds no operation")
+        _check(model)
         return model
+    except ModelError:
+        raise
     except Exception as error:
-        raise ModelError(f"{path} cannot be read as ONNX: {str(error).splitlines()[0]}") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{path} cannot be read as ONNX: {reason}") from error
+
+
+def _check(model: onnx.ModelProto) -> None:
+    """Refuse a graph that has no ends, or whose operations do not follow from one another or are unknown.
+
+    Raises:
+        ValueError: Saying what is wrong.
+    """
+    if model.ir_version > onnx.IR_VERSION:
+        raise ValueError(
+            f"it has IR version {model.ir_version}, onnx {onnx.__version__} reads {onnx.IR_VERSION} and older"
+        )
+    graph = model.graph
+    for what, found in (("operation", graph.node), ("input", inputs(model)), ("output", graph.output)):
+        if not found:
+            raise ValueError(f"it holds no {what}" if what == "operation" else f"it has no {what}")
+    known = {item.name for item in (*graph.input, *graph.initializer)}
+    known |= {item.values.name for item in graph.sparse_initializer}
+    functions = {(item.domain, item.name) for item in model.functions}
+    for node in graph.node:
+        is_standard = node.domain in ("", "ai.onnx") and (node.domain, node.op_type) not in functions
+        if is_standard and not onnx.defs.has(node.op_type):
+            raise ValueError(f"{node.op_type} of {_label(node)} is no operation of ONNX")
+        for name in node.input:
+            if name and name not in known:
+                raise ValueError(
+                    f"{_label(node)} reads {name}, which nothing before it makes: a cycle, or a damaged file"
+                )
+        known |= set(node.output)
+    for item in graph.output:
+        if item.name not in known:
+            raise ValueError(f"nothing makes its output {item.name}")
+
+
+def _label(node: NodeProto) -> str:
+    return node.name or next(iter(node.output), "") or node.op_type
 
 
 def attribute(node: NodeProto, name: str, default: Any = None) -> Any:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchshrink.errors import ModelError
-from torchshrink.files import atomic
+from torchshrink.files import atomic, read
 
 SCHEMA = 2
 Origin = Literal["trained", "calibrated", "fixed", "imported"]
@@ -80,7 +80,7 @@ def load(path: Path) -> dict[str, Range]:
         ModelError: When the file is not one of ranges, or one of a later version.
     """
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(read(path))
         if content["schema"] > SCHEMA:
             raise ValueError(f"it has schema {content['schema']}, this version reads {SCHEMA}")
         return {
@@ -89,5 +89,5 @@ def load(path: Path) -> dict[str, Range]:
             )
             for name, value in content["tensors"].items()
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise ModelError(f"{path} is not a file of ranges as torchshrink writes them: {error}") from error

@@ -73,7 +73,7 @@ def check_threads(threads: int) -> None:
         RecipeError: When it is less than 1 or more than 1024.
     """
     if not 1 <= threads <= MOST_THREADS:
-        raise RecipeError(f"threads={threads}: expected 1 to {MOST_THREADS}")
+        raise RecipeError(f"threads={threads}: a runtime needs at least 1, and gets at most {MOST_THREADS}")
 
 
 def check(name: str, value: str, choices: Any) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from onnx import TensorProto, helper
 
 from torchshrink.converters import onnx_file
+from torchshrink.errors import ModelError
 
 
 def test_random_inputs_fit_the_graph(onnx_model: Any) -> None:
@@ -35,3 +40,54 @@ def test_replaced_nodes_and_names(onnx_model: Any) -> None:
     onnx.checker.check_model(model)
     assert [item.name for item in model.graph.input] == ["entry"]
     assert [list(node.input) for node in model.graph.node] == [["entry", "one"], ["sum"]]
+
+
+def chain() -> onnx.ModelProto:
+    nodes = [helper.make_node("Relu", ["x"], ["a"], "first"), helper.make_node("Neg", ["a"], ["y"], "second")]
+    ends = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, 3))] for name in ("x", "y")]
+    return helper.make_model(helper.make_graph(nodes, "g", *ends), ir_version=8)
+
+
+def without(part: str) -> Callable[[onnx.ModelProto], None]:
+    return lambda model: model.graph.ClearField(part)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (without("input"), "it has no input"),
+        (without("output"), "it has no output"),
+        (without("node"), "it holds no operation"),
+        (lambda model: model.graph.node[0].input.__setitem__(0, "y"), "first reads y, which nothing before it makes"),
+        (lambda model: model.graph.node[1].input.__setitem__(0, "lost"), "second reads lost, which nothing before it"),
+        (
+            lambda model: setattr(model.graph.node[0], "op_type", "Teleport"),
+            "Teleport of first is no operation of ONNX",
+        ),
+        (lambda model: setattr(model.graph.output[0], "name", "z"), "nothing makes its output z"),
+        (lambda model: setattr(model, "ir_version", 999), "it has IR version 999"),
+    ],
+)
+def test_graphs_that_nothing_can_run(change: Any, words: str, tmp_path: Path) -> None:
+    model, path = chain(), tmp_path / "m.onnx"
+    onnx.save(model, path)
+    assert len(onnx_file.load(path).graph.node) == 2
+    change(model)
+    onnx.save(model, path)
+    with pytest.raises(ModelError) as caught:
+        onnx_file.load(path)
+    assert str(caught.value).startswith(f"{path} cannot be read as ONNX: {words}")
+
+
+def test_a_pipe(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "m.onnx")
+    with pytest.raises(ModelError, match="there is no such file"):
+        onnx_file.load(tmp_path / "m.onnx")
+
+
+def test_operations_of_others(tmp_path: Path) -> None:
+    """What ONNX Runtime adds, and what a file defines itself, are known to those."""
+    model = chain()
+    model.graph.node[0].op_type, model.graph.node[0].domain = "FusedConv", "com.microsoft"
+    onnx.save(model, tmp_path / "m.onnx")
+    assert onnx_file.load(tmp_path / "m.onnx").graph.node[0].op_type == "FusedConv"

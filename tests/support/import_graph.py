@@ -12,14 +12,14 @@ FOLDERS = {"torchshrink": "torchshrink", "converters": "torchshrink.converters",
 # From the ground up: a room imports rooms before it only, in its own folder and in those above.
 FLOORS: dict[str, tuple[str, ...]] = {
     "torchshrink": (
-        "__init__", "errors", "settings", "progress", "quiet", "harmless", "files", "parallel", "losses", "model",
-        "checkpoint", "prune", "task", "metrics", "data", "quantize", "report", "runtime", "bench", "predict",
-        "training", "stages", "sensitivity", "pipeline", "search",
+        "__init__", "errors", "settings", "progress", "quiet", "harmless", "files", "usercode", "parallel", "losses",
+        "metadata", "model", "checkpoint", "prune", "task", "metrics", "data", "quantize", "report", "runtime", "bench",
+        "predict", "training", "stages", "sensitivity", "pipeline", "search",
     ),
     "converters": (
-        "onnx_file", "ranges", "runtimes", "qdq", "tflite_file", "tflite_ops", "correspondence", "foreign", "half",
-        "sparse", "targets", "contents", "probe", "anatomy", "export", "float_tflite", "int8_tflite", "proof",
-        "tflite", "__init__", "sizes", "bridge",
+        "onnx_file", "ranges", "runtimes", "qdq", "tflite_checks", "tflite_file", "tflite_ops", "correspondence",
+        "foreign", "half", "sparse", "targets", "contents", "probe", "anatomy", "export", "float_tflite", "int8_tflite",
+        "proof", "tflite", "__init__", "sizes", "bridge",
     ),
     "cli": (
         "console", "options", "inputs", "shown", "doctor", "predict", "train", "convert", "run", "report", "search",

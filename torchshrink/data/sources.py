@@ -21,6 +21,7 @@ from torchshrink.data.labelled import LabelledArrays, split
 from torchshrink.data.synthetic import cells, pulses
 from torchshrink.errors import DataError, ShrinkError
 from torchshrink.task import Normalization, Task
+from torchshrink.usercode import place
 
 _EXPECTED = (
     "expected synthetic:cells, synthetic:pulses, a folder (images and masks, train and test, or train.npz and "
@@ -109,7 +110,9 @@ def _make(source: str, seed: int) -> tuple[str, LabelledArrays, LabelledArrays]:
 def _options(source: str, query: str, known: tuple[str, ...]) -> dict[str, int]:
     options: dict[str, int] = {}
     for key, value in parse_qsl(query, keep_blank_values=True):
-        if key not in known or not value.isdecimal() or int(value) < 1:
+        if key in options:
+            raise DataError(f"{source}: {key} stands there twice")
+        if key not in known or not value.isdecimal() or not 1 <= int(value[:19]) < 2**31 or len(value) > 19:
             raise DataError(
                 f"{source}: cannot use {key}={value}, the options are positive whole numbers {', '.join(known)}"
             )
@@ -160,7 +163,8 @@ def _call(source: str) -> Task:
 
 
 def _told(error: Exception) -> str:
-    return f"{type(error).__name__} ({' '.join(str(error).split())})"
+    where = place(error)
+    return f"{type(error).__name__} ({' '.join(str(error).split())})" + (f" at {where}" if where else "")
 
 
 @contextmanager

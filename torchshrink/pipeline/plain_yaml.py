@@ -35,26 +35,26 @@ class _Plain(yaml.SafeLoader):
 
     def compose_document(self) -> Node | None:
         """Return a document whose size is bounded."""
-        document: Node | None = super().compose_document()  # type: ignore[no-untyped-call]
+        document: Node | None = super().compose_document()
         if document is not None:
             _count(document, {})
         return document
 
     def compose_node(self, parent: Node | None, index: Any) -> Node | None:
         """Return a node that lies not too deep and has no tag of its own."""
-        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        event: Any = self.peek_event()
         if getattr(event, "tag", None) is not None:
             raise ComposerError(None, None, f"tags such as {event.tag} are not read", event.start_mark)
         if self._depth >= _DEEPEST:
             raise ComposerError(None, None, f"more than {_DEEPEST} levels", event.start_mark)
         self._depth += 1
-        node: Node | None = super().compose_node(parent, index)  # type: ignore[no-untyped-call]
+        node: Node | None = super().compose_node(parent, index)
         self._depth -= 1
         return node
 
-    def compose_mapping_node(self, anchor: Any) -> Node:
+    def compose_mapping_node(self, anchor: Any) -> MappingNode:
         """Return a mapping that has no key twice: YAML's own parsers take the last and say nothing."""
-        node: Node = super().compose_mapping_node(anchor)  # type: ignore[no-untyped-call]
+        node: MappingNode = super().compose_mapping_node(anchor)
         seen: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, ScalarNode):
@@ -68,7 +68,7 @@ _Plain.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in found if tag not in (f"{_TAG}timestamp", f"{_TAG}bool")]
     for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Plain.add_implicit_resolver(f"{_TAG}bool", re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF"))  # type: ignore[no-untyped-call]
+_Plain.add_implicit_resolver(f"{_TAG}bool", re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF"))
 
 
 def _count(node: Node, known: dict[int, int | None]) -> int:

@@ -7,9 +7,11 @@ from typing import Any
 
 from torchshrink.errors import ConversionError, ModelError, ParityError, RecipeError, ShrinkError
 from torchshrink.pipeline.artefacts import Bridge
+from torchshrink.pipeline.assemble import make_model
 from torchshrink.pipeline.claim import claim as claim  # under the name that it had
 from torchshrink.pipeline.claim import claimed
 from torchshrink.pipeline.job import Job
+from torchshrink.pipeline.layers import check_layers, names_layers
 from torchshrink.pipeline.recipe import Recipe
 from torchshrink.pipeline.steps import Steps
 from torchshrink.progress import SILENT, Progress
@@ -43,6 +45,8 @@ def run(
 
 def _run(recipe: Recipe, out: Path, bridge: Bridge, is_fresh: bool, progress: Progress) -> dict[str, Any]:
     job = Job(recipe, out, bridge, Steps(out, is_fresh), progress)
+    if names_layers(recipe):
+        check_layers(recipe, make_model(recipe, job.task))
     errors: dict[str, ShrinkError] = {}
     for name, variant in recipe.variants.items():
         try:

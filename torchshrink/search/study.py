@@ -25,7 +25,8 @@ _LIMITS = "limits"  # the name of the constraint
 _NOTHING: Mapping[int, Outlook] = MappingProxyType({})
 _LEAST_FINISHED = 4  # the best quarter is compared with all
 _STARTUP = 10  # candidates that are drawn at random before the sampler models them
-_Arguments, _Result = ParamSpec("_Arguments"), TypeVar("_Result")
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 
 def _stored(
