@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,11 @@ from torchshrink.files import atomic
 from torchshrink.runtime import external_data
 
 METADATA_KEY = "torchshrink"
+
+# Types of which two elements share a byte.
+_PACKED = {
+    kind for name, kind in onnx.TensorProto.DataType.items() if name in ("INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2")
+}
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 
@@ -64,6 +70,8 @@ def _check(model: onnx.ModelProto) -> None:
     for what, found in (("operation", graph.node), ("input", inputs(model)), ("output", graph.output)):
         if not found:
             raise ValueError(f"it holds no {what}" if what == "operation" else f"it has no {what}")
+    for constant in graph.initializer:
+        _check_constant(constant)
     known = {item.name for item in (*graph.input, *graph.initializer)}
     known |= {item.values.name for item in graph.sparse_initializer}
     functions = {(item.domain, item.name) for item in model.functions}
@@ -80,6 +88,21 @@ def _check(model: onnx.ModelProto) -> None:
     for item in graph.output:
         if item.name not in known:
             raise ValueError(f"nothing makes its output {item.name}")
+
+
+def _check_constant(tensor: onnx.TensorProto) -> None:
+    """Refuse a tensor whose data is not of its shape."""
+    if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.data_type in _PACKED:
+        return
+    try:
+        if tensor.HasField("raw_data"):
+            found, size = len(tensor.raw_data), helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+            if found != math.prod(tensor.dims) * size or any(side < 0 for side in tensor.dims):
+                raise ValueError(f"{found} bytes for the shape {list(tensor.dims)}")
+        else:
+            numpy_helper.to_array(tensor)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"its constant {tensor.name} cannot be ({error})") from error
 
 
 def _label(node: NodeProto) -> str:

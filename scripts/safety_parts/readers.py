@@ -27,7 +27,7 @@ from torchshrink.pipeline import recipe
 from torchshrink.pipeline.claim import stored
 from torchshrink.pipeline.steps import Steps
 from torchshrink.predict import png_rows, shipped
-from torchshrink.report import document
+from torchshrink.report import document, html, text
 from torchshrink.runtime.predict import predict
 
 _SHAPE = [1, 8, 8, 1]
@@ -136,7 +136,8 @@ def _arrays(_: Path) -> list[bytes]:
 
 def _read_report(path: Path) -> object:
     (path.parent / "report.json").write_bytes(path.read_bytes())
-    return document.load(path.parent)
+    report = document.load(path.parent)
+    return html.page(report, path.parent), text.markdown(report), text.table_csv(report["rows"]), text.verdict(report)
 
 
 def _read_step(path: Path) -> object:

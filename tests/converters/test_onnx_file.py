@@ -65,6 +65,15 @@ def without(part: str) -> Callable[[onnx.ModelProto], None]:
             "Teleport of first is no operation of ONNX",
         ),
         (lambda model: setattr(model.graph.output[0], "name", "z"), "nothing makes its output z"),
+        (
+            lambda model: model.graph.initializer.add(name="c", dims=[3], data_type=1, raw_data=bytes(8)),
+            "its constant c cannot be (8 bytes for the shape [3])",
+        ),
+        (lambda model: model.graph.initializer.add(name="c", dims=[3], data_type=77), "its constant c cannot be"),
+        (
+            lambda model: model.graph.initializer.add(name="c", dims=[3], data_type=1, float_data=[1.0]),
+            "its constant c cannot be",
+        ),
         (lambda model: setattr(model, "ir_version", 999), "it has IR version 999"),
     ],
 )

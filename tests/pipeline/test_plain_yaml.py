@@ -16,6 +16,7 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
 
 
 def test_what_is_read() -> None:
+    assert plain_yaml.load("[trueish, true false, falsehood, False]") == ["trueish", "true false", "falsehood", False]
     text = "a: 1\nb: [2.5, true, null, word]\nc: &c {d: 2020-01-01, e: yes}\nf: *c\ng: {<<: *c, e: no}\n"
     dates = {"d": "2020-01-01", "e": "yes"}
     wanted = {"a": 1, "b": [2.5, True, None, "word"], "c": dates, "f": dates, "g": {"d": "2020-01-01", "e": "no"}}

@@ -12,6 +12,7 @@ from torchshrink.runtime import external_data
 
 METADATA_NAME = "torchshrink"  # the key under which `torchshrink.converters` stores it
 _ONNX_FLOATS = (1, 10, 11)  # TensorProto.FLOAT, FLOAT16, DOUBLE
+_MOST_ENTRIES = 10_000
 Shape = tuple[int, ...]
 
 
@@ -118,6 +119,8 @@ def _read_tflite(path: Path) -> tuple[Shape, Shape, str]:
     model = schema.Model.GetRootAs(content, 0)
     graph = model.Subgraphs(0)
     entry, output = (_tflite_shape(graph.Tensors(index)) for index in (graph.Inputs(0), graph.Outputs(0)))
+    if model.MetadataLength() > _MOST_ENTRIES:
+        raise ValueError(f"it claims {model.MetadataLength()} entries of metadata")
     for index in range(model.MetadataLength()):
         item = model.Metadata(index)
         if item.Name() == METADATA_NAME.encode():

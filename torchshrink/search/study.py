@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import MappingProxyType
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import optuna
 from optuna.samplers import PartialFixedSampler, RandomSampler
@@ -25,21 +25,18 @@ _LIMITS = "limits"  # the name of the constraint
 _NOTHING: Mapping[int, Outlook] = MappingProxyType({})
 _LEAST_FINISHED = 4  # the best quarter is compared with all
 _STARTUP = 10  # candidates that are drawn at random before the sampler models them
-_Arguments = ParamSpec("_Arguments")
-_Result = TypeVar("_Result")
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
-def _stored(
-    method: Callable[Concatenate[Study, _Arguments], _Result],
-) -> Callable[Concatenate[Study, _Arguments], _Result]:
+def _stored(method: _Method) -> _Method:
     """Let what a store fails with, whenever that is, be an OutputError that names it."""
 
     @functools.wraps(method)
-    def call(study: Study, *arguments: _Arguments.args, **named: _Arguments.kwargs) -> _Result:
+    def call(study: Study, *arguments: Any, **named: Any) -> Any:
         with _usable(study.storage):
             return method(study, *arguments, **named)
 
-    return call
+    return cast(_Method, call)
 
 
 @contextmanager
