@@ -86,7 +86,7 @@ def convert(
     with console.Progress() as progress, tempfile.TemporaryDirectory() as folder:
         progress.start(f"convert {source.name}")
         from torchshrink.converters import qdq, to_onnx, to_tflite
-        from torchshrink.converters.onnx_file import load
+        from torchshrink.converters.onnx_file import blamed, load
 
         metadata: dict[str, Any] | None = None
         origin = "imported"
@@ -107,7 +107,8 @@ def convert(
         if source.suffix != ".onnx":
             kind: Literal["int8", "fp32"] = "int8" if precision == "int8" else "fp32"
             source = to_onnx(model, example, Path(folder, f"{source.stem}.onnx"), kind, "generic", metadata)
-        to_tflite(source, out, precision, ranges, sparse, metadata, target, io)
+        with blamed(source):
+            to_tflite(source, out, precision, ranges, sparse, metadata, target, io)
         if has_ranges:
             _save_ranges(source, out.with_suffix(".ranges.json"), origin)
     show_file(out, as_json)

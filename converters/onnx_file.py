@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper
 
-from torchshrink.errors import ModelError
+from torchshrink.errors import ModelError, ShrinkError
 from torchshrink.files import atomic
 from torchshrink.runtime import external_data
 
 METADATA_KEY = "torchshrink"
 
+_IR_WITH_DOMAINS = 3
 # Types of which two elements share a byte.
 _PACKED = {
     kind for name, kind in onnx.TensorProto.DataType.items() if name in ("INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2")
@@ -56,6 +58,26 @@ def load(path: Path) -> onnx.ModelProto:
         raise ModelError(f"{path} cannot be read as ONNX: {reason}") from error
 
 
+@contextmanager
+def blamed(path: Path) -> Iterator[None]:
+    """Where something fails that a valid file does not lead to, say what ONNX's own checker finds wrong with the file.
+
+    Raises:
+        ModelError: When the checker refuses the file; else what was raised goes on.
+    """
+    try:
+        yield
+    except ShrinkError:
+        raise
+    except Exception as error:
+        try:
+            onnx.checker.check_model(str(path), full_check=True)
+        except Exception as found:
+            reason = next((line for line in str(found).splitlines() if line.strip()), type(found).__name__)
+            raise ModelError(f"{path} is no valid ONNX: {reason}; export it again") from error
+        raise
+
+
 def _check(model: onnx.ModelProto) -> None:
     """Refuse a graph that has no ends, or whose operations do not follow from one another or are unknown.
 
@@ -74,8 +96,15 @@ def _check(model: onnx.ModelProto) -> None:
         _check_constant(constant)
     known = {item.name for item in (*graph.input, *graph.initializer)}
     known |= {item.values.name for item in graph.sparse_initializer}
+    for item in (*graph.input, *graph.output):
+        for side in item.type.tensor_type.shape.dim:
+            if side.dim_value < 0:  # how some tools write that it is free
+                side.ClearField("dim_value")
     functions = {(item.domain, item.name) for item in model.functions}
+    domains = {item.domain or "ai.onnx" for item in model.opset_import}
     for node in graph.node:
+        if (node.domain or "ai.onnx") not in domains and model.ir_version >= _IR_WITH_DOMAINS:
+            raise ValueError(f"{_label(node)} is of {node.domain or 'ai.onnx'}, of which it names no version")
         is_standard = node.domain in ("", "ai.onnx") and (node.domain, node.op_type) not in functions
         if is_standard and not onnx.defs.has(node.op_type):
             raise ValueError(f"{node.op_type} of {_label(node)} is no operation of ONNX")

@@ -39,6 +39,7 @@ WRONG = [
     ("class_names", [1], "class_names.0"),
     ("input_shape", "1,1,16,16", "input_shape"),
     ("input_shape", [1, 1, 0, 16], "input_shape.2"),
+    ("input_shape", [], "input_shape"),
     ("input_shape", [1, 1, True, 16], "input_shape.2"),
     ("input_shape", [1, 1, 2**30, 2**30], "too many values"),
     ("history", [], "history"),

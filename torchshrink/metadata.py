@@ -35,7 +35,7 @@ class _Normalization(_Part):
 class _Metadata(_Part):
     normalization: _Normalization | None = None
     class_names: list[str] | None = None
-    input_shape: list[Side] | None = None
+    input_shape: Annotated[list[Side], Field(min_length=2)] | None = None
     keep_float: list[str] | None = None
     history: dict[str, Any] | None = None
 

@@ -31,6 +31,8 @@ Whole = Annotated[Int, Field(ge=0)]
 Natural = Annotated[Int, Field(ge=1)]
 Positive = Annotated[Float, Field(gt=0)]
 Share = Annotated[Float, Field(ge=0, lt=1)]
+MOST_SEED = 4_000_000_000  # NumPy's end at 2**32, and each process adds its number
+Seed = Annotated[Whole, Field(le=MOST_SEED)]
 Threads = Annotated[Natural, Field(le=MOST_THREADS)]
 
 

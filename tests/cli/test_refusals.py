@@ -54,6 +54,7 @@ def test_no_command_replaces_what_it_reads(command: str, tmp_path: Path) -> None
         (("convert", "m.onnx", "--ranges", "nowhere.json"), 3, "no such file of ranges: nowhere.json"),
         (("convert", "m.safetensors", "--ranges", "m.safetensors"), 2, "has its own"),
         (("bench", "m.safetensors", "--threads", "100000"), 3, "threads=100000"),
+        (("train", *DATA, "--seed", "5000000000", "--out", "o.safetensors"), 2, "less than or equal to 4000000000"),
         (("train", *DATA, "--out", "o.pt"), 2, "expected a name ending in .safetensors"),
     ],
 )

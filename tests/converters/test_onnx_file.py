@@ -74,6 +74,8 @@ def without(part: str) -> Callable[[onnx.ModelProto], None]:
             lambda model: model.graph.initializer.add(name="c", dims=[3], data_type=1, float_data=[1.0]),
             "its constant c cannot be",
         ),
+        (lambda model: setattr(model.graph.node[0], "domain", "my.own"), "first is of my.own, of which it names no"),
+        (lambda model: model.ClearField("opset_import"), "first is of ai.onnx, of which it names no version"),
         (lambda model: setattr(model, "ir_version", 999), "it has IR version 999"),
     ],
 )
@@ -88,6 +90,14 @@ def test_graphs_that_nothing_can_run(change: Any, words: str, tmp_path: Path) ->
     assert str(caught.value).startswith(f"{path} cannot be read as ONNX: {words}")
 
 
+def test_a_side_of_less_than_nothing_is_free(tmp_path: Path) -> None:
+    model = chain()
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -1
+    onnx.save(model, tmp_path / "m.onnx")
+    sides = onnx_file.load(tmp_path / "m.onnx").graph.input[0].type.tensor_type.shape.dim
+    assert [side.dim_value for side in sides] == [0, 3]
+
+
 def test_a_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "m.onnx")
     with pytest.raises(ModelError, match="there is no such file"):
@@ -98,5 +108,17 @@ def test_operations_of_others(tmp_path: Path) -> None:
     """What ONNX Runtime adds, and what a file defines itself, are known to those."""
     model = chain()
     model.graph.node[0].op_type, model.graph.node[0].domain = "FusedConv", "com.microsoft"
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     onnx.save(model, tmp_path / "m.onnx")
     assert onnx_file.load(tmp_path / "m.onnx").graph.node[0].op_type == "FusedConv"
+
+
+def test_what_fails_on_a_file_that_is_wrong(tmp_path: Path) -> None:
+    model, path = chain(), tmp_path / "m.onnx"
+    onnx.save(model, path)
+    with pytest.raises(IndexError, match="a defect of ours"), onnx_file.blamed(path):
+        raise IndexError("a defect of ours")
+    model.graph.node[0].op_type = "Conv"  # of which one input is not enough
+    onnx.save(model, path)
+    with pytest.raises(ModelError, match=r"m\.onnx is no valid ONNX: .*; export it again"), onnx_file.blamed(path):
+        raise IndexError("list index out of range")

@@ -22,6 +22,7 @@ from torchshrink.settings import (
     Sampler,
     Scheduling,
     Scope,
+    Seed,
     Share,
     Threads,
     Training,
@@ -257,7 +258,7 @@ class Recipe(Strict):
 
     version: Literal[1] = 1
     data: str = "synthetic:cells"
-    seed: Whole = 0
+    seed: Seed = 0
     validation: Float = Field(0.1, gt=0, lt=1)
     augment: bool = True
     model: Model = Field(default_factory=Model)
