@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
+import sys
 import traceback
 from collections.abc import Callable
 from importlib.metadata import version
@@ -14,9 +16,11 @@ import typer
 from torchshrink.cli import bench, convert, doctor, inspection, options, predict, report, run, search, train
 from torchshrink.cli.console import errors, interruptible, show
 from torchshrink.errors import RecipeError, ShrinkError, missing_extra
-from torchshrink.parallel.launch import count
+from torchshrink.parallel.launch import count, problem
+from torchshrink.usercode import ended, place, told
 
 _SHARED = ("train", "prune", "qat")  # what several processes do together
+_TRAINING = (*_SHARED, "run", "sweep", "search")
 
 app = typer.Typer(
     name="torchshrink",
@@ -63,13 +67,13 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
         except OSError as error:
             _explain(f"error: {error}", debug)
             raise typer.Exit(3) from None
+        except SystemExit as error:
+            _explain(f"error: code that was called ended the program: {ended(error)}", debug)
+            raise typer.Exit(3) from None
         except Exception as error:
-            missing = missing_extra(error) if isinstance(error, ModuleNotFoundError) else None
-            if missing is not None:
-                _explain(f"error: {missing}", debug)
-                raise typer.Exit(missing.exit_code) from None
-            _explain(f"internal error: {type(error).__name__}: {error} (--debug shows where)", debug)
-            raise typer.Exit(1) from None
+            code, text = _unexpected(error)
+            _explain(text, debug)
+            raise typer.Exit(code) from None
 
     own = inspect.signature(function, eval_str=True)  # typer does not evaluate a signature that was set
     added = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=options.Debug)
@@ -78,10 +82,23 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
+def _unexpected(error: Exception) -> tuple[int, str]:
+    """Return the exit code and the text for what is no error of ours: the user's code, the memory, or a defect."""
+    if isinstance(error, ModuleNotFoundError) and (missing := missing_extra(error)) is not None:
+        return missing.exit_code, f"error: {missing}"
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return 3, f"error: there is not enough memory: {told(error)}"
+    if place(error) is not None:
+        return 3, f"error: your code raised {told(error)} (--debug shows all of it)"
+    return 1, f"internal error: {type(error).__name__}: {error} (--debug shows where)"
+
+
 def _check_processes(name: str) -> None:
-    """Refuse to do the same work in several processes."""
+    """Refuse to do the same work in several processes, and to wait for some that were never launched."""
     if count() > 1 and name not in _SHARED:
         raise RecipeError(f"{name} works in one process, {count()} were launched: launch {', '.join(_SHARED)}")
+    if name in _TRAINING and (fault := problem()):
+        raise RecipeError(f"{fault}: start with torchrun or accelerate launch, or unset LOCAL_RANK")
 
 
 def _explain(text: str, debug: bool) -> None:
@@ -112,7 +129,15 @@ _add(report.report, "torchshrink report runs/nuclei")
 _add(doctor.doctor, "torchshrink doctor")
 
 
+def _keep_docstrings() -> None:
+    """Start again as Python starts by itself where ``-OO`` took the texts of --help, and what libraries live on."""
+    if sys.flags.optimize >= 2:
+        kept = {name: value for name, value in os.environ.items() if name != "PYTHONOPTIMIZE"}
+        os.execve(sys.executable, [sys.executable, "-P", "-m", "torchshrink.cli", *sys.argv[1:]], kept)
+
+
 def main() -> None:
     """Run the program."""
+    _keep_docstrings()
     interruptible()
     app()

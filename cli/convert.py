@@ -12,7 +12,7 @@ import typer
 from torchshrink.cli import console, options
 from torchshrink.cli.inputs import check_output, load_model, load_task
 from torchshrink.cli.shown import show_file
-from torchshrink.errors import ParityError
+from torchshrink.errors import ModelError, ParityError
 
 Shape = Annotated[
     str | None, typer.Option(help="Input shape such as 1,1,128,128, for checkpoints that do not know theirs.")
@@ -76,13 +76,17 @@ def convert(
     if io == "float" and target != "litert":
         raise typer.BadParameter(f"float: {target} has no floats", param_hint="--io")
     out = out or source.with_suffix(f".{to}")
-    check_output(out, overwrite, (f".{to}",))
+    check_output(out, overwrite, (f".{to}",), sources=(source, ranges))
+    if ranges is not None and not ranges.is_file():
+        raise ModelError(f"no such file of ranges: {ranges}")
+    if ranges is not None and source.suffix != ".onnx":
+        raise typer.BadParameter(f"{source} has its own: --ranges are for a float ONNX file", param_hint="--ranges")
     import tempfile
 
     with console.Progress() as progress, tempfile.TemporaryDirectory() as folder:
         progress.start(f"convert {source.name}")
         from torchshrink.converters import qdq, to_onnx, to_tflite
-        from torchshrink.converters.onnx_file import load
+        from torchshrink.converters.onnx_file import blamed, load
 
         metadata: dict[str, Any] | None = None
         origin = "imported"
@@ -103,7 +107,8 @@ def convert(
         if source.suffix != ".onnx":
             kind: Literal["int8", "fp32"] = "int8" if precision == "int8" else "fp32"
             source = to_onnx(model, example, Path(folder, f"{source.stem}.onnx"), kind, "generic", metadata)
-        to_tflite(source, out, precision, ranges, sparse, metadata, target, io)
+        with blamed(source):
+            to_tflite(source, out, precision, ranges, sparse, metadata, target, io)
         if has_ranges:
             _save_ranges(source, out.with_suffix(".ranges.json"), origin)
     show_file(out, as_json, precision == "int8")
@@ -145,6 +150,7 @@ def verify(
 
             rows = range_check.compare(file, range_store.load(ranges))
         if against is not None:
+            _check_runs(file)
             is_debug = bool(context.params.get("debug"))
             parity, paired, elsewhere = _compare(
                 file, against, data, precision, samples, seed, factory, allow_pickle, is_debug, others
@@ -165,6 +171,17 @@ def verify(
         raise ParityError(
             f"{file}: {len(wrong)} of {len(rows)} tensors do not carry the learned scale, first {wrong[0]}"
         )
+
+
+def _check_runs(file: Path) -> None:
+    """Refuse a file that its runtime dies of, which is opened here too to look inside."""
+    from torchshrink.runtime import apart
+
+    if file.suffix == ".tflite":
+        from torchshrink.converters import runtimes, tflite_file
+
+        tflite_file.read(file)  # whose words on a damaged file are better
+        apart.call(runtimes.check_tflite, file)
 
 
 def _save_ranges(source: Path, path: Path, origin: Any) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +19,15 @@ if TYPE_CHECKING:
     from torchshrink.task import Task
 
 
-def check_output(path: Path, overwrite: bool, endings: tuple[str, ...], option: str = "--out") -> None:
-    """Refuse a name that says another format, and to replace a file that nobody said to replace."""
+def check_output(
+    path: Path, overwrite: bool, endings: tuple[str, ...], option: str = "--out", sources: Sequence[Path | None] = ()
+) -> None:
+    """Refuse a name that says another format, and to replace a file that is read or that nobody said to replace."""
     if path.suffix.lower() not in endings:
         raise typer.BadParameter(f"{path}: expected a name ending in {', '.join(endings)}", param_hint=option)
+    for source in sources:
+        if source is not None and source.exists() and path.exists() and path.samefile(source):
+            raise OutputError(f"{path} is what is read: choose another {option}")
     if is_main() and path.exists() and not overwrite:
         raise OutputError(f"{path} exists: choose another {option}, or pass --overwrite")
 
@@ -36,9 +43,19 @@ def parse_shape(shape: str) -> list[int]:
 def load_network(path: Path, factory: str | None, allow_pickle: bool) -> nn.Module:
     """Return a checkpoint's model, built by ``module:factory`` where one is given."""
     from torchshrink import checkpoint
+    from torchshrink.model.checked import check_module
     from torchshrink.pipeline.assemble import resolve
+    from torchshrink.usercode import calling
 
-    return checkpoint.load(path, resolve(factory, "model") if factory else None, allow_pickle)
+    if factory is None:
+        return checkpoint.load(path, None, allow_pickle)
+    make, what = resolve(factory, "model"), f"model {factory!r}"
+
+    def made() -> nn.Module:
+        with calling(what):
+            return check_module(make(), what)
+
+    return checkpoint.load(path, made, allow_pickle)
 
 
 def load_model(
@@ -51,6 +68,8 @@ def load_model(
     sizes = parse_shape(shape) if shape else description.get("input_shape")
     if sizes is None:
         raise ModelError(f"{path} does not say what shape its input has: pass --shape, such as --shape 1,1,128,128")
+    if math.prod(sizes) > 2**31:
+        raise ModelError(f"an input of {sizes} has too many values: pass another --shape")
     kept = ("normalization", "class_names", "input_shape", "prepared")
     return model, torch.zeros(sizes), {key: description[key] for key in kept if key in description}
 

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+_MOST_SEED = 4_000_000_000  # of `torchshrink.settings`, which loads pydantic: help must be there at once
+
 Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout, and nothing else.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show where an error came from.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")]
@@ -65,4 +67,4 @@ Batch = Annotated[int, typer.Option(min=1, help="Samples per step, shared by all
 Track = Annotated[
     Literal["mlflow", "tensorboard"] | None, typer.Option(help="Log settings, curves, figures and files there.")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Decides everything that is random.")]
+Seed = Annotated[int, typer.Option(min=0, max=_MOST_SEED, help="Decides everything that is random.")]

@@ -11,6 +11,7 @@ import typer
 from torchshrink.cli import console, options
 from torchshrink.cli.inputs import load_recipe
 from torchshrink.cli.shown import show_cells, show_report
+from torchshrink.errors import RecipeError
 
 if TYPE_CHECKING:
     from torchshrink.search.engines.local import Engine
@@ -52,7 +53,7 @@ def search(
         str | None,
         typer.Option(
             help="URL that all machines reach, such as file:///shared/folder or s3://bucket/prefix; or set "
-            "TORCHSHRINK_ARTEFACTS, which no list of processes shows."
+            "TORCHSHRINK_ARTEFACTS, or TORCHSHRINK_ARTEFACTS_FILE to a file with it, which no list of processes shows."
         ),
     ] = None,
     cpus_per_trial: Annotated[int, typer.Option(min=1, help="Of each candidate on a Ray cluster.")] = 1,
@@ -63,7 +64,8 @@ def search(
         str | None,
         typer.Option(
             help="URL of a database for the record, such as postgresql+psycopg://me@host/db; or set "
-            "TORCHSHRINK_STORAGE, which no list of processes shows; else a file."
+            "TORCHSHRINK_STORAGE, or TORCHSHRINK_STORAGE_FILE to a file with it, which no list of processes shows; "
+            "else a file of its own."
         ),
     ] = None,
     trust: options.Trust = False,
@@ -92,7 +94,7 @@ def search(
             from torchshrink.search.engines.local import Local
             from torchshrink.search.engines.ray_cluster import RayEngine
 
-            url = artefacts or os.environ.get("TORCHSHRINK_ARTEFACTS")
+            url = artefacts or _secret("TORCHSHRINK_ARTEFACTS")
             if engine == "local":
                 return Local(Bridge, workers or 1)
             return RayEngine(Bridge, trials_folder, url, address, workers, cpus_per_trial, gpus_per_trial)
@@ -106,12 +108,28 @@ def search(
             target=target,
             trials=trials,
             hours=hours,
-            storage=storage or os.environ.get("TORCHSHRINK_STORAGE"),
+            storage=storage or _secret("TORCHSHRINK_STORAGE"),
             make_engine=make_engine,
             is_fresh=not resume,
             progress=progress,
         )
     _show(content, folder, as_json)
+
+
+def _secret(name: str) -> str | None:
+    """Return a URL that may hold a password, from the environment or from the file that ``NAME_FILE`` names there."""
+    path = os.environ.get(f"{name}_FILE")
+    if name in os.environ or path is None:
+        return os.environ.get(name)
+    from torchshrink.files import read
+
+    try:
+        text = read(Path(path)).decode().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{name}_FILE: {path} cannot be read: {error}") from error
+    if not text or len(text.splitlines()) > 1:
+        raise RecipeError(f"{name}_FILE: {path} must hold one line, the URL")
+    return text
 
 
 def _show(content: Any, folder: Path, as_json: bool) -> None:

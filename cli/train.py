@@ -101,8 +101,12 @@ def prune(
     as_json: options.Json = False,
 ) -> None:
     """Set weights to zero, or remove channels, and fine-tune the rest."""
-    check_output(out, overwrite, (".safetensors",))
-    removes = any(goal is not None for goal in (channels, target_macs, target_params))
+    check_output(out, overwrite, (".safetensors",), sources=(model_file, teacher))
+    goals = {"--channels": channels, "--target-macs": target_macs, "--target-params": target_params}
+    given = [option for option, goal in goals.items() if goal is not None]
+    if len(given) > 1:
+        raise typer.BadParameter("one goal at a time", param_hint=" and ".join(given))
+    removes = bool(given)
     if removes and amount is not None:
         raise typer.BadParameter("weights and channels are two steps: prune twice", param_hint="--amount")
     if auto and (removes or amount is not None or method != "magnitude"):
@@ -148,7 +152,7 @@ def qat(
     as_json: options.Json = False,
 ) -> None:
     """Train a model to be int8: its ranges are learned, its pruned zeros kept."""
-    check_output(out, overwrite, (".safetensors",))
+    check_output(out, overwrite, (".safetensors",), sources=(model_file,))
     with _watched() as progress:
         task, model = _load(progress, model_file, data, seed, factory, allow_pickle)
         from torchshrink import stages
@@ -177,7 +181,7 @@ def ptq(
     as_json: options.Json = False,
 ) -> None:
     """Make a model int8 without training: its ranges are calibrated."""
-    check_output(out, overwrite, (".safetensors",))
+    check_output(out, overwrite, (".safetensors",), sources=(model_file,))
     with _watched() as progress:
         task, model = _load(progress, model_file, data, seed, factory, allow_pickle)
         from torchshrink import stages
@@ -201,11 +205,13 @@ def _load(
 ) -> tuple[Task, nn.Module]:
     """Return data and a model that is still float."""
     progress.start("load model and data")
+    from torchshrink.model.checked import check_answer
     from torchshrink.quantize import is_quantized
 
     task, model = load_task(path, data, seed, factory, allow_pickle)
     if is_quantized(model):
         raise ModelError(f"{path} is quantized already: start from the float model that it was made from")
+    check_answer(model, task.example_input, None)
     return task, model
 
 

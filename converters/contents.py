@@ -52,8 +52,12 @@ def input_shape(path: Path) -> list[int]:
         ModelError: When the file does not say.
     """
     if path.suffix == ".tflite":
-        graph = Graph(tflite_file.read(path))
-        batch, *size, channels = (int(side) for side in graph.tensors[graph.inputs[0]].shape)
+        model = tflite_file.read(path)
+        tflite_file.check_ends(model, str(path))
+        shape = Graph(model).tensors[model.subgraphs[0].inputs[0]].shape
+        if shape is None or len(shape) < 2:
+            raise ModelError(f"{path} does not say what shape its input has: pass --data")
+        batch, *size, channels = (int(side) for side in shape)
         return [batch, channels, *size]
     if path.suffix == ".onnx":
         shape = load(path).graph.input[0].type.tensor_type.shape

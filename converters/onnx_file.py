@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,17 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper
 
-from torchshrink.errors import ModelError
+from torchshrink.errors import ModelError, ShrinkError
 from torchshrink.files import atomic
 from torchshrink.runtime import external_data
 
 METADATA_KEY = "torchshrink"
+
+_IR_WITH_DOMAINS = 3
+# Types of which two elements share a byte.
+_PACKED = {
+    kind for name, kind in onnx.TensorProto.DataType.items() if name in ("INT4", "UINT4", "FLOAT4E2M1", "INT2", "UINT2")
+}
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 
@@ -34,17 +42,100 @@ def load(path: Path) -> onnx.ModelProto:
     """Read an ONNX file.
 
     Raises:
-        ModelError: When the file is missing or not ONNX.
+        ModelError: When the file is missing, not ONNX, or of a graph that nothing can run.
     """
-    if path.is_file():
-        external_data.check(path)
     try:
+        if not path.is_file():
+            raise ValueError("there is no such file")
+        external_data.check(path)
         model = onnx.load(str(path))
-        if not model.graph.node:
-            raise ValueError("it holds no operation")
+        _check(model)
         return model
+    except ModelError:
+        raise
     except Exception as error:
-        raise ModelError(f"{path} cannot be read as ONNX: {str(error).splitlines()[0]}") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{path} cannot be read as ONNX: {reason}") from error
+
+
+@contextmanager
+def blamed(path: Path) -> Iterator[None]:
+    """Where something fails that a valid file does not lead to, say what ONNX's own checker finds wrong with the file.
+
+    Raises:
+        ModelError: When the checker refuses the file; else what was raised goes on.
+    """
+    try:
+        yield
+    except ShrinkError:
+        raise
+    except Exception as error:
+        try:
+            onnx.checker.check_model(str(path), full_check=True)
+        except Exception as found:
+            reason = next((line for line in str(found).splitlines() if line.strip()), type(found).__name__)
+            raise ModelError(f"{path} is no valid ONNX: {reason}; export it again") from error
+        raise
+
+
+def _check(model: onnx.ModelProto) -> None:
+    """Refuse a graph that has no ends, or whose operations do not follow from one another or are unknown.
+
+    Raises:
+        ValueError: Saying what is wrong.
+    """
+    if model.ir_version > onnx.IR_VERSION:
+        raise ValueError(
+            f"it has IR version {model.ir_version}, onnx {onnx.__version__} reads {onnx.IR_VERSION} and older"
+        )
+    graph = model.graph
+    for what, found in (("operation", graph.node), ("input", inputs(model)), ("output", graph.output)):
+        if not found:
+            raise ValueError(f"it holds no {what}" if what == "operation" else f"it has no {what}")
+    for constant in graph.initializer:
+        _check_constant(constant)
+    known = {item.name for item in (*graph.input, *graph.initializer)}
+    known |= {item.values.name for item in graph.sparse_initializer}
+    for item in (*graph.input, *graph.output):
+        for side in item.type.tensor_type.shape.dim:
+            if side.dim_value < 0:  # how some tools write that it is free
+                side.ClearField("dim_value")
+    functions = {(item.domain, item.name) for item in model.functions}
+    domains = {item.domain or "ai.onnx" for item in model.opset_import}
+    for node in graph.node:
+        if (node.domain or "ai.onnx") not in domains and model.ir_version >= _IR_WITH_DOMAINS:
+            raise ValueError(f"{_label(node)} is of {node.domain or 'ai.onnx'}, of which it names no version")
+        is_standard = node.domain in ("", "ai.onnx") and (node.domain, node.op_type) not in functions
+        if is_standard and not onnx.defs.has(node.op_type):
+            raise ValueError(f"{node.op_type} of {_label(node)} is no operation of ONNX")
+        for name in node.input:
+            if name and name not in known:
+                raise ValueError(
+                    f"{_label(node)} reads {name}, which nothing before it makes: a cycle, or a damaged file"
+                )
+        known |= set(node.output)
+    for item in graph.output:
+        if item.name not in known:
+            raise ValueError(f"nothing makes its output {item.name}")
+
+
+def _check_constant(tensor: onnx.TensorProto) -> None:
+    """Refuse a tensor whose data is not of its shape."""
+    if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.data_type in _PACKED:
+        return
+    try:
+        if tensor.HasField("raw_data"):
+            found, size = len(tensor.raw_data), helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+            if found != math.prod(tensor.dims) * size or any(side < 0 for side in tensor.dims):
+                raise ValueError(f"{found} bytes for the shape {list(tensor.dims)}")
+        else:
+            numpy_helper.to_array(tensor)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"its constant {tensor.name} cannot be ({error})") from error
+
+
+def _label(node: NodeProto) -> str:
+    return node.name or next(iter(node.output), "") or node.op_type
 
 
 def attribute(node: NodeProto, name: str, default: Any = None) -> Any:

@@ -6,13 +6,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from torchshrink.errors import ModelError
-from torchshrink.files import atomic
+from torchshrink.files import atomic, read
 
 SCHEMA = 2
 Origin = Literal["trained", "calibrated", "fixed", "imported"]
@@ -58,6 +59,24 @@ class Range:
 Ranges = Mapping[str, Range]
 
 
+class _Stored(BaseModel):
+    """A range as it is written."""
+
+    model_config = ConfigDict(strict=True)
+    scale: list[float]
+    zero_point: list[Annotated[int, Field(ge=-(2**31), lt=2**31)]]
+    axis: Annotated[int, Field(ge=0)] | None
+    origin: Origin = "trained"  # an earlier version wrote no others
+
+
+class _File(BaseModel):
+    """A whole file."""
+
+    model_config = ConfigDict(strict=True)
+    version: int = Field(alias="schema")
+    tensors: dict[str, _Stored]
+
+
 def learned(ranges: Ranges, origin: Origin) -> dict[str, Range]:
     """Return ranges with ``origin`` in place of "imported"; what is fixed stays fixed."""
     return {
@@ -80,14 +99,16 @@ def load(path: Path) -> dict[str, Range]:
         ModelError: When the file is not one of ranges, or one of a later version.
     """
     try:
-        content = json.loads(path.read_text())
-        if content["schema"] > SCHEMA:
-            raise ValueError(f"it has schema {content['schema']}, this version reads {SCHEMA}")
+        content = _File.model_validate(json.loads(read(path)))
+        if content.version > SCHEMA:
+            raise ValueError(f"it has schema {content.version}, this version reads {SCHEMA}")
         return {
-            name: Range(
-                tuple(value["scale"]), tuple(value["zero_point"]), value["axis"], value.get("origin", "trained")
-            )
-            for name, value in content["tensors"].items()
+            name: Range(tuple(value.scale), tuple(value.zero_point), value.axis, value.origin)
+            for name, value in content.tensors.items()
         }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{path} is not a file of ranges as torchshrink writes them: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        reason: object = error
+        if isinstance(error, ValidationError):
+            first = error.errors(include_url=False)[0]
+            reason = f"{'.'.join(map(str, first['loc'])) or 'all of it'}: {first['msg']}"
+        raise ModelError(f"{path} is not a file of ranges as torchshrink writes them: {reason}") from error

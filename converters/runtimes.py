@@ -140,6 +140,22 @@ def tflite_values(model: Path | bytes, sample: Sample) -> dict[int, TensorValue]
     return found
 
 
+def check_tflite(path: Path, threads: int = 1) -> None:
+    """Run a TFLite file once, on zeros, as `tflite_values` does: LiteRT crashes on some, so let a process do it.
+
+    Raises:
+        RuntimeError: What LiteRT refuses it with; see `torchshrink.runtime.apart`.
+    """
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+    for resolver in (OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES, OpResolverType.AUTO):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            interpreter = Interpreter(str(path), experimental_op_resolver_type=resolver, num_threads=threads)
+        interpreter.allocate_tensors()
+        interpreter.invoke()
+
+
 def arrays(sample: Sample) -> list[NDArray[Any]]:
     """Return one array for each input."""
     return [sample] if isinstance(sample, np.ndarray) else list(sample)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -202,6 +203,7 @@ def _run(root: Path, folders: Sequence[Path], keras: bool, onnx_paths: Sequence[
         text=True,
         errors="replace",
         cwd=root,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONOPTIMIZE"},  # TensorFlow cannot
         check=False,
     )
     missing = [index for index, out in enumerate(outputs) if not (out / "model_float32.tflite").is_file()]

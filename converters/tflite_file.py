@@ -13,8 +13,10 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from torchshrink.converters.ranges import Range
+from torchshrink.converters.tflite_checks import check
 from torchshrink.errors import ModelError
 from torchshrink.files import atomic
+from torchshrink.files import read as read_bytes
 
 METADATA_NAME = "torchshrink"
 _DTYPES: dict[int, Any] = {
@@ -36,7 +38,7 @@ def read(path: Path) -> Any:
         ModelError: When the file is missing, damaged or not TFLite.
     """
     try:
-        content = path.read_bytes()
+        content = read_bytes(path, 2**31)  # more than a flatbuffer can hold
     except OSError as error:
         raise ModelError(f"cannot read {path}: {error.strerror}") from error
     return parse(content, str(path))
@@ -47,9 +49,20 @@ def parse(content: bytes, name: str) -> Any:
     if content[4:8] != b"TFL3":
         raise ModelError(f"{name} is not a TFLite file: convert a model first")
     try:
-        return schema.ModelT.InitFromPackedBuf(content, 0)
+        model = schema.ModelT.InitFromPackedBuf(content, 0)
+        check(model)
+        return model
     except Exception as error:  # whatever the bytes happen to mean
-        raise ModelError(f"{name} is damaged ({type(error).__name__}): convert or copy it again") from error
+        reason = str(error) if type(error) is ValueError else type(error).__name__
+        raise ModelError(f"{name} is damaged ({reason}): convert or copy it again") from error
+
+
+def check_ends(model: Any, name: str) -> None:
+    """Refuse a model that computes nothing, of nothing, or for nobody; errors as `read`, which call it ``name``."""
+    graph = model.subgraphs[0]
+    for part in ("operators", "inputs", "outputs"):
+        if len(getattr(graph, part)) == 0:
+            raise ModelError(f"{name} has no {part}: convert or copy it again")
 
 
 class _Builder(flatbuffers.Builder):  # type: ignore[misc]  # flatbuffers ships no types
@@ -90,7 +103,7 @@ def pack(model: Any) -> bytes:
 
 def tensor_name(tensor: Any) -> str:
     """Return a tensor's name as text."""
-    return tensor.name.decode() if isinstance(tensor.name, bytes) else str(tensor.name)
+    return _text(tensor.name)
 
 
 def dtype(tensor: Any) -> Any:
@@ -117,7 +130,10 @@ def quantization(model: Any, tensor: Any) -> Range | None:
     data = model.buffers[tensor.buffer].data
     is_weight = tensor.shape is not None and len(tensor.shape) > 1 and data is not None and len(data) > 0
     is_per_channel = len(scale) > 1 or is_weight
-    return Range(scale, zero_point, int(parameters.quantizedDimension) if is_per_channel else None)
+    try:
+        return Range(scale, zero_point, int(parameters.quantizedDimension) if is_per_channel else None)
+    except ValueError as error:
+        raise ModelError(f"tensor {tensor_name(tensor)} is quantized in no way that can be ({error})") from error
 
 
 def op_name(model: Any, operator: Any) -> str:
@@ -128,8 +144,7 @@ def op_name(model: Any, operator: Any) -> str:
 
 def custom_name(code: Any) -> str:
     """Return the name of an operator code that is not one of TFLite's own, empty for those."""
-    name = code.customCode or ""
-    return name.decode() if isinstance(name, bytes) else str(name)
+    return _text(code.customCode or "")
 
 
 def opcode(model: Any, builtin: int, version: int = 1) -> int:
@@ -284,4 +299,8 @@ def get_metadata(model: Any) -> dict[str, Any]:
 
 
 def _entry_name(entry: Any) -> str:
-    return entry.name.decode() if isinstance(entry.name, bytes) else str(entry.name)
+    return _text(entry.name)
+
+
+def _text(name: Any) -> str:
+    return name.decode(errors="replace") if isinstance(name, bytes) else str(name)

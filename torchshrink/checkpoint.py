@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from torchshrink import metadata
 from torchshrink.errors import ModelError, OutputError
 from torchshrink.files import atomic
 from torchshrink.model import graphs
@@ -40,11 +41,14 @@ def save(model: nn.Module, path: Path, description: dict[str, Any] | None = None
         description: JSON-like extras, such as the normalisation and the training history.
 
     Raises:
-        ModelError: When the path has another ending.
+        ModelError: When the path has another ending, or a weight is not a number.
         OutputError: When it cannot be written.
     """
     if Path(path).suffix != ".safetensors":
         raise ModelError(f"{path}: checkpoints are written as .safetensors")
+    _check_numbers(
+        model, f"{path} is not written", "train again with a lower lr, or look for extreme values in the data"
+    )
     architecture: dict[str, Any] = {"name": type(model).__name__}
     if isinstance(model, GraphModule):
         architecture["graph"], state = graphs.to_json(model)
@@ -77,17 +81,32 @@ def load(path: Path, factory: Factory | None = None, allow_pickle: bool = False)
     path = Path(path)
     architecture = {} if is_foreign(path) else describe(path).get("architecture", {})
     content = read(path, allow_pickle) if is_foreign(path) else tensors(path)
+    model = _built(path, architecture, content, factory)
+    _check_numbers(model, f"{path} cannot be used", "train it again")
+    return model.eval()
+
+
+def _built(path: Path, architecture: dict[str, Any], content: Any, factory: Factory | None) -> nn.Module:
     if "graph" in architecture:
         return graphs.from_json(architecture["graph"], content)
     if factory is None and (module := _whole_module(content)) is not None:
-        return module.eval()
+        return module
     model = factory() if factory is not None else _rebuild(path, architecture)
     try:
         resize(model, architecture.get("layers", {}), content)  # channels may have been removed
     except ModelError as error:
         raise ModelError(f"{path} does not fit {type(model).__name__}: {error}") from error
     put(content, model, path)
-    return model.eval()
+    return model
+
+
+def _check_numbers(model: nn.Module, what: str, advice: str) -> None:
+    """Refuse weights that are NaN or infinite; a buffer may be a mask, where infinity has its place."""
+    weights = {name for name, _ in model.named_parameters()}
+    for name, value in model.state_dict().items():
+        is_odd = isinstance(value, Tensor) and value.is_floating_point() and not value.isfinite().all()
+        if is_odd and (name in weights or value.isnan().any()):
+            raise ModelError(f"{what}: {name} holds numbers that are not finite: {advice}")
 
 
 def is_self_contained(path: Path) -> bool:
@@ -106,13 +125,13 @@ def describe(path: Path) -> dict[str, Any]:
     """
     with opened(path) as file:
         text = (file.metadata() or {}).get(_KEY, "{}")
+    content = metadata.parse(text, str(path))
     try:
-        content = json.loads(text)
-        if not isinstance(content, dict) or not isinstance(content.get("architecture", {}), dict):
-            raise ValueError("not an object")
+        if not isinstance(content.get("architecture", {}), dict):
+            raise ValueError("architecture is not an object")
         if content.get("schema", SCHEMA) != SCHEMA:
             raise ValueError(f"schema {content['schema']}, this version reads schema {SCHEMA}")
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ModelError(f"{path} has a description that cannot be used ({error}): train or export it again") from error
     return content
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from torchshrink.errors import OutputError
+
+LARGEST_TEXT = 256 * 2**20  # bytes of a recipe, a report or another file that is read as a whole
+_TEMPORARY = re.compile(r"\..+-[0-9a-f]{8}(\.\w+)?")  # what `atomic` writes to
 
 
 @contextmanager
@@ -44,6 +49,58 @@ def atomic(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def is_temporary(path: Path) -> bool:
+    """Return whether a name is one that `atomic` gives: a process that was killed leaves such files behind."""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def read(path: Path, most: int = LARGEST_TEXT) -> bytes:
+    """Return the content of a regular file: a pipe would have to be waited for, and a device has no end.
+
+    Raises:
+        OSError: When it is something else, cannot be read, or has more than ``most`` bytes.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    with open(handle, "rb") as file:
+        status = os.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        if status.st_size > most:
+            raise OSError(errno.EFBIG, f"it has {status.st_size} bytes, at most {most} are read", str(path))
+        return file.read()
+
+
+@contextmanager
+def locked(path: Path, what: Path) -> Iterator[None]:
+    """Let one process at a time use ``what``; ``path`` is a file that is made for that and stays.
+
+    The lock goes with the process, however that ends.
+
+    Raises:
+        OutputError: When another process uses it, or the file cannot be made.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows has no such lock
+        yield
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+    except OSError as error:
+        raise _output_error(path, error) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(
+                f"{what} is in use by another process: wait until it is done, or choose another --out"
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        yield
 
 
 def is_inside(folder: Path, name: Any) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from torchshrink.errors import RecipeError
 
@@ -15,10 +16,24 @@ Scope = Literal["global", "layer"]  # what is ranked together: all layers, or th
 Arithmetic = Literal["auto", "fp32", "bf16"]  # what training computes with
 Sampler = Literal["tpe", "random"]  # what draws the candidates of a search
 
-Whole = Annotated[int, Field(ge=0)]
-Natural = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, lt=1)]
+MOST_THREADS = 1024
+
+
+def _no_truth_value(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"should be a number, not {str(value).lower()}")
+    return value
+
+
+Int = Annotated[int, BeforeValidator(_no_truth_value), Field(lt=2**63)]
+Float = Annotated[float, BeforeValidator(_no_truth_value)]
+Whole = Annotated[Int, Field(ge=0)]
+Natural = Annotated[Int, Field(ge=1)]
+Positive = Annotated[Float, Field(gt=0)]
+Share = Annotated[Float, Field(ge=0, lt=1)]
+MOST_SEED = 4_000_000_000  # NumPy's end at 2**32, and each process adds its number
+Seed = Annotated[Whole, Field(le=MOST_SEED)]
+Threads = Annotated[Natural, Field(le=MOST_THREADS)]
 
 
 @dataclass(frozen=True)
@@ -40,6 +55,27 @@ class Training:
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     patience: Whole = 0
     precision: Arithmetic = "auto"
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "weight_decay"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise RecipeError(f"{name}={value}: expected a number of at least 0")
+        for name, least in (("epochs", 0), ("batch_size", 1), ("patience", 0)):
+            value = getattr(self, name)
+            if value < least:
+                raise RecipeError(f"{name}={value}: expected at least {least}")
+        check("precision", self.precision, Arithmetic)
+
+
+def check_threads(threads: int) -> None:
+    """Refuse a number of threads that no machine has: a runtime would start them all.
+
+    Raises:
+        RecipeError: When it is less than 1 or more than 1024.
+    """
+    if not 1 <= threads <= MOST_THREADS:
+        raise RecipeError(f"threads={threads}: a runtime needs at least 1, and gets at most {MOST_THREADS}")
 
 
 def check(name: str, value: str, choices: Any) -> None:

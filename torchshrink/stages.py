@@ -170,6 +170,8 @@ def channels(
         RecipeError: When the settings contradict each other or the model.
         ModelError: When the model cannot be traced, or does not run without the channels.
     """
+    if sum(goal is not None for goal in (amount, amounts, target_macs, target_params)) > 1:
+        raise RecipeError("give one of amount, amounts, target_macs and target_params, not several")
     if rounds < 1:
         raise RecipeError(f"rounds={rounds}: channels are removed in at least one round")
     goals = _goals(model, task, amount, amounts, target_macs, target_params, rounds)

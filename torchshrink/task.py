@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
@@ -52,8 +53,12 @@ class Normalization:
     raw: str = "float32"
 
     def __post_init__(self) -> None:
-        if len(self.mean) != len(self.std) or not all(value > 0 for value in self.std):
-            raise DataError(f"normalization needs as many positive std as means, got mean={self.mean}, std={self.std}")
+        is_finite = all(math.isfinite(value) for value in (*self.mean, *self.std))
+        if len(self.mean) != len(self.std) or not is_finite or not all(value > 0 for value in self.std):
+            raise DataError(
+                f"normalization needs as many positive std as means, and finite ones, got mean={self.mean}, "
+                f"std={self.std}"
+            )
 
     def apply(self, inputs: Tensor) -> Tensor:
         """Return normalised ``[N, C, *size]``."""

@@ -12,7 +12,9 @@ from torchshrink.converters.anatomy import findings, onnx_operations, op_times, 
 from torchshrink.converters.anatomy.kernels import Runtime
 from torchshrink.converters.anatomy.operations import Detour, Operation, Precision, detours
 from torchshrink.errors import ModelError, RecipeError
+from torchshrink.runtime import apart
 from torchshrink.runtime.processors import has_dot_products, instructions
+from torchshrink.settings import check_threads
 
 SCHEMA = 1
 FORMATS = (".onnx", ".tflite")
@@ -97,12 +99,12 @@ def inspect(path: Path | str, *, runs: int = 30, threads: int = 1, shape: Sequen
     """
     if runs < 1:
         raise RecipeError(f"runs={runs}: measuring needs at least 1")
+    check_threads(threads)
     path = Path(path)
     runtime: Runtime
     if path.suffix == ".onnx":
         runtime = "ONNX Runtime"
-        operations = onnx_operations.read(path, runs=runs, threads=threads, shape=shape)
-        file_ms = onnx_operations.median_ms(path, runs=runs, threads=threads, shape=shape)
+        operations, file_ms = apart.call(onnx_operations.timed, path, threads=threads, runs=runs, shape=shape)
     elif path.suffix == ".tflite":
         runtime = "LiteRT"
         operations, file_ms = _timed_tflite(path, runs, threads)
@@ -128,8 +130,9 @@ def inspect(path: Path | str, *, runs: int = 30, threads: int = 1, shape: Sequen
 
 def _timed_tflite(path: Path, runs: int, threads: int) -> tuple[list[Operation], float]:
     model = tflite_file.read(path)
+    tflite_file.check_ends(model, str(path))
     operations, positions = tflite_operations.read(model)
-    file_ms, times = op_times.measure(path, model, positions, runs=runs, threads=threads)
+    file_ms, times = apart.call(op_times.timed, path, threads=threads, positions=positions, runs=runs)
     return [replace(operation, ms=ms) for operation, ms in zip(operations, times, strict=True)], file_ms
 
 

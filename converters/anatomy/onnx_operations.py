@@ -36,6 +36,12 @@ Shapes = dict[str, list[int]]
 Inputs = dict[str, NDArray[Any]]
 
 
+def timed(path: Path, *, runs: int, threads: int, shape: Sequence[int] | None) -> tuple[list[Operation], float]:
+    """Return `read` and `median_ms` of a file."""
+    how: dict[str, Any] = {"runs": runs, "threads": threads, "shape": shape}
+    return read(path, **how), median_ms(path, **how)
+
+
 def read(path: Path, *, runs: int = 1, threads: int = 1, shape: Sequence[int] | None = None) -> list[Operation]:
     """Return the operations of one inference, each with its median time.
 

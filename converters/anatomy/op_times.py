@@ -28,6 +28,11 @@ from torchshrink.errors import ModelError
 _ROUNDS = 3  # so that a machine that slows down slows all alike
 
 
+def timed(path: Path, *, positions: Sequence[int], runs: int, threads: int) -> tuple[float, list[float | None]]:
+    """Return `measure` of a file that is read here."""
+    return measure(path, tflite_file.read(path), positions, runs=runs, threads=threads)
+
+
 def measure(
     path: Path, model: Any, positions: Sequence[int], *, runs: int, threads: int
 ) -> tuple[float, list[float | None]]:

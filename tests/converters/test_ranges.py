@@ -124,3 +124,26 @@ def test_another_file_is_refused(tmp_path: Path, content: str) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"none\.json"):
         ranges.load(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"scale": "ab"}, "tensors.x.scale"),
+        ({"scale": [None]}, "tensors.x.scale.0"),
+        ({"zero_point": ["a"]}, "tensors.x.zero_point.0"),
+        ({"zero_point": [0.5]}, "tensors.x.zero_point.0"),
+        ({"zero_point": [2**40]}, "tensors.x.zero_point.0"),
+        ({"axis": "b"}, "tensors.x.axis"),
+        ({"axis": -1}, "tensors.x.axis"),
+        ({"origin": "hearsay"}, "tensors.x.origin"),
+    ],
+)
+def test_every_part_has_its_type(change: dict[str, object], words: str, tmp_path: Path) -> None:
+    sound: dict[str, object] = {"scale": [0.5], "zero_point": [3], "axis": None}
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps({"schema": 2, "tensors": {"x": sound}}))
+    assert ranges.load(path)["x"] == ranges.Range((0.5,), (3,))
+    path.write_text(json.dumps({"schema": 2, "tensors": {"x": sound | change}}))
+    with pytest.raises(ModelError, match=words):
+        ranges.load(path)

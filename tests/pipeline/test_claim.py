@@ -11,8 +11,8 @@ from torchshrink.errors import DataError, ModelError, OutputError, RecipeError
 from torchshrink.model.unet import UNet
 from torchshrink.pipeline import assemble, recipe
 from torchshrink.pipeline.build import teacher_of
+from torchshrink.pipeline.claim import claim, claimed
 from torchshrink.pipeline.recipe import Recipe
-from torchshrink.pipeline.run import claim
 
 OTHER = Recipe(seed=1)
 
@@ -130,3 +130,41 @@ def test_a_link_out_of_the_folder(tmp_path: Path, is_fresh: bool) -> None:
     (tmp_path / "run" / "files").symlink_to(tmp_path / "precious")
     with pytest.raises(DataError, match=r"run/files leads out of the run's folder"):
         claim(tmp_path / "run", Recipe(), is_fresh=is_fresh)
+
+
+# --- What may happen to it
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    with (
+        claimed(tmp_path, Recipe(), False),
+        pytest.raises(OutputError, match=r"is in use by another process: wait"),
+        claimed(tmp_path, Recipe(), False),
+    ):
+        pass
+    with claimed(tmp_path, Recipe(), False):
+        pass
+
+
+def test_killed_before_its_first_file_has_its_name(tmp_path: Path) -> None:
+    half = tmp_path / ".recipe-0123abcd.json"
+    half.write_text("{")
+    with claimed(tmp_path, Recipe(), False):
+        assert not half.exists()
+
+
+def test_a_lost_recipe_loses_nothing(tmp_path: Path) -> None:
+    claim(tmp_path, Recipe(), is_fresh=False)
+    (tmp_path / "models").mkdir()
+    for harm in (Path.unlink, lambda path: path.write_text("{")):
+        harm(tmp_path / "recipe.json")
+        with pytest.raises(DataError, match="holds another run"):
+            claim(tmp_path, OTHER, is_fresh=False)
+        claim(tmp_path, Recipe(), is_fresh=False)
+
+
+def test_a_folder_of_others_is_not_written_to(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(DataError, match="not of a torchshrink run"), claimed(tmp_path, Recipe(), False):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]

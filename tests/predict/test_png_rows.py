@@ -149,3 +149,16 @@ def test_damaged_files_are_one_clear_sentence(damage: Any, words: str, tmp_path:
     path.write_bytes(damage(png(64, 64, 0)))
     with pytest.raises(DataError, match=rf"a\.png cannot be read \(.*{words}.*\): save it again"):
         read_all(path, 1)
+
+
+def test_more_rows_than_a_file_can_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # as in the process that predicts
+    header = struct.pack(">IIBBBBB", 16, 2**31 - 1, 8, 0, 0, 0, 0)
+    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(17))), (b"IEND", b"")]
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(map(chunk, parts)))
+    with pytest.raises(
+        DataError, match=r"a\.png claims 2147483647 rows of 16 pixels, more than its \d+ bytes can hold"
+    ):
+        opened(tmp_path / "a.png", 1)
+    Image.new("L", (4000, 4000)).save(tmp_path / "b.png")  # as dense as it gets
+    assert opened(tmp_path / "b.png", 1).height == 4000

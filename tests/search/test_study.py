@@ -182,3 +182,12 @@ def test_the_sampler_avoids_what_will_break_the_limits(tmp_path: Path, space: Re
         known[number] = Outlook({"size": 1000.0, "loss_increase": 0.0}, {"latency": excess} if excess else {})
     proposed = [study.ask(space, known)[1]["channels"] for _ in range(10)]
     assert sum(value > 0.4 for value in proposed) >= 8
+
+
+def test_a_store_that_is_damaged_later(tmp_path: Path, space: Resolved) -> None:
+    study = opened(tmp_path)
+    study.ask(space)
+    (tmp_path / "study.db").write_bytes(b"\0" * 4096)
+    for use in (study.trials, lambda: study.ask(space), lambda: study.keep("seconds", 1.0)):
+        with pytest.raises(OutputError, match=r"study\.db cannot be used"):
+            use()

@@ -12,14 +12,14 @@ FOLDERS = {"torchshrink": "torchshrink", "converters": "torchshrink.converters",
 # From the ground up: a room imports rooms before it only, in its own folder and in those above.
 FLOORS: dict[str, tuple[str, ...]] = {
     "torchshrink": (
-        "__init__", "errors", "settings", "progress", "quiet", "harmless", "files", "parallel", "losses", "model",
-        "weights", "checkpoint", "prune", "task", "metrics", "data", "quantize", "loops", "report", "runtime", "bench",
-        "predict", "own_loop", "training", "stages", "sensitivity", "pipeline", "search",
+        "__init__", "errors", "settings", "progress", "quiet", "harmless", "files", "usercode", "parallel", "losses",
+        "metadata", "model", "weights", "checkpoint", "prune", "task", "metrics", "data", "quantize", "loops", "report",
+        "runtime", "bench", "predict", "own_loop", "training", "stages", "sensitivity", "pipeline", "search",
     ),
     "converters": (
-        "environment", "onnx_file", "ranges", "runtimes", "qdq", "tflite_file", "tflite_ops", "correspondence",
-        "foreign", "half", "sparse", "targets", "contents", "probe", "anatomy", "export", "float_tflite",
-        "int8_tflite", "proof", "tflite", "__init__", "sizes", "bridge", "calls",
+        "environment", "onnx_file", "ranges", "runtimes", "qdq", "tflite_checks", "tflite_file", "tflite_ops",
+        "correspondence", "foreign", "half", "sparse", "targets", "contents", "probe", "anatomy", "export",
+        "float_tflite", "int8_tflite", "proof", "tflite", "__init__", "sizes", "bridge", "calls",
     ),
     "cli": (
         "console", "options", "inputs", "shown", "doctor", "predict", "train", "convert", "run", "report", "search",

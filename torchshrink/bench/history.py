@@ -9,7 +9,7 @@ from typing import Any
 
 from torchshrink.bench.ratio import Ratio
 from torchshrink.errors import DataError
-from torchshrink.files import atomic
+from torchshrink.files import atomic, read
 
 SCHEMA = 1
 
@@ -46,7 +46,7 @@ def load(path: Path) -> Session:
         DataError: When there is none, it is damaged, or of another schema.
     """
     try:
-        session = json.loads(path.read_text())
+        session = json.loads(read(path))
         if not isinstance(session, dict):
             raise ValueError("not an object")
         if session.get("schema") == SCHEMA:
@@ -55,7 +55,7 @@ def load(path: Path) -> Session:
             str(session["reference"]), str(session["environment"]["processor"])
     except OSError as error:
         raise DataError(f"{path} cannot be read: `torchshrink bench FILES --save {path}` makes it") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError) as error:
         raise DataError(f"{path} is damaged: `torchshrink bench FILES --save {path}` makes it again") from error
     if session.get("schema") != SCHEMA:
         raise DataError(f"{path} has schema {session.get('schema')}, this version reads {SCHEMA}")

@@ -21,6 +21,7 @@ from torchshrink.data.labelled import LabelledArrays, RawSamples, split
 from torchshrink.data.synthetic import cells, pulses
 from torchshrink.errors import DataError, ShrinkError
 from torchshrink.task import Normalization, Task
+from torchshrink.usercode import place
 
 _CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 _PLACE = re.compile(r"(folder|npz|csv):(?=.)")
@@ -190,7 +191,8 @@ def _from_datasets(source: str, name: str, found: Any) -> Task:
 
 
 def _told(error: Exception) -> str:
-    return f"{type(error).__name__} ({' '.join(str(error).split())})"
+    where = place(error)
+    return f"{type(error).__name__} ({' '.join(str(error).split())})" + (f" at {where}" if where else "")
 
 
 @contextmanager

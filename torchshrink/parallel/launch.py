@@ -4,10 +4,25 @@ from __future__ import annotations
 
 import os
 
+_NUMBERS = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_PORT")
+_SET_BY_LAUNCHERS = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
 
 def count() -> int:
     """Return how many processes were launched together."""
-    return int(os.environ.get("WORLD_SIZE", "1")) if "LOCAL_RANK" in os.environ else 1
+    size = os.environ.get("WORLD_SIZE", "1")
+    return int(size) if "LOCAL_RANK" in os.environ and size.isdecimal() else 1
+
+
+def problem() -> str | None:
+    """Return what a launcher has not set of what it should have, in a clause; None when nothing is wrong."""
+    if "LOCAL_RANK" not in os.environ:
+        return None
+    missing = [name for name in _SET_BY_LAUNCHERS if name not in os.environ]
+    wrong = [name for name in _NUMBERS if name not in missing and not os.environ[name].isdecimal()]
+    faults = [f"{name} is not set" for name in missing]
+    faults += [f"{name} is {os.environ[name]!r}, no number" for name in wrong]
+    return f"LOCAL_RANK is set, but {' and '.join(faults)}" if faults else None
 
 
 def is_main() -> bool:

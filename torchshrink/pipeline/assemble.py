@@ -16,10 +16,14 @@ from torchshrink import checkpoint, losses
 from torchshrink.data import open_task
 from torchshrink.errors import ModelError, RecipeError
 from torchshrink.model import libraries
+from torchshrink.model.checked import check_answer, check_module
 from torchshrink.model.unet import UNet
 from torchshrink.own_loop import Loop
 from torchshrink.pipeline.recipe import Recipe
 from torchshrink.task import Task
+from torchshrink.usercode import calling, told
+
+_TRUTH_LIKE_ANSWER = ("segmentation", "regression", "reconstruction")  # kinds of tasks
 
 
 def make_task(recipe: Recipe) -> Task:
@@ -32,10 +36,14 @@ def make_task(recipe: Recipe) -> Task:
         return task
     if ":" in recipe.loss.name:
         make = resolve(recipe.loss.name, "loss")
-        try:
-            loss = make(**recipe.loss.settings)
-        except TypeError as error:
-            raise RecipeError(f"loss {recipe.loss.name!r} does not take {recipe.loss.settings}: {error}") from error
+        with calling(f"loss {recipe.loss.name!r}"):
+            try:
+                loss = make(**recipe.loss.settings)
+            except TypeError as error:
+                text = f"loss {recipe.loss.name!r} does not take {recipe.loss.settings}: {told(error)}"
+                raise RecipeError(text) from error
+        if not callable(loss):
+            raise RecipeError(f"loss {recipe.loss.name!r} returned a {type(loss).__name__}: it must return a loss")
     else:
         loss = losses.build(recipe.loss.name, **recipe.loss.settings)
     return replace(task, loss=loss)
@@ -48,7 +56,19 @@ def make_loop(recipe: Recipe) -> Loop:
 
 
 def make_model(recipe: Recipe, task: Task) -> nn.Module:
-    """Return the recipe's model, its weights from the checkpoint when there is one."""
+    """Return the recipe's model, its weights from the checkpoint when there is one.
+
+    Raises:
+        RecipeError: When the user's code cannot make it.
+        ModelError: When it is no module, or its answer cannot be compared with the task's truth.
+    """
+    model = _make_model(recipe, task)
+    is_dense = getattr(task, "kind", "segmentation") in _TRUTH_LIKE_ANSWER
+    check_answer(model, task.example_input, task.example_truth.shape if is_dense else None)
+    return model
+
+
+def _make_model(recipe: Recipe, task: Task) -> nn.Module:
     settings, factory = recipe.model, make_factory(recipe, task)
     if settings.checkpoint is None:
         return factory()
@@ -73,10 +93,11 @@ def make_factory(recipe: Recipe, task: Task) -> checkpoint.Factory:
 
     def make() -> nn.Module:
         torch.manual_seed(recipe.seed)
-        try:
-            return function(**arguments)
-        except TypeError as error:
-            raise RecipeError(f"model {name!r} does not take {arguments}: {error}") from error
+        with calling(f"model {name!r}"):
+            try:
+                return check_module(function(**arguments), f"model {name!r}")
+            except TypeError as error:
+                raise RecipeError(f"model {name!r} does not take {arguments}: {told(error)}") from error
 
     return make
 
@@ -108,8 +129,8 @@ def resolve(reference: str, what: str) -> Callable[..., Any]:
     sys.path.insert(0, here)
     try:
         found = getattr(importlib.import_module(module), name)
-    except Exception as error:  # whatever the user's module does
-        raise RecipeError(f"{what} {reference!r} cannot be imported: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever the user's module does
+        raise RecipeError(f"{what} {reference!r} cannot be imported: {told(error)}") from error
     finally:
         if here in sys.path:
             sys.path.remove(here)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torchshrink.data.sources import name_of
 from torchshrink.pipeline import recipe as recipes
 from torchshrink.pipeline import trust as trusted
 from torchshrink.pipeline.origin import data_of

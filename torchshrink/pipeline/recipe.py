@@ -10,9 +10,24 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from pydantic.dataclasses import dataclass
 
 from torchshrink.errors import RecipeError
-from torchshrink.files import atomic
+from torchshrink.files import atomic, read
+from torchshrink.pipeline import plain_yaml
 from torchshrink.runtime.processors import HERE, KINDS
-from torchshrink.settings import Importance, Natural, Positive, Sampler, Scheduling, Scope, Share, Training, Whole
+from torchshrink.settings import (
+    Float,
+    Importance,
+    Int,
+    Natural,
+    Positive,
+    Sampler,
+    Scheduling,
+    Scope,
+    Seed,
+    Share,
+    Threads,
+    Training,
+    Whole,
+)
 
 _STEP = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -58,14 +73,14 @@ class Space(Strict):
     """
 
     channels: Shares | None = None
-    stage_spread: float | None = Field(None, ge=0, le=0.5)
+    stage_spread: Float | None = Field(None, ge=0, le=0.5)
     round_to: tuple[Natural, ...] = Field((4, 8), min_length=1)
     sparsity: Shares | None = None
     pattern: tuple[str, ...] = Field(("magnitude",), min_length=1)
     int8: tuple[Literal["qat", "ptq"], ...] = Field(("qat", "ptq"), min_length=1)
     keep_float: Whole | None = None
-    distillation: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field((0.0, 0.5), min_length=1)
-    length: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field((0.5, 1.0), min_length=1)
+    distillation: tuple[Annotated[Float, Field(ge=0, le=1)], ...] = Field((0.0, 0.5), min_length=1)
+    length: tuple[Annotated[Float, Field(gt=0, le=1)], ...] = Field((0.5, 1.0), min_length=1)
     lr: Rates = (5e-4, 5e-3)
 
 
@@ -89,8 +104,8 @@ class Search(Strict):
     qat_epochs: Natural = 4
     final_epochs: Natural = 80
     final_qat_epochs: Natural = 12
-    rungs: int = Field(3, ge=1, le=6)
-    reduction: int = Field(3, ge=2)
+    rungs: Int = Field(3, ge=1, le=6)
+    reduction: Int = Field(3, ge=2)
     sampler: Sampler = "tpe"
 
 
@@ -106,7 +121,7 @@ class Pruning(Training):
     """Set weights to zero while fine-tuning; see `torchshrink.stages.prune`."""
 
     amount: Share | None = None
-    amounts: dict[str, float] | None = None
+    amounts: dict[str, Float] | None = None
     method: str = "magnitude"
     schedule: Scheduling = "polynomial"
     ignore: tuple[str, ...] | None = None
@@ -136,7 +151,7 @@ class Channels(Training):
     """Remove channels and fine-tune, in rounds; see `torchshrink.stages.channels`."""
 
     amount: Share | None = None
-    amounts: dict[str, float] | None = None
+    amounts: dict[str, Float] | None = None
     target_macs: Positive | None = None
     target_params: Positive | None = None
     importance: Importance = "l2"
@@ -159,7 +174,7 @@ class Channels(Training):
 class Clustering(Training):
     """Share a few values among the weights of every layer; see `torchshrink.stages.cluster`."""
 
-    count: Annotated[int, Field(ge=2, le=256)] = 16
+    count: Annotated[Int, Field(ge=2, le=256)] = 16
     ignore: tuple[str, ...] | None = None
     epochs: Whole = 10
     lr: Positive = 5e-4
@@ -220,14 +235,14 @@ class Loss(Strict):
     """A built-in loss with its settings, or ``module:callable``."""
 
     name: str = "focal_tversky"
-    settings: dict[str, float] = Field(default_factory=dict)
+    settings: dict[str, Float] = Field(default_factory=dict)
 
 
 class Measuring(Strict):
     """How files are timed."""
 
-    threads: Natural = 1
-    runs: int = Field(50, ge=5)
+    threads: Threads = 1
+    runs: Int = Field(50, ge=5)
 
 
 def _default_variants() -> dict[str, Variant]:
@@ -243,12 +258,12 @@ class Recipe(Strict):
 
     version: Literal[1] = 1
     data: str = "synthetic:cells"
-    seed: Whole = 0
-    validation: float = Field(0.1, gt=0, lt=1)
+    seed: Seed = 0
+    validation: Float = Field(0.1, gt=0, lt=1)
     augment: bool | str = True
     model: Model = Field(default_factory=Model)
     loss: Loss | None = None
-    distillation: float = Field(0.0, ge=0, le=1)
+    distillation: Float = Field(0.0, ge=0, le=1)
     fit: str | None = None
     optimizer: str | None = None
     schedule: str | None = None
@@ -286,6 +301,11 @@ class Recipe(Strict):
                 raise ValueError(f"{name!r} comes from {variant.source!r}, which is not defined above it")
             if variant.source in quantized:
                 raise ValueError(f"{name!r} comes from {variant.source!r}, which is quantized: qat is the last step")
+            for ending in ("-ptq", "-graph"):  # models of a run beside those of its variants
+                if name.removesuffix(ending) in variants and name.endswith(ending):
+                    raise ValueError(
+                        f"{name!r} is what the {ending[1:]} model of {name.removesuffix(ending)!r} is called: rename it"
+                    )
             known.add(name)
             if variant.qat is not None:
                 quantized.add(name)
@@ -301,10 +321,10 @@ def load(path: Path) -> Recipe:
         RecipeError: Naming every key that is wrong, by its path.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = plain_yaml.load(read(path).decode())
     except OSError as error:
         raise RecipeError(f"cannot read recipe {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise RecipeError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise RecipeError(f"{path} holds no settings: `torchshrink run --init {path}` writes a recipe to start from")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from torchshrink.checkpoint import Factory
-from torchshrink.errors import ConversionError, DataError, ModelError, ParityError, RecipeError, ShrinkError
-from torchshrink.files import atomic, link_out
+from torchshrink.errors import ConversionError, ModelError, ParityError, RecipeError, ShrinkError
 from torchshrink.pipeline.artefacts import Bridge
+from torchshrink.pipeline.assemble import make_model
+from torchshrink.pipeline.claim import claim as claim  # under the name that it had
+from torchshrink.pipeline.claim import claimed
 from torchshrink.pipeline.job import Job
-from torchshrink.pipeline.recipe import Recipe, dump, parse
-from torchshrink.pipeline.steps import FOLDER, Steps
+from torchshrink.pipeline.layers import check_layers, names_layers
+from torchshrink.pipeline.recipe import Recipe
+from torchshrink.pipeline.steps import Steps
 from torchshrink.progress import SILENT, Progress
 from torchshrink.report import document
 from torchshrink.task import Task
@@ -43,14 +45,20 @@ def run(
             tells finished steps of another model apart.
 
     Raises:
-        OutputError: When the folder cannot be written.
+        OutputError: When the folder cannot be written, or another process uses it.
         DataError: When ``out`` holds something else, or the data cannot be used.
         MissingExtraError: When a processor of the recipe cannot be emulated.
         ParityError: When a file failed verification; the others are in the report.
         ShrinkError: What a variant failed with; the others are in the report (``is_reported``).
     """
-    claim(out, recipe, is_fresh)
-    job = Job(recipe, out, bridge, Steps(out, is_fresh), progress, task, factory)
+    with claimed(out, recipe, is_fresh):
+        job = Job(recipe, out, bridge, Steps(out, is_fresh), progress, task, factory)
+        if names_layers(recipe):
+            check_layers(recipe, factory() if factory is not None else make_model(recipe, job.task))
+        return _run(job, recipe, out, progress)
+
+
+def _run(job: Job, recipe: Recipe, out: Path, progress: Progress) -> dict[str, Any]:
     errors: dict[str, ShrinkError] = {}
     for name, variant in recipe.variants.items():
         try:
@@ -81,28 +89,3 @@ def _failure(errors: dict[str, ShrinkError], failed: list[dict[str, Any]]) -> Sh
         reasons = "; ".join(f"{item['name']}: {item['reason']}" for item in failed)
         return ParityError(f"{len(failed)} files failed verification and were deleted: {reasons}")
     return None
-
-
-def claim(out: Path, recipe: Recipe, is_fresh: bool) -> None:
-    """Make ``out`` the folder of this run.
-
-    Raises:
-        DataError: When it holds another run, files that are not a run's, or a link to what lies outside of it.
-    """
-    if link := link_out(out):
-        raise DataError(f"{link} leads out of the run's folder, where files are replaced: remove the link")
-    marker = out / "recipe.json"
-    content = dump(recipe)
-    if marker.is_file():
-        try:
-            # Read as a recipe: an earlier version may have written settings that are no longer stored.
-            is_same = dump(parse(json.loads(marker.read_bytes()))) == content
-        except (ValueError, RecipeError):
-            is_same = False  # damaged: nobody knows which run it was
-        has_begun = any(path != marker for path in out.iterdir())  # a wrong path to the data leaves only the marker
-        if not is_same and not is_fresh and has_begun:
-            raise DataError(f"{out} holds another run: choose another --out, or pass --fresh to replace it")
-    elif out.is_dir() and any(path.name != FOLDER for path in out.iterdir()):
-        raise DataError(f"{out} holds files that are not of a torchshrink run: choose another --out")
-    with atomic(marker) as temporary:
-        temporary.write_text(json.dumps(content, indent=1))

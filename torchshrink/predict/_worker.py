@@ -25,6 +25,7 @@ from PIL import Image
 from torchshrink.errors import ModelError, ShrinkError
 from torchshrink.predict import png_rows, streams, tiles
 from torchshrink.runtime import _model_files, _worker
+from torchshrink.runtime.limits import limit_memory
 
 _THRESHOLD = 0.5  # as torchshrink.metrics, which needs torch: positive where it exceeds this
 
@@ -178,6 +179,7 @@ def _one_line(error: Exception) -> str:
 def main() -> None:
     """Do the job that stands on stdin."""
     replies = _worker.open_replies()
+    limit_memory()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that temporary files go
     Image.MAX_IMAGE_PIXELS = None  # an image of any size is what tiles are for
 

@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -23,9 +24,11 @@ from torchshrink.predict._worker import Job
 from torchshrink.predict.shipped import Shipped
 from torchshrink.progress import SILENT, Progress
 from torchshrink.runtime.process import cause_of_death, start
+from torchshrink.settings import check_threads
 
 _SCRIPT = Path(_worker.__file__)
 _GRACE_S = 5.0  # to remove temporary files
+_TIMEOUT_S = 600.0  # for a row of tiles
 
 
 @dataclass(frozen=True)
@@ -92,8 +95,7 @@ def predict(
         OutputError: When an output exists or cannot be written.
     """
     began = time.perf_counter()
-    if threads < 1:
-        raise RecipeError(f"threads={threads}: a runtime needs at least 1")
+    check_threads(threads)
     model = shipped.read(Path(file))
     sides = _tile(model, tile)
     overlaps = _overlap(sides, overlap)
@@ -164,12 +166,33 @@ def _converse(
             json.dump(asdict(job), stdin)
     except BrokenPipeError:
         pass  # its last words tell more
-    for line in process.stdout:
+    while line := _next_line(process, job):
         reply: dict[str, Any] = json.loads(line)
         if "done" not in reply:
             return reply
         update(reply["done"], reply["total"], reply["note"])
     return None
+
+
+def _next_line(process: subprocess.Popen[str], job: Job) -> str:
+    """Return the next answer, empty at the end; a model that does not come to one is stopped."""
+    assert process.stdout is not None
+    is_late = threading.Event()
+
+    def stop() -> None:
+        is_late.set()
+        process.kill()
+
+    timer = threading.Timer(_TIMEOUT_S, stop)
+    timer.daemon = True
+    timer.start()
+    try:
+        line = process.stdout.readline()
+    finally:
+        timer.cancel()
+    if is_late.is_set():
+        raise ModelError(f"{job.model} gave no answer in {_TIMEOUT_S:g} s: use a smaller tile, or another file")
+    return line
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torchshrink import metadata
 from torchshrink.errors import ModelError
 from torchshrink.runtime import external_data
 
 METADATA_NAME = "torchshrink"  # the key under which `torchshrink.converters` stores it
 _ONNX_FLOATS = (1, 10, 11)  # TensorProto.FLOAT, FLOAT16, DOUBLE
+_MOST_ENTRIES = 10_000
 Shape = tuple[int, ...]
 
 
@@ -51,20 +52,19 @@ def read(path: Path) -> Shipped:
     if not path.is_file():
         raise ModelError(f"no such model file: {path}")
     try:
-        entry, output, metadata = _READERS[path.suffix](path)
-        content: dict[str, Any] = json.loads(metadata) if metadata else {}
+        entry, output, text = _READERS[path.suffix](path)
     except ModelError:
         raise
     except Exception as error:  # whatever the bytes happen to mean
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(f"{path} cannot be read ({reason}): export it again, or copy it again") from error
-    return _described(path, entry, output, content)
+    return _described(path, entry, output, metadata.parse(text, str(path)) if text else {})
 
 
-def _described(path: Path, entry: Shape, output: Shape, metadata: dict[str, Any]) -> Shipped:
+def _described(path: Path, entry: Shape, output: Shape, content: dict[str, Any]) -> Shipped:
     """Check that shapes ``[N, C, *size]`` and the metadata fit each other."""
-    normalization = metadata.get("normalization")
-    known = metadata.get("input_shape") or [0] * len(entry)
+    normalization = content.get("normalization")
+    known = content.get("input_shape") or [0] * len(entry)
     if len(entry) == len(known) + 1 and entry[2] == 1:  # a signal in a file whose runtime knows images only
         entry = (*entry[:2], *entry[3:])
     if normalization is None:
@@ -79,7 +79,7 @@ def _described(path: Path, entry: Shape, output: Shape, metadata: dict[str, Any]
     if not len(mean) == len(std) == channels:
         raise ModelError(f"{path} takes {channels} channels but normalises {len(mean)}: export it again")
     sides = entry[2:]
-    names = tuple(metadata.get("class_names") or ())
+    names = tuple(content.get("class_names") or ())
     classes = (output[1] if len(output) > 1 else 0) or len(names)
     if classes == 0:
         raise ModelError(f"{path} does not say how many classes it has: export it again")
@@ -119,6 +119,8 @@ def _read_tflite(path: Path) -> tuple[Shape, Shape, str]:
     model = schema.Model.GetRootAs(content, 0)
     graph = model.Subgraphs(0)
     entry, output = (_tflite_shape(graph.Tensors(index)) for index in (graph.Inputs(0), graph.Outputs(0)))
+    if model.MetadataLength() > _MOST_ENTRIES:
+        raise ValueError(f"it claims {model.MetadataLength()} entries of metadata")
     for index in range(model.MetadataLength()):
         item = model.Metadata(index)
         if item.Name() == METADATA_NAME.encode():

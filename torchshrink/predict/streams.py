@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from torchshrink.errors import DataError
+from torchshrink.errors import DataError, ShrinkError
 from torchshrink.files import atomic
 
 IMAGE_ENDINGS = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
@@ -33,6 +33,7 @@ _KINDS = {
     **dict.fromkeys(("RGB", "RGBA"), "8-bit RGB"),
     **dict.fromkeys(("I", "I;16", "I;16B", "I;16L", "I;16N"), "16-bit gray"),
 }
+_MOST_PIXELS = 8 * 1032  # in a byte of a PNG file: deflate packs 1032 bytes into one (https://zlib.net/zlib_tech.html)
 _IMAGE_RAW = {"uint8 / 255": 255, "uint16 / 65535": 65535}  # by what images are divided
 _npy: Any = np.lib.format  # typed from NumPy 2 on
 _HEADERS: dict[tuple[int, int], Callable[[Any], tuple[tuple[int, ...], bool, np.dtype[Any]]]] = {
@@ -90,6 +91,13 @@ class ImageSource:
             if image.format == "TIFF" and getattr(image, "n_frames", 1) > 1:
                 raise DataError(f"{path} has several pages: save each page as a file of its own")
             self.width, self.height = image.size
+            is_png = image.format == "PNG"
+        size = path.stat().st_size
+        if is_png and self.width * self.height > _MOST_PIXELS * size:
+            raise DataError(
+                f"{path} claims {self.height} rows of {self.width} pixels, more than its {size} bytes can hold: copy "
+                "it again"
+            )
         found = 3 if kind.endswith("RGB") else 1
         if found != channels:
             raise DataError(
@@ -201,7 +209,9 @@ def _reading(path: Path, advice: str) -> Iterator[None]:
     """Report whatever a reader finds wrong with a file as DataError."""
     try:
         yield
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, zipfile.BadZipFile, zlib.error) as error:
+    except ShrinkError:
+        raise
+    except Exception as error:  # whatever the bytes happen to mean
         unknown = isinstance(error, UnidentifiedImageError)
         reason = "it is empty or no PNG, TIFF or JPEG" if unknown else " ".join(str(error).split())
         raise DataError(f"{path} cannot be read ({reason}): {advice}") from error

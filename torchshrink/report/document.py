@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from torchshrink.errors import DataError
-from torchshrink.files import atomic, is_inside
+from torchshrink.files import atomic, is_inside, read
 from torchshrink.report import schema
 from torchshrink.report.plot import plot
 from torchshrink.report.schema import SCHEMA, Report
@@ -41,7 +41,7 @@ def load(out: Path) -> Report:
     """
     path = out / "report.json"
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(read(path))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} is missing or damaged: `torchshrink run --out {out}` makes it") from error
     if isinstance(content, dict) and content.get("schema") != SCHEMA:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import zipfile
 from collections.abc import Sequence
@@ -118,8 +119,10 @@ def _path(out: Path, name: str) -> Path:
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:
-    with atomic(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, **content)
+    whole = io.BytesIO()  # zipfile has no good end where a disk is full
+    np.savez_compressed(whole, **content)
+    with atomic(path) as temporary:
+        temporary.write_bytes(whole.getvalue())
 
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:

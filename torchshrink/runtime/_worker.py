@@ -36,6 +36,7 @@ from typing import IO, Any
 import numpy as np
 
 from torchshrink.runtime._model_files import RUNTIMES, Array, FixedSizeError, Runtime
+from torchshrink.runtime.limits import limit_memory
 
 
 class Commands:
@@ -166,6 +167,7 @@ def open_replies() -> IO[str]:
 def main() -> None:
     """Answer commands until stdin ends."""
     replies, commands = open_replies(), Commands()
+    limit_memory()
     for line in sys.stdin:
         arguments = json.loads(line)
         try:

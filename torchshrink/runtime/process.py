@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from torchshrink.errors import ModelError
 from torchshrink.runtime import _model_files, _worker, processors
+from torchshrink.settings import check_threads
 
 _SCRIPT = Path(_worker.__file__)
 _VERBS = {"load": "load", "once": "run", "time": "run", "predict": "run", "profile": "profile"}
@@ -57,6 +58,7 @@ class Worker:
                 "--allow-pickle, or measure its .safetensors or .onnx"
             )
         processors.launcher(processor)  # raises now what it would raise when the process starts
+        check_threads(threads)
         self._processor = processor
         self.threads = threads
         self.timeout_s = timeout_s
@@ -157,11 +159,11 @@ def start(
 ) -> subprocess.Popen[str]:
     """Start a script of ours whose runtime may use so many threads, with pipes for JSON in and out."""
     return subprocess.Popen(
-        [*processors.launcher(processor), "-P", str(script), *arguments],
+        [*command(processor), str(script), *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=stderr,
-        env=_environment(threads),
+        env=environment(threads),
         encoding="utf-8",
     )
 
@@ -183,7 +185,19 @@ def _last_lines(stderr: IO[bytes]) -> list[str]:
     return [line.strip() for line in content.decode(errors="replace").splitlines() if line.strip()]
 
 
-def _environment(threads: int) -> dict[str, str]:
-    """Return ours, with the threads set and idle ones asleep; a worker has no business on the network, so no proxy."""
-    kept = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+def command(processor: str = processors.HERE) -> list[str]:
+    """Return the beginning of a command that runs a script of ours."""
+    return [*processors.launcher(processor), "-P"]
+
+
+def environment(threads: int) -> dict[str, str]:
+    """Return ours, with the threads set and idle ones asleep; a worker has no business on the network, so no proxy.
+
+    Runtimes are not made for a Python without docstrings.
+    """
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.lower().endswith("_proxy") and name != "PYTHONOPTIMIZE"
+    }
     return kept | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}

@@ -15,9 +15,10 @@ from torchshrink.errors import RecipeError, ShrinkError
 from torchshrink.files import atomic
 from torchshrink.pipeline.artefacts import Bridge
 from torchshrink.pipeline.assemble import make_task
+from torchshrink.pipeline.claim import MARKER, claimed, stored
 from torchshrink.pipeline.job import Job
 from torchshrink.pipeline.recipe import Recipe, Search, dump, save
-from torchshrink.pipeline.run import claim, run
+from torchshrink.pipeline.run import run
 from torchshrink.pipeline.steps import Steps, digest
 from torchshrink.progress import SILENT, Progress
 from torchshrink.report import document
@@ -85,50 +86,55 @@ def search(
     Raises:
         RecipeError: When the settings contradict each other.
         DataError: When the data cannot be used, or ``out`` or the store hold something else.
-        OutputError: When the store or the folder cannot be used.
+        OutputError: When the store or the folder cannot be used, or another process uses the folder.
         ShrinkError: What the dense model failed with.
     """
     settings = recipe.search or Search()
     if (trials is not None and trials < 1) or (hours is not None and hours <= 0):
         raise RecipeError(f"trials={trials}, hours={hours}: a search needs some of each")
-    claim(out, recipe, is_fresh)
-    store = storage or f"sqlite:///{(out / 'study.db').absolute()}"
-    name = NAME if storage is None else f"{NAME}-{digest([dump(recipe), str(out.absolute())])[:12]}"
-    if is_fresh:
-        for folder in ("trials", RECOMMENDED):
-            shutil.rmtree(out / folder, ignore_errors=True)
-        delete(store, name)
-    dense = _dense(recipe, out, make_bridge, target, progress)
-    space = _space(settings, dense, out, progress)
-    about = {"target": target, "sampler": settings.sampler, "seed": recipe.seed}
-    identity = {**about, **limits.to_dict(), "search": settings.model_dump(mode="json"), "dense": dense.key}
-    study = Study(store, name, limits.objectives, settings.sampler, recipe.seed, identity)
-    costs = {**dense.costs, "latency": dense.costs["latency_ms"] if limits.latency_unit == "ms" else 1.0}
-    plan = Plan(_only_dense(recipe), space, settings, target, dense.path, dense.reference)
-    measured = _measured(plan, dense, out, make_bridge, progress)
-    estimate = Estimator(dense.model, dense.task, space, dense.costs, measured)
-    loop = Loop(study, limits, plan, estimate, costs, out / "trials", progress, _starts(plan, dense, out))
-    engine = make_engine(out / "trials") if make_engine is not None else Local(make_bridge)
+    with claimed(out, recipe, is_fresh):
+        store = storage or f"sqlite:///{(out / 'study.db').absolute()}"
+        name = NAME if storage is None else f"{NAME}-{digest([dump(recipe), str(out.absolute())])[:12]}"
+        if is_fresh:
+            for folder in ("trials", RECOMMENDED):
+                shutil.rmtree(out / folder, ignore_errors=True)
+            if storage is None:
+                (out / "study.db").unlink(missing_ok=True)  # also when it is damaged
+            else:
+                delete(store, name)
+        dense = _dense(recipe, out, make_bridge, target, progress)
+        space = _space(settings, dense, out, progress)
+        about = {"target": target, "sampler": settings.sampler, "seed": recipe.seed}
+        identity = {**about, **limits.to_dict(), "search": settings.model_dump(mode="json"), "dense": dense.key}
+        study = Study(store, name, limits.objectives, settings.sampler, recipe.seed, identity)
+        costs = {**dense.costs, "latency": dense.costs["latency_ms"] if limits.latency_unit == "ms" else 1.0}
+        plan = Plan(_only_dense(recipe), space, settings, target, dense.path, dense.reference)
+        measured = _measured(plan, dense, out, make_bridge, progress)
+        estimate = Estimator(dense.model, dense.task, space, dense.costs, measured)
+        loop = Loop(study, limits, plan, estimate, costs, out / "trials", progress, _starts(plan, dense, out))
+        engine = make_engine(out / "trials") if make_engine is not None else Local(make_bridge)
 
-    def collected() -> Any:
-        found = collect(study, limits, about, costs)
-        with atomic(out / RESULT) as temporary:
-            temporary.write_text(json.dumps({**found, "space": space.model_dump(mode="json")}, indent=1))
-        return found
+        def collected() -> Any:
+            found = collect(study, limits, about, costs)
+            with atomic(out / RESULT) as temporary:
+                temporary.write_text(json.dumps({**found, "space": space.model_dump(mode="json")}, indent=1))
+            return found
 
-    try:
-        loop.run(engine, Budget(trials if trials or hours else 40, hours))
-    finally:
-        engine.close()
-        found = collected()
-    progress.note(summary(found))
-    finals = {
-        row["number"]: plan.final(row["settings"]).recipe for row in found["trials"] if row["number"] in found["front"]
-    }
-    _save_front(finals, out / FRONT)
-    if found["recommended"] is None:
-        return {"search": found}
-    return _recommend(finals[found["recommended"]], found, out, make_bridge(), is_fresh, progress)
+        try:
+            loop.run(engine, Budget(trials if trials or hours else 40, hours))
+        finally:
+            engine.close()
+            found = collected()
+        progress.note(summary(found))
+        finals = {
+            row["number"]: plan.final(row["settings"]).recipe
+            for row in found["trials"]
+            if row["number"] in found["front"]
+        }
+        _save_front(finals, out / FRONT)
+        if found["recommended"] is None:
+            return {"search": found}
+        return _recommend(finals[found["recommended"]], found, out, make_bridge(), is_fresh, progress)
 
 
 @dataclass(frozen=True)
@@ -239,7 +245,7 @@ def _recommend(
     save(final, path)
     folder = out / RECOMMENDED
     progress.note(f"train the recommended model: {path}")
-    if (folder / "recipe.json").is_file() and json.loads((folder / "recipe.json").read_text()) != dump(final):
+    if (folder / MARKER).is_file() and stored(folder / MARKER) != dump(final):
         is_fresh = True  # an earlier call, with fewer candidates, recommended another
     try:
         content = run(final, folder, bridge, is_fresh=is_fresh, progress=progress)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 import optuna
 from optuna.samplers import PartialFixedSampler, RandomSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from torchshrink.errors import DataError, MissingExtraError, OutputError
+from torchshrink.errors import DataError, MissingExtraError, OutputError, ShrinkError
 from torchshrink.harmless import without_passwords
 from torchshrink.search.outlook import Outlook
 from torchshrink.search.space import Choices, Resolved, draw
@@ -24,6 +25,34 @@ _LIMITS = "limits"  # the name of the constraint
 _NOTHING: Mapping[int, Outlook] = MappingProxyType({})
 _LEAST_FINISHED = 4  # the best quarter is compared with all
 _STARTUP = 10  # candidates that are drawn at random before the sampler models them
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def _stored(method: _Method) -> _Method:
+    """Let what a store fails with, whenever that is, be an OutputError that names it."""
+
+    @functools.wraps(method)
+    def call(study: Study, *arguments: Any, **named: Any) -> Any:
+        with _usable(study.storage):
+            return method(study, *arguments, **named)
+
+    return cast(_Method, call)
+
+
+@contextmanager
+def _usable(storage: str) -> Iterator[None]:
+    try:
+        yield
+    except ShrinkError:
+        raise
+    except ImportError as error:
+        hint = "pip install 'torchshrink[ray]' for PostgreSQL"
+        raise MissingExtraError(f"the store {without_passwords(storage)} needs a driver: {error}; {hint}") from error
+    except Exception as error:  # of SQLAlchemy and of every driver below it, and what damaged values lead to
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise OutputError(
+            f"the store {without_passwords(storage)} cannot be used: {reason}; free its disk, or put a copy of it back"
+        ) from error
 
 
 class Study:
@@ -55,24 +84,17 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.objectives = tuple(objectives)
         self._opened: dict[int, Trial] = {}
-        try:
+        self.storage = storage
+        with _usable(storage):
             self._study = optuna.create_study(
                 storage=storage, study_name=name, directions=["minimize"] * len(objectives), load_if_exists=True
             )
-        except ImportError as error:
-            hint = "pip install 'torchshrink[ray]' for PostgreSQL"
-            raise MissingExtraError(
-                f"the store {without_passwords(storage)} needs a driver: {error}; {hint}"
-            ) from error
-        except Exception as error:  # of SQLAlchemy and of every driver below it
-            reason = " ".join(str(error).split())[:300]
-            raise OutputError(f"the store {without_passwords(storage)} cannot be used: {reason}") from error
-        known = self._study.user_attrs.get("about")
-        if known is None:
-            self._study.set_user_attr("about", dict(about))
-            with _quiet():
-                self._study.set_metric_names(list(objectives))
-        elif known != dict(about):
+            known = self._study.user_attrs.get("about")
+            if known is None:
+                self._study.set_user_attr("about", dict(about))
+                with _quiet():
+                    self._study.set_metric_names(list(objectives))
+        if known is not None and known != dict(about):
             changed = sorted(key for key in {*known, *about} if known.get(key) != about.get(key))
             raise DataError(
                 f"the store {without_passwords(storage)} holds another search named {name!r} "
@@ -80,6 +102,7 @@ class Study:
             )
         self._kind, self._seed = sampler, seed
 
+    @_stored
     def ask(
         self, space: Resolved, outlooks: Mapping[int, Outlook] = _NOTHING, start: Choices | None = None
     ) -> tuple[int, Choices]:
@@ -99,40 +122,48 @@ class Study:
         trial.set_user_attr("settings", settings)
         return trial.number, settings
 
+    @_stored
     def note(self, number: int, **values: Any) -> None:
         """Keep JSON-like facts about a candidate."""
         trial = self._open(number)
         for key, value in values.items():
             trial.set_user_attr(key, value)
 
+    @_stored
     def finish(self, number: int, costs: Mapping[str, float], violations: Mapping[str, float]) -> None:
         """Close a candidate that was trained to the end and measured."""
         self._close(number, violations)
         self._study.tell(number, [costs[name] for name in self.objectives])
 
+    @_stored
     def stop(self, number: int, state: Literal["stopped", "infeasible"], violations: Mapping[str, float]) -> None:
         """Close a candidate that others were better than, or that cannot meet the limits."""
         self.note(number, state=state)
         self._close(number, violations)
         self._study.tell(number, state=TrialState.PRUNED)
 
+    @_stored
     def fail(self, number: int, reason: str) -> None:
         """Close a candidate that went wrong."""
         self.note(number, reason=reason)
         self._study.tell(number, state=TrialState.FAIL)
 
+    @_stored
     def keep(self, key: str, value: Any) -> None:
         """Keep a JSON-like fact about the whole search."""
         self._study.set_user_attr(key, value)
 
+    @_stored
     def kept(self, key: str, default: Any = None) -> Any:
         """Return a fact about the whole search."""
         return self._study.user_attrs.get(key, default)
 
+    @_stored
     def trials(self) -> list[FrozenTrial]:
         """Return every candidate."""
         return self._study.get_trials(deepcopy=False)
 
+    @_stored
     def importance(self, objective: str) -> dict[str, float]:
         """Return how much each setting decides a cost, adding up to 1; nothing when too few candidates finished.
 
@@ -186,7 +217,7 @@ class Study:
 
 def delete(storage: str, name: str) -> None:
     """Remove a study from its store; nothing happens when there is none."""
-    with suppress(KeyError):
+    with _usable(storage), suppress(KeyError):
         optuna.delete_study(study_name=name, storage=storage)
 
 

@@ -1,0 +1,91 @@
+"""The torture script on a program that takes no time; and, slowly, its short form on the real one."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
+sys.path.insert(0, str(SCRIPTS / "safety_parts"))
+
+import ordeals  # noqa: E402
+
+# Writes report.json in two steps, and says that a folder is in use while another does so.
+PROGRAM = """\
+import json, os, pathlib, sys, time
+out = pathlib.Path(sys.argv[-1]); out.mkdir(exist_ok=True)
+try:
+    os.close(os.open(out / "lock", os.O_CREAT | os.O_EXCL)) if "--lock" in sys.argv else None
+except FileExistsError:
+    sys.exit(print("it is in use by another process", file=sys.stderr) or 3)
+(out / ".half-0123abcd.json").write_text("{")
+time.sleep(0.5)
+(out / ".half-0123abcd.json").replace(out / "half.json")
+loss = 1 if "--wrong" in sys.argv and (out / "seen").exists() else 0
+(out / "seen").touch()
+(out / "report.json").write_text(json.dumps({"rows": [{"loss": loss, "latency_ms": time.time()}]}))
+"""
+
+
+def command(tmp_path: Path, *options: str) -> ordeals.Command:
+    (tmp_path / "program.py").write_text(PROGRAM)
+    return ordeals.Command([sys.executable, str(tmp_path / "program.py"), *options], ("report.json",))
+
+
+def load_script() -> ModuleType:
+    loader = SourceFileLoader("torture", str(SCRIPTS / "torture"))
+    spec = importlib.util.spec_from_loader("torture", loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
+def test_what_is_stood(tmp_path: Path) -> None:
+    made = command(tmp_path)
+    seconds = ordeals.finish(made, tmp_path / "a")
+    found = [
+        *ordeals.kill(made, tmp_path / "a", tmp_path / "b", 2, seconds, seed=0),
+        *ordeals.crowd(command(tmp_path, "--lock"), tmp_path / "a", tmp_path / "c"),
+        *ordeals.damage(made, tmp_path / "a", tmp_path / "d", 2),
+    ]
+    assert [outcome.ordeal for outcome in found] == ["SIGKILL", "SIGTERM", "two processes", *["a file cut in half"] * 2]
+    assert [outcome.problem for outcome in found] == [""] * 5
+    assert "| SIGKILL | 1 | 1 | none |" in load_script().table(found)
+
+
+def test_what_is_not(tmp_path: Path) -> None:
+    ordeals.finish(command(tmp_path), tmp_path / "a")
+    assert "exit codes [0, 0]" in next(ordeals.crowd(command(tmp_path), tmp_path / "a", tmp_path / "b")).problem
+    wrong = next(ordeals.damage(command(tmp_path, "--wrong"), tmp_path / "a", tmp_path / "c"))
+    assert wrong.problem.endswith("other report.json")
+    (tmp_path / "a" / ".half-0123abcd.json").write_text("{")
+    assert ordeals.different(command(tmp_path), tmp_path / "a", tmp_path / "a") == "left .half-0123abcd.json"
+    with pytest.raises(RuntimeError, match="ended with 1"):
+        ordeals.finish(ordeals.Command([sys.executable, "-c", "raise SystemExit(1)"], ()), tmp_path / "d")
+
+
+def test_figures_of_the_moment_do_not_count(tmp_path: Path) -> None:
+    for folder, latency in (("a", 1.0), ("b", 2.0)):
+        (tmp_path / folder).mkdir()
+        content = {"environment": {"command": folder}, "rows": [{"loss": 0.5, "latency_ms": latency}]}
+        (tmp_path / folder / "report.json").write_text(json.dumps(content))
+    assert ordeals.different(command(tmp_path), tmp_path / "a", tmp_path / "b") == ""
+
+
+@pytest.mark.slow
+def test_the_short_form(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-P", SCRIPTS / "torture", "--short", "--work", tmp_path],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "| run: SIGKILL | 1 | 1 | none |" in done.stdout
+    assert "| run: two processes | 1 | 1 | none |" in done.stdout

@@ -1,0 +1,77 @@
+"""What a module must be to be trained, pruned and quantized, looked at before any of that begins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from torchshrink.errors import ModelError
+from torchshrink.usercode import calling
+
+
+def check_module(found: object, what: str) -> nn.Module:
+    """Return what a factory made when it is a module with weights.
+
+    Args:
+        found: What it returned.
+        what: What errors call the factory.
+
+    Raises:
+        ModelError: When it is something else, or its weights are nowhere.
+    """
+    if not isinstance(found, nn.Module):
+        kind = "a class, not an object" if isinstance(found, type) else _kind(found)
+        raise ModelError(f"{what} returned {kind}: it must return a torch.nn.Module")
+    weights = dict(found.named_parameters())
+    if not weights:
+        raise ModelError(
+            f"{what} returned a {type(found).__name__} without parameters: there is nothing to make smaller"
+        )
+    for name, weight in weights.items():
+        if weight.is_meta:
+            raise ModelError(
+                f"{what} returned a {type(found).__name__} whose {name} is on the meta device: give it values"
+            )
+    return found
+
+
+def check_answer(model: nn.Module, example: Tensor, wanted: Sequence[int] | None) -> None:
+    """Run a module once, as it is used, and refuse it when its answer cannot be compared with a truth.
+
+    Args:
+        model: It is left as it was.
+        example: ``[1, C, *size]``.
+        wanted: The shape of the example's truth; None where any will do.
+
+    Raises:
+        ModelError: When the module raises something, computes in another type than float32, or answers with something
+            else than one tensor of the wanted shape.
+    """
+    for name, weight in model.named_parameters():
+        if weight.is_floating_point() and weight.dtype != torch.float32:
+            raise ModelError(
+                f"{name} of {type(model).__name__} is {weight.dtype}, not float32: call .float() on the model"
+            )
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        with calling(f"{type(model).__name__}.forward", ModelError), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            answer = model.eval()(example)
+    finally:
+        for module, is_training in modes:
+            module.training = is_training
+    shapes = f"for an input of {list(example.shape)}"
+    if not isinstance(answer, Tensor):
+        raise ModelError(f"{type(model).__name__} returns {_kind(answer)} {shapes}: it must return one tensor")
+    if wanted is not None and list(answer.shape) != list(wanted):
+        raise ModelError(
+            f"{type(model).__name__} returns {list(answer.shape)} {shapes}, whose truth is {list(wanted)}: give the "
+            "model one output channel for each channel of the truth"
+        )
+
+
+def _kind(found: object) -> str:
+    if isinstance(found, tuple | list):
+        return f"a {type(found).__name__} of {len(found)}"
+    return "None" if found is None else f"a {type(found).__name__}"
