@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -252,9 +251,10 @@ def _save(
     from torchshrink.metrics import outputs, score, stack
 
     inputs, truths = stack(task.test)
-    scores = score(outputs(model, inputs), truths, task.loss)
+    scores = score(outputs(model, inputs), truths, task.loss, task.metrics)
     checkpoint.save(model, out, {**task.metadata, "history": history, "keep_float": list(keep_float)})
-    return {"path": str(out), "bytes": out.stat().st_size, "keep_float": list(keep_float), **asdict(scores)}
+    return {"path": str(out), "bytes": out.stat().st_size, "keep_float": list(keep_float),
+            "loss": scores.loss, **scores.metrics}  # fmt: skip
 
 
 def _show(content: dict[str, Any], as_json: bool) -> None:
@@ -263,7 +263,6 @@ def _show(content: dict[str, Any], as_json: bool) -> None:
     if as_json:
         console.show_json(content)
         return
-    console.show(
-        f"{content['path']}: {content['bytes'] / 1e6:.3f} MB, test loss {content['loss']:.4f}, "
-        f"dice {content['dice']:.4f}, iou {content['iou']:.4f}"
-    )
+    figures = [f"{name} {value:.4f}" for name, value in content.items() if isinstance(value, float) and name != "loss"]
+    parts = [f"{content['bytes'] / 1e6:.3f} MB", f"test loss {content['loss']:.4f}", *figures]
+    console.show(f"{content['path']}: {', '.join(parts)}")

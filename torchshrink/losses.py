@@ -1,6 +1,6 @@
-"""Segmentation losses over probabilities: Focal-Tversky, Tversky, Dice and binary cross-entropy.
+"""Segmentation losses over probabilities (Focal-Tversky, Tversky, Dice, binary cross-entropy), and those of torch.nn.
 
-Each loss is computed per sample and channel and then averaged, so that the value over a data set depends neither on
+Each of ours is computed per sample and channel and then averaged, so that the value over a data set depends neither on
 the batch size nor on the order. A truth that is empty costs ``1 - smooth / (smooth + beta * FP)``: 0 when nothing is
 predicted, towards 1 the more is.
 """
@@ -8,7 +8,9 @@ predicted, towards 1 the more is.
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from torchshrink.errors import RecipeError
@@ -108,15 +110,70 @@ BY_NAME: dict[str, type[nn.Module]] = {
 }
 
 
-def build(name: str, **settings: float) -> nn.Module:
-    """Return the loss called ``name`` with its settings.
+class TorchLoss(nn.Module):
+    """A loss of `torch.nn`, given its truth as it wants it.
+
+    Truths become the outputs' type and, where they hold as many numbers, their shape, which would else be broadcast:
+    ``[N]`` against ``[N, 1]``. Class numbers become int64.
+
+    Args:
+        name: Such as ``CrossEntropyLoss``.
+        settings: Its own; lists become tensors, as for ``weight``.
+
+    Raises:
+        RecipeError: When torch has no such loss or it has no such setting.
+    """
+
+    def __init__(self, name: str, **settings: Any) -> None:
+        super().__init__()
+        kind = getattr(nn, name, None)
+        if name not in _of_torch() or kind is None:
+            raise RecipeError(
+                f"unknown loss {name!r}: expected one of {', '.join(BY_NAME)}, a loss of torch.nn such as "
+                "CrossEntropyLoss or MSELoss, module:callable, or teacher"
+            )
+        self.name = name
+        tensors = {key: torch.tensor(value) if isinstance(value, list) else value for key, value in settings.items()}
+        try:
+            self.loss = kind(**tensors)
+        except TypeError as error:
+            raise RecipeError(f"loss {name!r} does not take {settings}: {error}") from None
+
+    def forward(self, output: Tensor, truth: Tensor) -> Tensor:
+        """Return the loss of outputs ``[N, ...]`` against truths."""
+        if self.name in _OF_CLASSES and not truth.is_floating_point():
+            truth = truth.long()
+        elif self.name not in _OF_CLASSES:
+            truth = truth.to(output.dtype)
+            truth = truth.reshape(output.shape) if truth.numel() == output.numel() else truth
+        found: Tensor = self.loss(output, truth)
+        return found
+
+
+_OF_CLASSES = ("CrossEntropyLoss", "NLLLoss", "MultiMarginLoss", "MultiLabelMarginLoss")
+
+
+def _of_torch() -> list[str]:
+    """Return the losses of torch that take an output and a truth."""
+    others = ("TripletMarginLoss", "TripletMarginWithDistanceLoss", "CTCLoss", "AdaptiveLogSoftmaxWithLoss",
+              "CosineEmbeddingLoss", "MarginRankingLoss", "GaussianNLLLoss")  # fmt: skip
+    return [name for name in dir(nn) if name.endswith("Loss") and name not in others]
+
+
+def build(name: str, **settings: Any) -> nn.Module:
+    """Return the loss called ``name`` with its settings: ours, or one of `torch.nn`.
 
     Raises:
         RecipeError: When there is no such loss or it has no such setting.
     """
     if name not in BY_NAME:
-        raise RecipeError(f"unknown loss {name!r}: expected one of {', '.join(BY_NAME)}, or module:callable")
+        return TorchLoss(name, **settings)
     try:
         return BY_NAME[name](**settings)
     except TypeError as error:
         raise RecipeError(f"loss {name!r} does not take {settings}: {error}") from None
+
+
+def name_of(loss: Any) -> str:
+    """Return what reports call a loss."""
+    return str(getattr(loss, "name", None) or getattr(loss, "__name__", None) or type(loss).__name__)

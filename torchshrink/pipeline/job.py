@@ -239,7 +239,7 @@ class Job:
         return parity
 
     def _score(self, outputs: Outputs) -> Scores:
-        return score(torch.from_numpy(np.asarray(outputs)), self.truths, self.task.loss)
+        return score(torch.from_numpy(np.asarray(outputs)), self.truths, self.task.loss, self.task.metrics)
 
     def _row(
         self, artefact: Artefact, outputs: Outputs, parity: dict[str, Any], spreads: Sequence[Activation] = ()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch.utils import _pytree as tree
 
-from torchshrink import bench
+from torchshrink import bench, losses
 from torchshrink.metrics import Scores
 from torchshrink.pipeline.artefacts import Artefact, Made
 from torchshrink.pipeline.recipe import Recipe
@@ -39,7 +41,7 @@ def file_row(
         "sparsity": 1 - nonzero / max(total, 1),
         "macs": made.macs,
         "loss": scores.loss,
-        "metrics": {"dice": scores.dice, "iou": scores.iou},
+        "metrics": dict(scores.metrics),
         "parity": parity,
         "islands": list(artefact.islands),
         "matched_ranges": artefact.matched,
@@ -76,10 +78,20 @@ def task_row(task: Task, recipe: Recipe) -> Row:
         "validation": len(task.validation),
         "test": len(task.test),
         "input": list(task.example_input.shape),
-        "output": list(task.example_truth.shape),
-        "loss": type(task.loss).__name__,
+        "output": shape_of(task.example_truth),
+        "loss": losses.name_of(task.loss),
         "seed": recipe.seed,
         "threads": recipe.measure.threads,
         "class_names": list(task.class_names),
         "normalization": task.normalization.to_dict(),
-    }
+        "kind": task.kind,
+        "metrics": {name: {"higher_is_better": each.higher_is_better, "unit": each.unit}
+                    for name, each in task.metrics.items()},
+        "decides": task.decides,
+        "budget": asdict(task.budget) if task.budget else None,
+    }  # fmt: skip
+
+
+def shape_of(truth: Any) -> list[int]:
+    """Return the shape of a truth; of several in a structure, the first one's."""
+    return list(tree.tree_leaves(truth)[0].shape)
