@@ -7,8 +7,8 @@ import torch
 
 from torchshrink import losses
 from torchshrink.errors import DataError, RecipeError
-from torchshrink.kinds import Budget
 from torchshrink.meters import Metric
+from torchshrink.settings import Budget
 from torchshrink.task import Normalization, Task
 
 IMAGE = torch.zeros(1, 8, 8)

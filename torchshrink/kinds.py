@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +11,8 @@ from torch import Tensor, nn
 from torchshrink import losses
 from torchshrink.errors import DataError, RecipeError
 from torchshrink.meters import Metric, metric
+from torchshrink.settings import Budget, Kind
 
-Kind = Literal["segmentation", "multiclass", "classification", "regression", "reconstruction", "unlabelled", "custom"]
 Names = tuple[str, ...]
 
 _METRICS: dict[str, Names] = {
@@ -31,51 +30,8 @@ _LOSSES = {
     "classification": "CrossEntropyLoss",
     "regression": "MSELoss",
     "reconstruction": "MSELoss",
-    "unlabelled": "MSELoss",
     "custom": "MSELoss",
 }
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How much worse than the dense model a file may be in what decides.
-
-    Attributes:
-        amount: At least 0.
-        is_share: Of the dense model's figure, or else in its units.
-
-    Raises:
-        RecipeError: When the amount is negative or not finite.
-    """
-
-    amount: float
-    is_share: bool = True
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.amount < float("inf"):
-            raise RecipeError(f"budget {self.amount}: a model may become worse by a finite amount, at least 0")
-
-    @classmethod
-    def parse(cls, text: str | float) -> Budget:
-        """Read ``"2%"``, a share of the dense model's figure, or ``0.3``, in its units.
-
-        Raises:
-            RecipeError: When it is neither.
-
-        >>> Budget.parse("2%"), Budget.parse(0.3)
-        (Budget(amount=0.02, is_share=True), Budget(amount=0.3, is_share=False))
-        """
-        share, number = str(text).strip().endswith("%"), str(text).strip().removesuffix("%")
-        try:
-            return cls(float(number) / (100 if share else 1), share)
-        except ValueError:
-            raise RecipeError(
-                f"budget {text!r}: expected a share such as 2%, or a number in the units of what decides"
-            ) from None
-
-    def of(self, dense: float) -> float:
-        """Return by how much the figure may become worse, in its units."""
-        return self.amount * abs(dense) if self.is_share else self.amount
 
 
 def check(kind: str) -> None:
@@ -86,7 +42,7 @@ def check(kind: str) -> None:
 
 def loss(kind: str) -> nn.Module:
     """Return what a task of a kind is trained for unless it says."""
-    return losses.build(_LOSSES[kind])
+    return losses.Imitation() if kind == "unlabelled" else losses.build(_LOSSES[kind])
 
 
 def metrics(kind: str) -> Mapping[str, Metric]:

@@ -12,8 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as tree
 
 from torchshrink.errors import RecipeError
+from torchshrink.parallel.whole_batch import extremes
+
+_SURE = 1 / 512  # half a step of an int8 probability
 
 
 def tversky_index(
@@ -148,6 +152,36 @@ class TorchLoss(nn.Module):
             truth = truth.reshape(output.shape) if truth.numel() == output.numel() else truth
         found: Tensor = self.loss(output, truth)
         return found
+
+
+def imitation(output: Any, guidance: Any) -> Tensor:
+    """Return how far a model is from its teacher, a scalar that is 0 where they agree.
+
+    Probabilities are compared by the mean Kullback-Leibler divergence of each one's two outcomes, any other outputs by
+    the mean squared error. Both are tensors of one shape, or structures of them, whose distances are added up.
+    """
+    pairs = zip(tree.tree_leaves(output), tree.tree_leaves(guidance), strict=True)
+    first, *others = [_imitation(ours, theirs) for ours, theirs in pairs]
+    return sum(others, first)
+
+
+def _imitation(output: Tensor, guidance: Tensor) -> Tensor:
+    low, high = torch.stack([output.detach(), guidance]).aminmax()
+    low, high = extremes(low, high)
+    if low < 0 or high > 1:
+        return (output - guidance).square().mean()
+    # Quantized probabilities can be exactly 0, where the divergence and its gradient have no bound.
+    output, guidance = (tensor.clamp(_SURE, 1 - _SURE) for tensor in (output, guidance))
+    entropy = nn.functional.binary_cross_entropy(guidance, guidance)
+    return nn.functional.binary_cross_entropy(output, guidance) - entropy
+
+
+class Imitation(nn.Module):
+    """How far outputs are from those of the model that they are to be like, see `imitation`."""
+
+    def forward(self, output: Any, truth: Any) -> Tensor:
+        """Return the scalar distance of outputs from those of another model."""
+        return imitation(output, truth)
 
 
 _OF_CLASSES = ("CrossEntropyLoss", "NLLLoss", "MultiMarginLoss", "MultiLabelMarginLoss")

@@ -20,6 +20,7 @@ from torch.utils import _pytree as tree
 from torchshrink.errors import DataError, RecipeError
 
 THRESHOLD = 0.5
+LEFT_OUT = -100  # the class number that cross-entropy leaves out
 
 
 class Meter(Protocol):
@@ -53,7 +54,7 @@ class Metric:
     def meter(self) -> Meter:
         """Return a meter that has seen nothing yet."""
         if not (hasattr(self.measure, "update") and hasattr(self.measure, "compute")):
-            return _Gathered(self.measure)  # type: ignore[arg-type]
+            return _Gathered(self.measure)
         meter: Meter = copy.deepcopy(self.measure)  # type: ignore[assignment]
         meter.reset()
         return meter
@@ -198,7 +199,8 @@ class _OfClasses:
         settings = dict(self._settings)
         if "top_k" in settings:
             settings["top_k"] = min(settings["top_k"], output.shape[1])
-        meter: Meter = getattr(classification, f"Multiclass{self._name}")(output.shape[1], **settings)
+        made = getattr(classification, f"Multiclass{self._name}")
+        meter: Meter = made(output.shape[1], ignore_index=LEFT_OUT, **settings)
         return meter
 
     def compute(self) -> Any:

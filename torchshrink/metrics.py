@@ -77,7 +77,7 @@ class Scoring:
         self._total += size * _number("the loss", output, truth, lambda: self._loss(output, truth))
         self._count += size
         for name, meter in self._meters.items():
-            guarded(f"metric {name!r}", output, truth, lambda meter=meter: meter.update(output, truth))  # type: ignore[misc]
+            guarded(f"metric {name!r}", output, truth, lambda meter=meter: meter.update(output, truth))
 
     def scores(self) -> Scores:
         """Return the scores of all batches so far."""
@@ -121,10 +121,11 @@ def evaluate(
     return scoring.scores()
 
 
-def outputs(model: nn.Module, inputs: Tensor, batch_size: int = 16) -> Tensor:
+def outputs(model: nn.Module, inputs: Tensor, batch_size: int = 16) -> Any:
     """Return what a model computes for ``[N, C, *size]``, in float32, a batch at a time."""
     with torch.inference_mode():
-        return torch.cat([model(batch).float() for batch in torch.split(inputs, batch_size)])
+        parts = [tree.tree_map(Tensor.float, model(batch)) for batch in torch.split(inputs, batch_size)]
+    return tree.tree_map(lambda *tensors: torch.cat(tensors), *parts)
 
 
 def stack(samples: Samples) -> tuple[Tensor, Any]:

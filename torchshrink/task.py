@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import default_collate
 
 from torchshrink import kinds
 from torchshrink.errors import DataError, RecipeError
-from torchshrink.kinds import Budget, Kind
 from torchshrink.meters import Metric, metric
+from torchshrink.settings import Budget
 
 Augmentation = Callable[[Tensor, Any, torch.Generator], tuple[Tensor, Any]]
 
@@ -85,6 +85,7 @@ class Task:
             numbers, int64 ``[*size]``, for scores ``[K, *size]``), ``classification`` (a class number, int64 ``[]``,
             for scores ``[K]``), ``regression`` (float ``[K]``), ``reconstruction`` (float ``[C, *size]``),
             ``unlabelled`` (none, an empty tensor) or ``custom`` (anything; give ``loss`` and ``metrics``).
+        prepared: What was done to inputs before normalisation, such as ``size=96x96&fit=crop``.
         metrics: By name, each a `torchshrink.metrics.Metric`, the name of a built-in one, or a torchmetrics object or
             function that has ``higher_is_better``; by default the kind's.
         decides: The metric, or ``loss``, that picks the best epoch, and that files are judged by; by default the first
@@ -101,10 +102,11 @@ class Task:
     validation: Samples
     test: Samples
     normalization: Normalization
-    loss: nn.Module = None  # type: ignore[assignment]  # until __post_init__
+    loss: Any = None  # a module or function; never None after __post_init__
     augment: Augmentation | None = None
     class_names: tuple[str, ...] = ()
-    kind: Kind = "segmentation"
+    kind: str = "segmentation"
+    prepared: str = ""
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     decides: str = ""
     budget: Budget | None = None
@@ -154,6 +156,7 @@ class Task:
             "class_names": list(self.class_names),
             "input_shape": list(self.example_input.shape),
             **kind,
+            **({"prepared": self.prepared} if self.prepared else {}),
         }
 
     @property

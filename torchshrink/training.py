@@ -14,16 +14,16 @@ from torch.utils import _pytree as tree
 from torch.utils.data import DataLoader, Dataset
 
 from torchshrink.errors import DataError, ModelError
+from torchshrink.losses import imitation
 from torchshrink.metrics import evaluate, guarded
 from torchshrink.model.memory_format import channels_last
 from torchshrink.parallel import group
 from torchshrink.parallel.launch import is_main
-from torchshrink.parallel.whole_batch import extremes, whole_batch
+from torchshrink.parallel.whole_batch import whole_batch
 from torchshrink.progress import SILENT, Progress
 from torchshrink.settings import Arithmetic, Training, check
 from torchshrink.task import Task
 
-_SURE = 1 / 512  # half a step of an int8 probability
 AfterStep = Callable[[int, int], None]
 
 
@@ -217,28 +217,6 @@ class _Run:
         bf16 = uses_bf16(self.settings.precision, inputs.device.type)
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16):
             return self.model(inputs), None if self.teacher is None else _answer(self.teacher, inputs)
-
-
-def imitation(output: Any, guidance: Any) -> Tensor:
-    """Return how far a model is from its teacher, a scalar that is 0 where they agree.
-
-    Probabilities are compared by the mean Kullback-Leibler divergence of each one's two outcomes, any other outputs by
-    the mean squared error. Both are tensors of one shape, or structures of them, whose distances are added up.
-    """
-    pairs = zip(tree.tree_leaves(output), tree.tree_leaves(guidance), strict=True)
-    first, *others = [_imitation(ours, theirs) for ours, theirs in pairs]
-    return sum(others, first)
-
-
-def _imitation(output: Tensor, guidance: Tensor) -> Tensor:
-    low, high = torch.stack([output.detach(), guidance]).aminmax()
-    low, high = extremes(low, high)
-    if low < 0 or high > 1:
-        return (output - guidance).square().mean()
-    # Quantized probabilities can be exactly 0, where the divergence and its gradient have no bound.
-    output, guidance = (tensor.clamp(_SURE, 1 - _SURE) for tensor in (output, guidance))
-    entropy = nn.functional.binary_cross_entropy(guidance, guidance)
-    return nn.functional.binary_cross_entropy(output, guidance) - entropy
 
 
 @torch.no_grad()

@@ -13,8 +13,8 @@ FOLDERS = {"torchshrink": "torchshrink", "converters": "torchshrink.converters",
 FLOORS: dict[str, tuple[str, ...]] = {
     "torchshrink": (
         "__init__", "errors", "settings", "progress", "quiet", "harmless", "files", "parallel", "losses", "meters",
-        "kinds", "model", "checkpoint", "prune", "task", "metrics", "data", "quantize", "report", "runtime", "bench",
-        "predict", "training", "stages", "sensitivity", "pipeline", "search",
+        "kinds", "model", "checkpoint", "prune", "task", "unlabelled", "metrics", "constant", "data", "quantize",
+        "report", "runtime", "bench", "predict", "training", "stages", "sensitivity", "pipeline", "search",
     ),
     "converters": (
         "onnx_file", "ranges", "runtimes", "qdq", "tflite_file", "tflite_ops", "correspondence", "foreign", "half",

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from torch.utils import _pytree as tree
 
 from torchshrink import bench, losses
-from torchshrink.metrics import Scores
+from torchshrink.metrics import THRESHOLD, Scores
 from torchshrink.pipeline.artefacts import Artefact, Made
 from torchshrink.pipeline.recipe import Recipe
 from torchshrink.task import Task
 
 Row = dict[str, Any]
 
+_MOST_CLASSES = 100  # of which every pair is counted
 UNCOMPARED: Row = {"reference": None, "max_abs": 0.0, "mean_abs": 0.0, "lsb_match": None, "passed": True}
 
 
@@ -49,6 +50,29 @@ def file_row(
     }
 
 
+def confusion(task: Task, outputs: NDArray[Any], truths: Any) -> Row:
+    """Return how often each class, by row, was taken for each, by column; nothing when that would say too much."""
+    if task.kind != "classification" or outputs.ndim > 2:
+        return {}
+    if outputs.ndim == 1 or outputs.shape[1] == 1:  # of two classes, the second one's probability or logit
+        is_logit = outputs.min() < 0 or outputs.max() > 1
+        answers, count = (outputs.reshape(-1) > (0 if is_logit else THRESHOLD)).astype(np.int64), 2
+    else:
+        answers, count = outputs.argmax(1), outputs.shape[1]
+    if count > _MOST_CLASSES:
+        return {}
+    found = np.zeros((count, count), np.int64)
+    np.add.at(found, (truths.numpy().astype(np.int64).reshape(-1), answers), 1)
+    return {"confusion": found.tolist()}
+
+
+def kept_truth(task: Task, truths: Any) -> NDArray[Any]:
+    """Return the truths that a report shows, ``[N, ...]``: of class numbers one mask, of several things the first."""
+    first = tree.tree_leaves(truths)[0]
+    kept: NDArray[Any] = (first.unsqueeze(1) if task.kind == "multiclass" else first).numpy()
+    return kept
+
+
 def figures(measurement: bench.Measurement) -> Row:
     """Return what a row holds of a file's measurement."""
     return {
@@ -70,8 +94,9 @@ def failed_variant(name: str, error: Exception) -> Row:
     return {"name": name, "path": None, "reason": str(error), "parity": None}
 
 
-def task_row(task: Task, recipe: Recipe) -> Row:
-    """Return what a report says of the data and of how it was looked at."""
+def task_row(task: Task, recipe: Recipe, best_constant: Scores | None = None) -> Row:
+    """Return what a report says of the data and of how it was looked at, and what a constant answer scores on it."""
+    constant = {"constant": {"loss": best_constant.loss, **best_constant.metrics}} if best_constant else {}
     return {
         "name": task.name,
         "train": len(task.train),
@@ -89,6 +114,7 @@ def task_row(task: Task, recipe: Recipe) -> Row:
                     for name, each in task.metrics.items()},
         "decides": task.decides,
         "budget": asdict(task.budget) if task.budget else None,
+        **constant,
     }  # fmt: skip
 
 

@@ -38,6 +38,7 @@ def references(recipe: Recipe) -> dict[str, str]:
     from torchshrink.data.sources import is_callable
 
     named = {"model": recipe.model.factory, "loss": recipe.loss.name if recipe.loss else ""}
+    named |= {f"metric {name}": choice.use or "" for name, choice in recipe.task.metrics.items()}
     found = {what: reference for what, reference in named.items() if ":" in reference}
     return found | ({"data": recipe.data} if is_callable(recipe.data) else {})
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as tree
 
 from torchshrink.errors import DataError, ModelError, RecipeError, ShrinkError
 from torchshrink.model.macs import count_macs, count_parameters, evaluating
@@ -290,7 +291,7 @@ class _Judge:
     """The loss of a model on the first validation samples."""
 
     def __init__(self, model: nn.Module, task: Task, samples: int, batch_size: int) -> None:
-        self.model, self.criterion = model, task.loss
+        self.model, self.criterion, self.kind = model, task.loss, task.kind
         self.batches = _batches(model, task.validation, samples, batch_size)
         self.samples = sum(len(inputs) for inputs, _ in self.batches)
         try:
@@ -311,8 +312,9 @@ class _Judge:
         """Return the mean loss, each sample counting the same."""
         total = 0.0
         for inputs, truth in self.batches:
-            output = self.model(inputs).cpu()
-            if output.dim() == truth.dim() and output.shape != truth.shape:
+            output = tree.tree_map(Tensor.cpu, self.model(inputs))
+            is_masks = self.kind == "segmentation" and torch.is_tensor(output)
+            if is_masks and output.dim() == truth.dim() and output.shape != truth.shape:
                 raise ValueError(f"outputs {list(output.shape[1:])} and truth {list(truth.shape[1:])} per sample")
             total += len(inputs) * float(self.criterion(output, truth))
         return total / self.samples
