@@ -110,7 +110,8 @@ def prune(
         from torchshrink import stages
 
         guide = load_network(teacher, factory, allow_pickle) if teacher is not None else None
-        settings = _settings(epochs, lr, batch_size, seed, distillation=0.5 if guide else 0.0)
+        guide, share = _imitated(task, model, guide)
+        settings = _settings(epochs, lr, batch_size, seed, distillation=share)
         if removes:
             progress.start("remove channels and fine-tune")
             model, history = stages.channels(
@@ -155,8 +156,11 @@ def qat(
         kept = _kept(keep_float, model, task, progress)
         progress.note(room_cost(model, kept, portable))
         progress.start("quantization-aware training")
-        settings = _settings(epochs, lr, batch_size, seed)
-        graph, history = stages.qat(model, task, settings, keep_float=kept, portable=portable, progress=progress)
+        guide, share = _imitated(task, model)
+        settings = _settings(epochs, lr, batch_size, seed, distillation=share)
+        graph, history = stages.qat(
+            model, task, settings, keep_float=kept, portable=portable, teacher=guide, progress=progress
+        )
         content = _save(graph, out, task, history.to_dict(), kept)
     _show(content, as_json)
 
@@ -200,11 +204,19 @@ def _load(
     """Return data and a model that is still float."""
     progress.start("load model and data")
     from torchshrink.quantize import is_quantized
+    from torchshrink.unlabelled import taught
 
     task, model = load_task(path, data, seed, factory, allow_pickle)
     if is_quantized(model):
         raise ModelError(f"{path} is quantized already: start from the float model that it was made from")
-    return task, model
+    return taught(task, model), model
+
+
+def _imitated(task: Task, model: nn.Module, guide: nn.Module | None = None) -> tuple[nn.Module | None, float]:
+    """Return the teacher and its share of the loss: without labels, the model as it was makes all of it."""
+    if task.kind == "unlabelled":
+        return guide or model, 1.0
+    return guide, 0.5 if guide else 0.0
 
 
 def _kept(keep_float: str | None, model: nn.Module, task: Task, progress: Progress) -> list[str]:

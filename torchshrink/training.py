@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as tree
 from torch.utils.data import DataLoader, Dataset
 
-from torchshrink.errors import DataError, ModelError
+from torchshrink.errors import DataError, ModelError, RecipeError
 from torchshrink.losses import imitation
 from torchshrink.metrics import evaluate, guarded
 from torchshrink.model.memory_format import channels_last
@@ -23,6 +23,7 @@ from torchshrink.parallel.whole_batch import whole_batch
 from torchshrink.progress import SILENT, Progress
 from torchshrink.settings import Arithmetic, Training, check
 from torchshrink.task import Task
+from torchshrink.unlabelled import Taught, taught
 
 AfterStep = Callable[[int, int], None]
 
@@ -93,11 +94,14 @@ def fit(
         DataError: When the training data has no sample or not the task's kind of truth, a batch has fewer samples than
             there are processes, or loss or metrics do not take what the model gives.
         ModelError: When the loss stops being a number.
+        RecipeError: When the data has no labels and there is no teacher to imitate alone.
     """
     from accelerate.data_loader import prepare_data_loader
     from accelerate.utils import set_seed
 
     task.check()
+    if task.kind == "unlabelled":
+        task = _with_answers(task, settings, teacher)
     device = group.join()
     generator = torch.Generator().manual_seed(settings.seed)
     # Every process reads whole batches and augments them alike, then takes its share.
@@ -222,6 +226,17 @@ class _Run:
 @torch.no_grad()
 def _answer(teacher: nn.Module, inputs: Tensor) -> Any:
     return teacher(inputs)
+
+
+def _with_answers(task: Task, settings: Settings, teacher: nn.Module | None) -> Task:
+    """Return an unlabelled task whose validation part has its truths from the teacher, unless it has some already."""
+    if settings.epochs and (teacher is None or settings.distillation != 1):
+        raise RecipeError(
+            f"task {task.name!r} has no labels to be trained with: imitate a trained model, with teacher=model and "
+            "distillation=1"
+        )
+    is_taught = isinstance(task.validation, Taught)
+    return task if is_taught or teacher is None else taught(task, copy.deepcopy(teacher).cpu())
 
 
 def _guide(teacher: nn.Module | None, settings: Settings, device: torch.device) -> nn.Module | None:

@@ -62,7 +62,7 @@ class Made:
     path: Path
     stamp: str  # of all that went into it and came out of it
     macs: int
-    best_loss: float | None = None  # of the validation part, in the epoch that was kept
+    best_loss: float | None = None  # what decides on the validation part, smaller is better, in the epoch that was kept
     keep_float: Sequence[str] = ()
     calibrated: Path | None = None  # the int8 graph of a float variant that is to have int8 files
     artefacts: Sequence[Artefact] = ()

@@ -123,7 +123,7 @@ class Job:
         inputs += [self.recipe.imitation] if parent else []
         inputs += int8_key(self.recipe) if variant.qat else []
         result, stamp = self._step(f"make:{name}", inputs, work)
-        best = result["history"]["best_loss"]
+        best = result["history"]["best_loss" if self.task.decides == "loss" else "best_cost"]
         self.made[name] = Made(path, stamp, result["macs"], best, result.get("keep_float", ()))
 
     def export(self, name: str) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as tree
 
 from torchshrink.errors import DataError, ModelError, RecipeError, ShrinkError
+from torchshrink.metrics import Scoring
 from torchshrink.model.macs import count_macs, count_parameters, evaluating
 from torchshrink.progress import SILENT, Progress
 from torchshrink.prune.layers import Layer, prunable_layers
@@ -285,6 +286,19 @@ def loss(model: nn.Module, task: Task, samples: int = SAMPLES, batch_size: int =
     """
     with evaluating(model):
         return _Judge(model, task, samples, batch_size).loss
+
+
+@torch.no_grad()
+def cost(model: nn.Module, task: Task, samples: int = SAMPLES, batch_size: int = 16) -> float:
+    """Return what decides for the task on the first validation samples, so that smaller is better. Raises as `loss`."""
+    found = loss(model, task, samples, batch_size)
+    if task.decides == "loss":
+        return found
+    scoring = Scoring(task.loss, task.metrics)
+    with evaluating(model):
+        for inputs, truth in _batches(model, task.validation, samples, batch_size):
+            scoring.add(tree.tree_map(Tensor.cpu, model(inputs)), truth)
+    return scoring.scores().cost(task)
 
 
 class _Judge:
