@@ -51,7 +51,7 @@ def load_model(
     sizes = parse_shape(shape) if shape else description.get("input_shape")
     if sizes is None:
         raise ModelError(f"{path} does not say what shape its input has: pass --shape, such as --shape 1,1,128,128")
-    kept = ("normalization", "class_names", "input_shape")
+    kept = ("normalization", "class_names", "input_shape", "prepared")
     return model, torch.zeros(sizes), {key: description[key] for key in kept if key in description}
 
 
@@ -60,9 +60,10 @@ def load_task(path: Path, data: str, seed: int, factory: str | None, allow_pickl
     from torchshrink.data import open_task
     from torchshrink.task import Normalization
 
-    model, stored = load_network(path, factory, allow_pickle), _describe(path).get("normalization")
+    model, known = load_network(path, factory, allow_pickle), _describe(path)
+    stored = known.get("normalization")
     normalization = Normalization(tuple(stored["mean"]), tuple(stored["std"]), stored["raw"]) if stored else None
-    return open_task(data, seed=seed, normalization=normalization), model
+    return open_task(data, seed=seed, normalization=normalization, prepared=known.get("prepared", "")), model
 
 
 def load_recipe(path: Path | None, data: str | None, trust: bool, allow_pickle: bool) -> Recipe:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,7 +54,8 @@ def folder_name(recipe: Path | None, data: str) -> str:
     """Return what the folder of a run is called."""
     if recipe is not None:
         return recipe.stem
-    name = data.partition("?")[0].replace(":", "-") if ":" in data else Path(data).stem
+    place = re.sub("^(folder|npz|csv):", "", data).partition("?")[0]
+    name = place.replace(":", "-") if ":" in place else Path(place).stem
     return name or "run"
 
 

@@ -85,7 +85,8 @@ class Task:
             numbers, int64 ``[*size]``, for scores ``[K, *size]``), ``classification`` (a class number, int64 ``[]``,
             for scores ``[K]``), ``regression`` (float ``[K]``), ``reconstruction`` (float ``[C, *size]``),
             ``unlabelled`` (none, an empty tensor) or ``custom`` (anything; give ``loss`` and ``metrics``).
-        prepared: What was done to inputs before normalisation, such as ``size=96x96&fit=crop``.
+        prepared: What was done to inputs before normalisation, such as ``size=96x96&fit=crop``; see
+            `torchshrink.data.preparation`.
         metrics: By name, each a `torchshrink.metrics.Metric`, the name of a built-in one, or a torchmetrics object or
             function that has ``higher_is_better``; by default the kind's.
         decides: The metric, or ``loss``, that picks the best epoch, and that files are judged by; by default the first

@@ -143,8 +143,8 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(bench, "predict_all", _predicted)
     monkeypatch.setattr(bench, "measure_all", _measured)
 
-    def start(data: str, **content: Any) -> tuple[dict[str, Any], str, str]:
-        settings = {"data": f"bars:{data}", "variants": VARIANTS, "precisions": ["fp32"]} | content
+    def start(source: str, **content: Any) -> tuple[dict[str, Any], str, str]:
+        settings = {"data": f"bars:{source}", "variants": VARIANTS, "precisions": ["fp32"]} | content
         out = tmp_path / "run"
         run(parse(settings), out, _Bridge(), is_fresh=True)  # type: ignore[arg-type]
         return (
@@ -284,3 +284,15 @@ def test_a_segmentation_is_as_it_was(ran: Any) -> None:
     assert "| loss | dice | ms |" in text
     assert "test loss of" in text
     assert "% wrong" in page
+
+
+def test_files_are_of_the_kind_that_they_show_or_that_the_recipe_says(ran: Any) -> None:
+    generator = np.random.default_rng(0)
+    labels = np.arange(40) % 3
+    inputs = generator.normal(size=(40, 1, 8, 8)).astype(np.float32) + 2 * labels[:, None, None, None]
+    np.savez("levels.npz", x=inputs.astype(np.float32), y=labels)
+    report, *_ = ran("", data="levels.npz", model=net(3), augment=False)
+    assert (report["task"]["kind"], report["task"]["loss"]) == ("classification", "CrossEntropyLoss")
+    assert len(report["rows"][0]["confusion"]) == 3
+    report, *_ = ran("", data="levels.npz", model=net(1), augment=False, task={"kind": "regression"})
+    assert (report["task"]["kind"], report["task"]["decides"]) == ("regression", "mae")

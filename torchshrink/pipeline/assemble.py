@@ -14,6 +14,7 @@ from torch import nn
 
 from torchshrink import checkpoint, losses
 from torchshrink.data import open_task
+from torchshrink.data.sources import is_callable
 from torchshrink.errors import ModelError, RecipeError
 from torchshrink.meters import Metric, metric
 from torchshrink.model.unet import UNet
@@ -29,7 +30,7 @@ def make_task(recipe: Recipe) -> Task:
         DataError: When a truth is not of the task's kind.
         RecipeError: When the settings contradict each other.
     """
-    task = open_task(recipe.data, seed=recipe.seed, validation=recipe.validation, augment=recipe.augment)
+    task = open_task(_source(recipe), seed=recipe.seed, validation=recipe.validation, augment=recipe.augment)
     choice, changes = recipe.task, dict[str, Any]()
     if choice.kind is not None and choice.kind != task.kind:
         changes |= {"kind": choice.kind, "loss": None, "metrics": {}, "decides": "", "budget": None}
@@ -45,6 +46,14 @@ def make_task(recipe: Recipe) -> Task:
     task = replace(task, **changes)
     task.check()
     return task
+
+
+def _source(recipe: Recipe) -> str:
+    """Return the recipe's data; of files, with the kind that the recipe says they are of."""
+    kind, data = recipe.task.kind, recipe.data
+    if kind in (None, "custom") or data.startswith("synthetic:") or is_callable(data) or "kind=" in data:
+        return data
+    return f"{data}{'&' if '?' in data else '?'}kind={kind}"
 
 
 def _loss(choice: Loss) -> Any:
