@@ -13,8 +13,9 @@ FOLDERS = {"torchshrink": "torchshrink", "converters": "torchshrink.converters",
 FLOORS: dict[str, tuple[str, ...]] = {
     "torchshrink": (
         "__init__", "errors", "settings", "progress", "quiet", "harmless", "files", "usercode", "parallel", "losses",
-        "metadata", "model", "weights", "checkpoint", "prune", "task", "metrics", "data", "quantize", "loops", "report",
-        "runtime", "bench", "predict", "own_loop", "training", "stages", "sensitivity", "pipeline", "search",
+        "meters", "kinds", "metadata", "model", "weights", "checkpoint", "prune", "task", "unlabelled", "metrics",
+        "constant", "data", "quantize", "loops", "report", "runtime", "bench", "predict", "own_loop", "training",
+        "stages", "sensitivity", "pipeline", "search",
     ),
     "converters": (
         "environment", "onnx_file", "ranges", "runtimes", "qdq", "tflite_checks", "tflite_file", "tflite_ops",
