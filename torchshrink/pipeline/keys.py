@@ -13,6 +13,7 @@ from torch.utils import _pytree as tree
 from torchshrink.files import sha256
 from torchshrink.pipeline.recipe import Recipe, dump
 from torchshrink.pipeline.steps import digest
+from torchshrink.task import Samples, batches
 
 
 def model_key(recipe: Recipe) -> list[Any]:
