@@ -1,0 +1,1 @@
+"""Int8 without training or labels, better step by step."""
