@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from onnx import numpy_helper
@@ -125,7 +126,7 @@ def gather(node: Node) -> Callable[..., Any]:
 
 def expand(node: Node) -> Callable[..., Any]:
     """Expand by the rules of broadcasting."""
-    made = list(torch.broadcast_shapes(node.value().shape, tuple(node.setting("shape", 1))))
+    made = np.broadcast_shapes(tuple(node.value().shape), tuple(node.setting("shape", 1)))
     offset = len(made) - node.value().dim()
     old = [*[1] * offset, *node.value().shape]
     free = [-1 if place >= offset and size == old[place] else size for place, size in enumerate(made)]

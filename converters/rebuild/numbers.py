@@ -21,8 +21,8 @@ _TYPES = {
 }  # fmt: skip
 
 
-def each(function: Callable[[Tensor], Tensor]) -> Callable[[Node], Callable[..., Any]]:
-    """Return the row of a function of one tensor."""
+def each(function: Callable[..., Any]) -> Callable[[Node], Callable[..., Any]]:
+    """Return the row of a function of all operands."""
     return lambda _node: function
 
 

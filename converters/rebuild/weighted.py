@@ -14,7 +14,7 @@ from torchshrink.converters.rebuild.node import Node
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_PADS = (nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d)
+_PADS: tuple[Any, ...] = (nn.ConstantPad1d, nn.ConstantPad2d, nn.ConstantPad3d)
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
@@ -27,7 +27,7 @@ def convolution(node: Node) -> nn.Module:
     strides, dilations = steps(node, "strides", dims), steps(node, "dilations", dims)
     begin, end = pads(node, kernel, strides, dilations)
     groups = node.setting("group", default=1)
-    layer = skip_init(
+    layer = _empty(
         _CONVOLUTIONS[dims - 1], weight.shape[1] * groups, weight.shape[0], kernel, strides,
         begin if begin == end else 0, dilations, groups, bias is not None,
     )  # fmt: skip
@@ -43,7 +43,7 @@ def transposed(node: Node) -> nn.Module:
     extra = list(node.setting("output_padding", default=[0] * dims))
     begin, end = _cut(node, kernel, strides, dilations, extra)
     groups = node.setting("group", default=1)
-    layer = skip_init(
+    layer = _empty(
         _TRANSPOSED[dims - 1], weight.shape[0], weight.shape[1] * groups, kernel, strides,
         begin if begin == end else 0, extra, groups, bias is not None, dilations,
     )  # fmt: skip
@@ -83,7 +83,7 @@ def gemm(node: Node) -> Callable[..., Any]:
         return _linear(alpha * weight, bias)
 
     def compute(left: Tensor, right: Tensor, added: Tensor | float = 0.0) -> Tensor:
-        found = alpha * ((left.T if turn_left else left) @ (right.T if turn_right else right))
+        found: Tensor = alpha * ((left.T if turn_left else left) @ (right.T if turn_right else right))
         return found + beta * added
 
     return compute
@@ -189,10 +189,16 @@ def _cut(
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Module:
-    return _fill(skip_init(nn.Linear, weight.shape[1], weight.shape[0], bias is not None), weight, bias)
+    return _fill(_empty(nn.Linear, weight.shape[1], weight.shape[0], bias is not None), weight, bias)
 
 
-def _fill(layer: Any, weight: Tensor, bias: Tensor | None) -> Any:
+def _empty(kind: type[nn.Module], *settings: Any) -> nn.Module:
+    """Return a layer without weights that are drawn, only to be replaced."""
+    layer: nn.Module = skip_init(kind, *settings)  # type: ignore[no-untyped-call]
+    return layer
+
+
+def _fill(layer: nn.Module, weight: Tensor, bias: Tensor | None) -> nn.Module:
     """Give a layer its parameters."""
     layer.weight = nn.Parameter(weight.clone(memory_format=torch.contiguous_format))
     if bias is not None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchshrink.converters.rebuild.node import Node
 from torchshrink.converters.rebuild.weighted import by_side, pads, steps
 
-_MAX_POOLS = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
+_MAX_POOLS: tuple[Any, ...] = (nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d)
 _AVERAGE_POOLS: tuple[Any, ...] = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 _MEANS: tuple[Any, ...] = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
 _LINEAR = {3: "linear", 4: "bilinear", 5: "trilinear"}
@@ -28,7 +28,8 @@ def max_pool(node: Node) -> Callable[..., Any]:
         kernel, strides, begin if is_even else 0, dilations, ceil_mode=bool(node.setting("ceil_mode", default=0))
     )
     if is_even:
-        return pool
+        whole: Callable[..., Any] = pool
+        return whole
     if any(each > 1 for each in dilations):
         raise node.refusal("has a dilated window over uneven padding")
     # A window over the edge holds the edge itself too, so that its copies change no maximum: no -inf to quantize.
