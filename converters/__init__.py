@@ -6,6 +6,7 @@ import os
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 from torchshrink.converters.export.to_onnx import to_onnx
+from torchshrink.converters.rebuild.from_onnx import from_onnx
 from torchshrink.converters.tflite import to_tflite
 
-__all__ = ["to_onnx", "to_tflite"]
+__all__ = ["from_onnx", "to_onnx", "to_tflite"]

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 
 class Step(NamedTuple):
-    """A call of a part: the part's name, and the names of the tensors that it takes and gives."""
+    """A call of a part: the part's name, what an error calls its node, and the tensors that it takes and gives."""
 
     part: str
+    node: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
 
@@ -51,7 +52,7 @@ class Rebuilt(nn.Module):
         super().__init__()
         self.inputs, self.outputs, self.steps = tuple(inputs), tuple(outputs), list[Step]()
 
-    def add(self, name: str, part: nn.Module, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    def add(self, name: str, node: str, part: nn.Module, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         """Append a part; its name is the node's, in letters that a module's name may have."""
         plain = name = re.sub(r"\W+", "_", name).strip("_") or "node"
         count = 1
@@ -59,19 +60,18 @@ class Rebuilt(nn.Module):
             count += 1
             name = f"{plain}_{count}"
         self.add_module(name, part)
-        self.steps.append(Step(name, tuple(inputs), tuple(outputs)))
+        self.steps.append(Step(name, node, tuple(inputs), tuple(outputs)))
 
     def forward(self, *inputs: Tensor) -> Any:
         """Return the graph's output, or a tuple of them, for any batch size."""
-        values = self.values(*inputs)
+        values = dict(zip(self.inputs, inputs, strict=True))
+        for step in self.steps:
+            values.update(self.computed(step, values))
         outputs = tuple(values[name] for name in self.outputs)
         return outputs[0] if len(outputs) == 1 else outputs
 
-    def values(self, *inputs: Tensor) -> dict[str, Tensor]:
-        """Return every tensor of the graph that is no constant, by its name."""
-        values = dict(zip(self.inputs, inputs, strict=True))
-        for part, taken, given in self.steps:
-            result = self.get_submodule(part)(*(values[name] for name in taken))
-            results = result if isinstance(result, tuple | list) else (result,)
-            values.update(zip(given, results, strict=False))
-        return values
+    def computed(self, step: Step, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return what one part gives, by the names of the tensors."""
+        result = self.get_submodule(step.part)(*(values[name] for name in step.inputs))
+        results = result if isinstance(result, tuple | list) else (result,)
+        return dict(zip(step.outputs, results, strict=False))

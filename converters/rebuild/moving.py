@@ -17,9 +17,13 @@ from torchshrink.converters.rebuild.node import Node
 def reshape(node: Node) -> Callable[..., Any]:
     """Reshape; what depends on data keeps any number of samples, which is where it is spread from."""
     wanted, shape = node.setting("shape", 1), list(node.value().shape)
-    if not node.setting("allowzero", default=0):
-        wanted = [shape[place] if size == 0 else size for place, size in enumerate(wanted)]
+    kept = [] if node.setting("allowzero", default=0) else [at for at, size in enumerate(wanted) if size == 0]
+    wanted = [shape[at] if at in kept else size for at, size in enumerate(wanted)]
     made = list(node.value().reshape(wanted).shape)
+    if len(kept) > 1 and not node.is_constant:  # as recurrent layers have it, where samples come second
+        return lambda values: values.reshape(
+            [values.shape[at] if at in kept else size for at, size in enumerate(wanted)]
+        )
     free = made if node.is_constant or not made else [-1, *made[1:]]
     return lambda values: values.reshape(free)
 

@@ -19,6 +19,7 @@ from torch import nn
 from torchshrink.converters.rebuild import moving, numbers, weighted, windows
 from torchshrink.converters.rebuild.node import Node
 from torchshrink.converters.rebuild.numbers import each, extreme, layer, pair, reduction, softmax
+from torchshrink.converters.rebuild.recurrent import recurrent
 
 Row = Callable[[Node], Callable[..., Any]]
 
@@ -37,6 +38,8 @@ OPERATORS: dict[str, Row] = {
     "LayerNormalization": weighted.layer_norm,
     "GroupNormalization": weighted.group_norm,
     "LpNormalization": numbers.unit_length,
+    "LSTM": recurrent,
+    "GRU": recurrent,
     # one number in
     "Abs": each(torch.abs),
     "Cast": numbers.cast,

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
+from onnx import helper
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from torchshrink.errors import DataError
+from torchshrink.converters import onnx_file
+from torchshrink.errors import DataError, ModelError
 
 MOST = 256  # samples that are read
 _PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
@@ -30,15 +33,45 @@ class Entry:
     dtype: str = "float32"
 
 
+def entries(model: onnx.ModelProto, name: str, shape: Sequence[int] | None = None) -> list[Entry]:
+    """Return the inputs of a graph.
+
+    Args:
+        model: The graph.
+        name: What errors call it.
+        shape: Of its first input with the batch, where that leaves sizes open.
+
+    Raises:
+        ModelError: When a size is free, or ``shape`` is not what the graph takes.
+    """
+    found = []
+    for place, item in enumerate(onnx_file.inputs(model)):
+        kind = item.type.tensor_type
+        sides = [side.dim_value for side in kind.shape.dim]
+        shown = ",".join(str(max(0, side.dim_value) or side.dim_param or "?") for side in kind.shape.dim)
+        if shape is not None and place == 0:
+            pairs = zip(sides[1:], shape[1:], strict=False)
+            if len(shape) != len(sides) or any(0 < old != new for old, new in pairs):
+                raise ModelError(f"{name}: input {item.name!r} has the shape {shown}, which {list(shape)} does not fit")
+            sides = list(shape)
+        if not sides or any(side < 1 for side in sides[1:]):
+            raise ModelError(
+                f"{name}: input {item.name!r} has the free sizes {shown}: say which, such as --shape 1,3,224,224"
+            )
+        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type)).name
+        found.append(Entry(item.name, tuple(sides[1:]), dtype))
+    return found
+
+
 def read(
     source: Path, entries: Sequence[Entry], mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,)
 ) -> list[tuple[Tensor, ...]]:
     """Return samples for a model, each with a batch of one, of which at most 256 are read.
 
     Args:
-        source: A folder, or one file, of ``.npy`` and ``.npz`` arrays, which hold a sample or several exactly as the
-            model takes them (an ``.npz`` of a model with several inputs has their names as keys); or of pictures, which
-            are brought to the input's size and become ``(value / 255 - mean) / std``.
+        source: A folder, or ``train`` and ``images`` in it where they are there, or one file. ``.npy`` and ``.npz``
+            hold a sample or several exactly as the model takes them; an ``.npz`` for several inputs has their names as
+            keys. Pictures are brought to the input's size and become ``(value / 255 - mean) / std``.
         entries: The inputs of the model.
         mean: Of pictures, one number or one for each channel.
         std: The same.
@@ -46,6 +79,8 @@ def read(
     Raises:
         DataError: When there is nothing that fits the model.
     """
+    for part in ("train", "images"):
+        source = source / part if (source / part).is_dir() else source
     files = sorted(source.rglob("*")) if source.is_dir() else [source]
     known = [path for path in files if path.suffix.lower() in (".npy", ".npz", *_PICTURES)]
     if not known:

@@ -84,7 +84,8 @@ def gemm(node: Node) -> Callable[..., Any]:
 
     def compute(left: Tensor, right: Tensor, added: Tensor | float = 0.0) -> Tensor:
         found: Tensor = alpha * ((left.T if turn_left else left) @ (right.T if turn_right else right))
-        return found + beta * added
+        whole: Tensor = found + beta * added
+        return whole
 
     return compute
 

@@ -22,8 +22,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "rebuild", "tflite", "__init__", "sizes", "bridge",
     ),
     "cli": (
-        "console", "options", "inputs", "shown", "doctor", "predict", "train", "convert", "run", "report", "search",
-        "bench", "inspection", "app", "__init__", "__main__",
+        "console", "options", "inputs", "shown", "calibrated", "doctor", "predict", "train", "convert", "run", "report",
+        "search", "bench", "inspection", "app", "__init__", "__main__",
     ),
 }  # fmt: skip
 

@@ -196,7 +196,8 @@ def test_a_row_computes_what_onnx_runtime_does(case: Case, tmp_path: Path) -> No
 
 def test_every_row_is_tried_or_made_of_constants() -> None:
     elsewhere = {"Not", "And", "Or", "Xor", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "ArgMax",
-                 "ArgMin", "TopK", "Cast", "Constant", "ConstantOfShape", "Range", "Shape", "Size"}  # fmt: skip
+                 "ArgMin", "TopK", "LSTM", "GRU", "Cast", "Constant", "ConstantOfShape", "Range", "Shape",
+                 "Size"}  # fmt: skip
     assert set(operators.OPERATORS) == {case.op for case in CASES} | elsewhere
 
 
@@ -221,6 +222,43 @@ def test_comparisons_choices_and_types(tmp_path: Path) -> None:
     nodes = [*nodes[:-3], nodes[-1], nodes[-2]]
     file = write(tmp_path / "m.onnx", nodes, {"x": IMAGE}, {"zero": np.float32(0), "two": ints(2)}, ["y", "best"])
     from_onnx(file)
+
+
+@pytest.mark.parametrize(("op", "gates", "states"), [("LSTM", 4, 2), ("GRU", 3, 1)])
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+def test_recurrent_layers(op: str, gates: int, states: int, direction: str, tmp_path: Path) -> None:
+    """As exporters write them, samples first outside and second inside; once from zeros, once from given states."""
+    ways = 2 if direction == "bidirectional" else 1
+    settings = {"hidden_size": 5, "direction": direction} | ({} if op == "LSTM" else {"linear_before_reset": 1})
+    given = ["h", "c"][:states]
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
+        helper.make_node(op, ["t", "w", "r", "b", "", *["zeros"] * states], ["o"], **settings),
+        helper.make_node("Transpose", ["o"], ["p"], perm=[0, 2, 1, 3]),
+        helper.make_node("Reshape", ["p", "flat"], ["q"]),
+        helper.make_node("Transpose", ["q"], ["y"], perm=[1, 0, 2]),
+        *[helper.make_node("Transpose", [name], [f"{name}t"], perm=[1, 0, 2]) for name in given],
+        helper.make_node(op, ["t", "w", "r", "", "", *[f"{name}t" for name in given]], ["", "last"], **settings),
+        helper.make_node("Transpose", ["last"], ["z"], perm=[1, 0, 2]),
+    ]
+    constants = {"w": normal(ways, 5 * gates, 4), "r": normal(ways, 5 * gates, 5, seed=1),
+                 "b": normal(ways, 10 * gates), "flat": ints(0, 0, -1),
+                 "zeros": np.zeros((ways, 1, 5), np.float32)}  # fmt: skip
+    entries = {"x": (1, 6, 4)} | dict.fromkeys(given, (1, ways, 5))
+    from_onnx(write(tmp_path / "m.onnx", nodes, entries, constants, ["y", "z"], opset=14))
+
+
+@pytest.mark.parametrize(
+    ("op", "settings", "reason"),
+    [("GRU", {}, "linear_before_reset=0"), ("LSTM", {"clip": 3.0}, "clip"),
+     ("LSTM", {"activations": ["Relu"] * 3}, "activations")],
+)  # fmt: skip
+def test_recurrent_layers_of_another_form(op: str, settings: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    gates = 4 if op == "LSTM" else 3
+    nodes = [helper.make_node(op, ["x", "w", "r"], ["y"], name="it", hidden_size=5, **settings)]
+    constants = {"w": normal(1, 5 * gates, 4), "r": normal(1, 5 * gates, 5)}
+    with pytest.raises(UnsupportedOpError, match=rf"node 'it' \({op}\) has {reason}"):
+        from_onnx(write(tmp_path / "m.onnx", nodes, {"x": (6, 1, 4)}, constants, opset=14))
 
 
 def test_shapes_that_the_graph_works_out_are_constants(tmp_path: Path) -> None:
