@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from torchshrink.cli import console, options
+from torchshrink.cli import calibrated, console, options
 from torchshrink.cli.inputs import check_output, load_model, load_task
 from torchshrink.cli.shown import show_file
 from torchshrink.errors import ModelError, ParityError
@@ -51,12 +51,19 @@ def export(
 
 def convert(
     source: Annotated[Path, typer.Argument(help="An ONNX file, of this or another tool, or a checkpoint.")],
+    data: Annotated[
+        str | None,
+        typer.Option(help="Inputs that a float ONNX file is calibrated on: a folder of .npy, .npz or pictures."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The file to write; the source's name by default.")] = None,
     precision: Annotated[
         Literal["auto", "fp32", "fp16", "int8"],
         typer.Option(help="fp16: of the weights; auto: int8 for what is quantized, fp32 otherwise."),
     ] = "auto",
-    to: Annotated[Literal["tflite"], typer.Option(help="The only format so far.")] = "tflite",
+    to: Annotated[
+        Literal["tflite", "onnx"] | None,
+        typer.Option(help="As the file's name ends, or tflite; onnx: int8 of a float ONNX file with --data."),
+    ] = None,
     target: Annotated[
         Literal["litert", "integer-only", "edgetpu"],
         typer.Option(help="integer-only: refuse a file with any float in it; edgetpu: its operators only."),
@@ -66,13 +73,32 @@ def convert(
     ] = "int8",
     sparse: Annotated[bool, typer.Option("--sparse", help="Leave pruned zeros out of the file.")] = False,
     ranges: Annotated[Path | None, typer.Option(help="Learned ranges of a float ONNX file, JSON.")] = None,
+    effort: options.Effort = "bias",
+    budget_db: options.Budget = 30.0,
+    keep_float: Annotated[
+        str | None, typer.Option(help="With --data: nodes that stay float, by name, separated by commas.")
+    ] = None,
+    mean: Annotated[str, typer.Option(help="With --data of pictures: of the channels, in [0, 1].")] = "0",
+    std: Annotated[str, typer.Option(help="The same: their standard deviation.")] = "1",
     shape: Shape = None,
     factory: options.Factory = None,
     allow_pickle: options.AllowPickle = False,
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
-    """Convert an ONNX file or a checkpoint to TFLite; learned scales arrive exactly, and are listed beside the file."""
+    """Convert an ONNX file or a checkpoint to TFLite; learned scales arrive exactly, and are listed beside the file.
+
+    A float ONNX file of any exporter becomes int8, TFLite or ONNX, with --data to calibrate it on.
+    """
+    to = to or ("onnx" if out is not None and out.suffix.lower() == ".onnx" else "tflite")
+    if data is not None:
+        given = calibrated.Settings(effort, budget_db, keep_float, mean, std, shape, target, io, sparse)
+        calibrated.convert(source, data, out, to, precision, ranges, given, overwrite, as_json)
+        return
+    if to == "onnx":
+        raise typer.BadParameter(
+            "needs a float ONNX file and --data; export writes that of a checkpoint", param_hint="--to"
+        )
     if io == "float" and target != "litert":
         raise typer.BadParameter(f"float: {target} has no floats", param_hint="--io")
     out = out or source.with_suffix(f".{to}")

@@ -47,6 +47,11 @@ Trust = Annotated[
         "files of the current folder define.",
     ),
 ]
+Effort = Annotated[
+    Literal["none", "ranges", "equalization", "bias", "rounding", "float"],
+    typer.Option(help="The last step, in this order, that may be taken to reach the budget; none: calibrate only."),
+]
+Budget = Annotated[float, typer.Option("--budget-db", help="Signal to noise of the outputs that is enough, in dB.")]
 KeepFloat = Annotated[
     str | None,
     typer.Option(

@@ -175,6 +175,8 @@ def ptq(
     out: Out,
     data: options.NamedData = None,
     samples: Annotated[int, typer.Option(min=1, help="Training inputs to calibrate on.")] = 64,
+    effort: options.Effort = "none",
+    budget_db: options.Budget = 30.0,
     keep_float: options.KeepFloat = None,
     portable: options.Portable = True,
     seed: options.Seed = 0,
@@ -193,7 +195,16 @@ def ptq(
         kept = _kept(keep_float, model, task, progress)
         progress.note(room_cost(model, kept, portable))
         progress.start("calibrate")
-        graph = stages.ptq(model, task, samples, keep_float=kept, portable=portable)
+        graph = stages.ptq(
+            model,
+            task,
+            samples,
+            keep_float=kept,
+            portable=portable,
+            effort=effort,
+            budget_db=budget_db,
+            progress=progress,
+        )
         content = _save(graph, out, task, _origin(model_file, data, seed), {}, kept)
     _show(content, as_json)
 

@@ -14,11 +14,16 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from torchshrink.converters.export.to_onnx import to_onnx as to_onnx
+    from torchshrink.converters.rebuild.from_onnx import from_onnx as from_onnx
     from torchshrink.converters.tflite import to_tflite as to_tflite
 
-_FUNCTIONS = {"to_onnx": "torchshrink.converters.export.to_onnx", "to_tflite": "torchshrink.converters.tflite"}
+_FUNCTIONS = {
+    "from_onnx": "torchshrink.converters.rebuild.from_onnx",
+    "to_onnx": "torchshrink.converters.export.to_onnx",
+    "to_tflite": "torchshrink.converters.tflite",
+}
 
-__all__ = ["to_onnx", "to_tflite"]
+__all__ = ["from_onnx", "to_onnx", "to_tflite"]
 
 
 def __getattr__(name: str) -> Any:

@@ -32,6 +32,11 @@ from torchshrink.files import atomic
 
 Ends = Literal["int8", "float"]
 
+_NO_RANGES = (
+    "has no ranges: quantize the model first (torchshrink qat or ptq), or give data to calibrate the file on "
+    "(torchshrink convert --data)"
+)
+
 _WORKER = Path(__file__).parent / "float_tflite" / "_tensorflow_worker.py"
 
 
@@ -82,7 +87,7 @@ def to_tflite(
     onnx_path, path = Path(onnx_path), Path(path)
     model = load(onnx_path)
     if precision == "int8" and ranges is None and not qdq.is_quantized(model):
-        raise ConversionError(f"{onnx_path} has no ranges: quantize the model first (torchshrink qat or ptq)")
+        raise ConversionError(f"{onnx_path} {_NO_RANGES}")
     model = foreign.normalise(model, onnx_path.name)
     with tempfile.TemporaryDirectory() as folder:
         if qdq.is_quantized(model):
@@ -115,7 +120,7 @@ def write(
     with atomic(path) as temporary:
         if precision == "int8":
             if ranges is None:
-                raise ConversionError(f"{float_onnx} has no ranges: quantize the model first (torchshrink qat or ptq)")
+                raise ConversionError(f"{float_onnx} {_NO_RANGES}")
             known = range_store.load(ranges) if isinstance(ranges, Path) else ranges
             match = quantize.quantize(source, float_onnx, known, temporary, samples)
             source = temporary

@@ -22,6 +22,7 @@ from torchshrink.prune.channels import channels as remove_channels
 from torchshrink.prune.clusters import cluster as share_weights
 from torchshrink.prune.methods import Method, most
 from torchshrink.prune.methods import method as pruning_method
+from torchshrink.quantize.ladder.climb import BUDGET_DB, Effort
 from torchshrink.settings import Importance, Scheduling, Scope, check
 from torchshrink.task import Task, batches
 from torchshrink.training import History, Settings, fit
@@ -271,11 +272,20 @@ def ptq(
     *,
     keep_float: Sequence[str] = (),
     portable: bool = True,
+    effort: Effort = "none",
+    budget_db: float = BUDGET_DB,
+    progress: Progress = SILENT,
 ) -> GraphModule:
     """Return the quantized graph of ``model``, its ranges calibrated on the first ``samples`` training inputs.
 
-    ``keep_float`` and ``portable`` are those of `torchshrink.quantize.prepare_ptq`.
+    ``keep_float`` and ``portable`` are those of `torchshrink.quantize.prepare_ptq`, ``effort`` and ``budget_db`` those
+    of `torchshrink.quantize.ptq`.
     """
+    if effort != "none":
+        given = [inputs for inputs, _ in batches(task.train, batch_size, samples)]
+        return quantize.ptq(
+            model, given, effort, budget_db=budget_db, keep_float=keep_float, portable=portable, progress=progress
+        )
     prepared = quantize.prepare_ptq(model, task.example_input, keep_float, portable)
     quantize.calibrate(prepared, (inputs for inputs, _ in batches(task.train, batch_size, samples)))
     return quantize.convert(prepared)

@@ -4,6 +4,7 @@ from torchshrink.quiet import quiet
 
 with quiet():  # torchao talks while it is imported
     from torchshrink.quantize.flow import calibrate, convert, is_quantized, prepare_ptq, prepare_qat
+    from torchshrink.quantize.ladder.climb import ptq
     from torchshrink.quantize.noise import Noise, noise
     from torchshrink.quantize.prepared import PreparedModule
     from torchshrink.quantize.tracing import capture
@@ -18,4 +19,5 @@ __all__ = [
     "noise",
     "prepare_ptq",
     "prepare_qat",
+    "ptq",
 ]

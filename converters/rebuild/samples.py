@@ -1,0 +1,146 @@
+"""Inputs for a file of another tool: arrays as the file takes them, or pictures."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from onnx import helper
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from torchshrink.converters import onnx_file
+from torchshrink.errors import DataError, ModelError
+
+MOST = 256  # samples that are read
+_PICTURES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+_MODES = {1: "L", 3: "RGB"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An input of a file: its name, the shape of a sample without the batch, and its type for numpy."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+
+
+def entries(model: onnx.ModelProto, name: str, shape: Sequence[int] | None = None) -> list[Entry]:
+    """Return the inputs of a graph.
+
+    Args:
+        model: The graph.
+        name: What errors call it.
+        shape: Of its first input with the batch, where that leaves sizes open.
+
+    Raises:
+        ModelError: When a size is free, or ``shape`` is not what the graph takes.
+    """
+    found = []
+    for place, item in enumerate(onnx_file.inputs(model)):
+        kind = item.type.tensor_type
+        sides = [side.dim_value for side in kind.shape.dim]
+        shown = ",".join(str(max(0, side.dim_value) or side.dim_param or "?") for side in kind.shape.dim)
+        if shape is not None and place == 0:
+            pairs = zip(sides[1:], shape[1:], strict=False)
+            if len(shape) != len(sides) or any(0 < old != new for old, new in pairs):
+                raise ModelError(f"{name}: input {item.name!r} has the shape {shown}, which {list(shape)} does not fit")
+            sides = list(shape)
+        if not sides or any(side < 1 for side in sides[1:]):
+            raise ModelError(
+                f"{name}: input {item.name!r} has the free sizes {shown}: say which, such as --shape 1,3,224,224"
+            )
+        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type)).name
+        found.append(Entry(item.name, tuple(sides[1:]), dtype))
+    return found
+
+
+def read(
+    source: Path, entries: Sequence[Entry], mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,)
+) -> list[tuple[Tensor, ...]]:
+    """Return samples for a model, each with a batch of one, of which at most 256 are read.
+
+    Args:
+        source: A folder, or ``train`` and ``images`` in it where they are there, or one file. ``.npy`` and ``.npz``
+            hold a sample or several exactly as the model takes them; an ``.npz`` for several inputs has their names as
+            keys. Pictures are brought to the input's size and become ``(value / 255 - mean) / std``.
+        entries: The inputs of the model.
+        mean: Of pictures, one number or one for each channel.
+        std: The same.
+
+    Raises:
+        DataError: When there is nothing that fits the model.
+    """
+    for part in ("train", "images"):
+        source = source / part if (source / part).is_dir() else source
+    files = sorted(source.rglob("*")) if source.is_dir() else [source]
+    known = [path for path in files if path.suffix.lower() in (".npy", ".npz", *_PICTURES)]
+    if not known:
+        raise DataError(f"{source} holds no .npy, .npz or picture: give inputs as the model takes them")
+    found: list[tuple[Tensor, ...]] = []
+    for path in known:
+        is_picture = path.suffix.lower() in _PICTURES
+        found += [_picture(path, entries, mean, std)] if is_picture else _arrays(path, entries)
+        if len(found) >= MOST:
+            break
+    return found[:MOST]
+
+
+def _arrays(path: Path, entries: Sequence[Entry]) -> Iterator[tuple[Tensor, ...]]:
+    arrays = _load(path)
+    names = [entry.name for entry in entries]
+    if len(entries) == 1 and len(arrays) == 1:
+        arrays = {names[0]: next(iter(arrays.values()))}
+    missing = [name for name in names if name not in arrays]
+    if missing:
+        raise DataError(
+            f"{path} has no array {missing[0]!r}: it holds {', '.join(arrays)}, name them as the model does"
+        )
+    given = [_batch(path, arrays[entry.name], entry) for entry in entries]
+    if len({len(values) for values in given}) > 1:
+        raise DataError(f"{path} holds another number of samples for each input of the model")
+    for parts in zip(*given, strict=True):
+        yield tuple(part[None] for part in parts)
+
+
+def _load(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        content = np.load(path, allow_pickle=False)
+        return {"": content} if isinstance(content, np.ndarray) else {key: content[key] for key in content.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path} cannot be read as arrays ({str(error).splitlines()[0]}): save it again") from error
+
+
+def _batch(path: Path, values: NDArray[Any], entry: Entry) -> Tensor:
+    batch = values[None] if values.shape == entry.shape else values
+    if batch.shape[1:] != entry.shape:
+        raise DataError(
+            f"{path} holds {list(values.shape)}, but input {entry.name!r} of the model takes {list(entry.shape)} per "
+            "sample"
+        )
+    return torch.from_numpy(batch.astype(entry.dtype))
+
+
+def _picture(path: Path, entries: Sequence[Entry], mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, ...]:
+    shape = entries[0].shape
+    is_last = len(shape) == 3 and shape[0] not in _MODES and shape[-1] in _MODES
+    if len(entries) > 1 or len(shape) != 3 or not (is_last or shape[0] in _MODES):
+        raise DataError(f"{path} is a picture, but the model takes {[list(each.shape) for each in entries]}: give .npz")
+    height, width = shape[:2] if is_last else shape[1:]
+    channels = shape[-1] if is_last else shape[0]
+    try:
+        with Image.open(path) as image:
+            picture = image.convert(_MODES[channels]).resize((width, height), Image.Resampling.BILINEAR)
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} cannot be read ({error}): save it again") from error
+    pixels = np.asarray(picture, np.float32).reshape(height, width, channels) / 255
+    values = (pixels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
+    return (torch.from_numpy(np.ascontiguousarray(values if is_last else values.transpose(2, 0, 1), np.float32))[None],)

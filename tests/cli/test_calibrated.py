@@ -1,0 +1,102 @@
+"""``convert --data``: a float ONNX file and a folder become an int8 file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import helper
+from onnx_graphs import normal, write
+from program import call
+
+from torchshrink import bench, checkpoint
+from torchshrink.converters import qdq
+from torchshrink.model.unet import UNet
+from torchshrink.quantize.noise import snr_db
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A file as an exporter of 2019 writes it, and inputs for it."""
+    nodes = [
+        helper.make_node("Pad", ["pixels"], ["wide"], pads=[0, 0, 1, 1, 0, 0, 1, 1]),
+        helper.make_node("Conv", ["wide", "w", "b"], ["c"], name="stem"),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("Upsample", ["r", "twice"], ["u"], mode="nearest"),
+        helper.make_node("Slice", ["u"], ["s"], starts=[0], ends=[10], axes=[3]),
+        helper.make_node("Conv", ["s", "v"], ["scores"], name="head"),
+    ]
+    constants = {"w": normal(8, 3, 3, 3), "b": normal(8), "twice": np.array([1, 1, 2, 2], np.float32),
+                 "v": normal(4, 8, 1, 1)}  # fmt: skip
+    write(tmp_path / "net.onnx", nodes, {"pixels": ("N", 3, 6, 8)}, constants, ["scores"], opset=9, old=True)
+    (tmp_path / "data").mkdir()
+    np.save(tmp_path / "data" / "a.npy", normal(40, 3, 6, 8, seed=3))
+    return tmp_path
+
+
+def _db(one: Path, other: Path, x: np.ndarray) -> float:
+    found, wanted = (torch.from_numpy(bench.predict_all(path, [x])[0]) for path in (one, other))
+    return snr_db(found, wanted)
+
+
+def test_to_onnx_with_the_names_and_the_batch_of_the_file(folder: Path) -> None:
+    result = call("convert", "net.onnx", "--data", "data", "--out", "q.onnx", "--effort", "none", "--json", cwd=folder)
+    assert result.code == 0, result.said
+    assert result.json["parity"]["passed"] is True
+    model = onnx.load(str(folder / "q.onnx"))
+    assert qdq.is_quantized(model)
+    assert [item.name for item in (*model.graph.input, *model.graph.output)] == ["pixels", "scores"]
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 0
+    assert _db(folder / "q.onnx", folder / "net.onnx", normal(5, 3, 6, 8, seed=4)) > 25
+
+
+@pytest.mark.slow
+def test_to_tflite(folder: Path) -> None:
+    result = call("convert", "net.onnx", "--data", "data", "--precision", "int8", cwd=folder)
+    assert result.code == 0, result.said
+    assert "net-int8.tflite: 0.00" in result.stdout
+    assert "calibrated: " in result.said
+    assert _db(folder / "net-int8.tflite", folder / "net.onnx", normal(1, 3, 6, 8, seed=4)) > 25
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--precision", "int8"], 4, "net.onnx has no ranges: quantize the model first (torchshrink qat or ptq)"),
+        (["--data", "nowhere"], 3, "nowhere"),
+        (["--data", "data", "--precision", "fp16"], 2, "calibrates a float ONNX file to int8"),
+        (["--data", "data", "--mean", "a,b"], 2, "expected numbers such as 0.485,0.456,0.406"),
+        (["--data", "data", "--shape", "1,3,9,9"], 3, "has the shape N,3,6,8, which [1, 3, 9, 9] does not fit"),
+        (["--to", "onnx"], 2, "needs a float ONNX file and --data"),
+        (["--data", "data", "--out", "net.onnx", "--to", "onnx"], 3, "net.onnx exists"),
+        (["--data", "data", "--keep-float", "heads"], 3, "keep_float 'heads' is no module of Rebuilt; near it: head"),
+    ],
+)  # fmt: skip
+def test_what_is_said_when_it_cannot(folder: Path, arguments: list[str], code: int, said: str) -> None:
+    result = call("convert", "net.onnx", *arguments, cwd=folder)
+    assert result.code == code, result.said
+    assert said in result.said
+
+
+def test_an_operator_without_a_counterpart(tmp_path: Path) -> None:
+    nodes = [helper.make_node("NonZero", ["x"], ["i"], name="find"), helper.make_node("Cast", ["i"], ["y"], to=1)]
+    write(tmp_path / "net.onnx", nodes, {"x": (1, 4)}, {})
+    np.save(tmp_path / "a.npy", normal(3, 4))
+    result = call("convert", "net.onnx", "--data", "a.npy", cwd=tmp_path)
+    assert result.code == 3
+    assert "net.onnx cannot be quantized as it is: node 'find' (NonZero) is an operator" in result.said
+
+
+def test_ptq_with_effort_says_what_each_step_gains(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    checkpoint.save(UNet(widths=(4, 4), dims=1), tmp_path / "m.safetensors")
+    data = "synthetic:pulses?length=64&train=40&test=4"
+    arguments = ["ptq", "m.safetensors", "--data", data, "--out", "q.safetensors"]
+    result = call(*arguments, "--effort", "ranges", "--budget-db", "99", cwd=tmp_path)
+    assert result.code == 0, result.said
+    assert "calibrated: " in result.said
+    assert "ranges" in result.said
+    assert "dB of the 99 wanted: allow more effort, or train it for int8" in result.said

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import helper
+from onnx_graphs import normal, write
+from torch import nn
+
+from torchshrink.converters import onnx_file, to_onnx
+from torchshrink.converters.rebuild import operators
+from torchshrink.converters.rebuild.from_onnx import from_onnx
+from torchshrink.errors import ModelError, ParityError
+
+
+def _net(path: Path, opset: int = 18, old: bool = False, batch: Any = 1) -> Path:
+    """Convolution, norm, ReLU, pool, and a product with the sum that belongs to it."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w", "b"], ["c"], name="/stem/conv.0/Conv", pads=[1, 1, 1, 1]),
+        helper.make_node("BatchNormalization", ["c", "g", "s", "m", "v"], ["n"], name="norm"),
+        helper.make_node("Relu", ["n"], ["r"], name="norm/"),
+        helper.make_node("GlobalAveragePool", ["r"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("MatMul", ["f", "k"], ["h"], name="head"),
+        helper.make_node("Add", ["o", "h"], ["y"]),
+    ]
+    constants = {"w": normal(6, 3, 3, 3), "b": normal(6), "g": normal(6), "s": normal(6), "m": normal(6),
+                 "v": abs(normal(6)), "k": normal(6, 5), "o": normal(5)}  # fmt: skip
+    return write(path, nodes, {"x": (batch, 3, 8, 8)}, constants, opset=opset, old=old)
+
+
+@pytest.mark.parametrize(("opset", "old", "batch"), [(9, True, 1), (13, False, "N"), (21, False, 2)])
+def test_layers_of_pytorch_named_after_the_nodes(opset: int, old: bool, batch: Any, tmp_path: Path) -> None:
+    module = from_onnx(_net(tmp_path / "m.onnx", opset, old, batch))
+    kinds = {name: type(part) for name, part in module.named_children()}
+    assert kinds == {"stem_conv_0_Conv": nn.Conv2d, "norm": nn.BatchNorm2d, "norm_2": nn.ReLU,
+                     "p": nn.AdaptiveAvgPool2d, "f": kinds["f"], "head": nn.Linear}  # fmt: skip
+    assert module.get_submodule("head").bias is not None
+
+
+def test_weights_beside_the_file(tmp_path: Path) -> None:
+    model = onnx.load(str(_net(tmp_path / "m.onnx")))
+    onnx.save(model, str(tmp_path / "big.onnx"), save_as_external_data=True, location="big.bin", size_threshold=0)
+    from_onnx(tmp_path / "big.onnx")
+
+
+def test_what_pytorch_exported_comes_back_the_same(tmp_path: Path) -> None:
+    """The other direction, which is the independent reference: the module itself."""
+    torch.manual_seed(0)
+    front = [nn.Conv2d(3, 8, 3, 2, 1), nn.SiLU(), nn.Upsample(scale_factor=2), nn.Conv2d(8, 4, 1), nn.Flatten()]
+    model = nn.Sequential(*front, nn.LayerNorm(256), nn.GELU(), nn.Linear(256, 3), nn.Softmax(1)).eval()
+    x = torch.rand(4, 3, 8, 8)
+    to_onnx(model, x, tmp_path / "m.onnx")
+    module = from_onnx(tmp_path / "m.onnx")
+    torch.testing.assert_close(module(x), model(x))
+
+
+def test_an_operator_that_is_written_wrong_is_found_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(operators.OPERATORS, "Relu", lambda _node: nn.LeakyReLU(0.1))
+    with pytest.raises(ParityError, match=r"m\.onnx computes another 'r' .* at node 'norm/' \(Relu\)"):
+        from_onnx(_net(tmp_path / "m.onnx"))
+
+
+def test_samples_that_are_mixed_are_refused(tmp_path: Path) -> None:
+    nodes = [helper.make_node("ReduceMean", ["x"], ["m"], axes=[0]), helper.make_node("Sub", ["x", "m"], ["d"]),
+             helper.make_node("Add", ["d", "x"], ["y"])]  # fmt: skip
+    file = write(tmp_path / "m.onnx", nodes, {"x": (1, 3, 4)}, {}, opset=13)
+    with pytest.raises(ModelError, match="does not treat the samples of a batch one by one"):
+        from_onnx(file)
+
+
+def test_a_free_size_needs_an_example(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"])]
+    file = write(tmp_path / "m.onnx", nodes, {"x": ("N", 3, "H", "W")}, {"w": normal(4, 3, 3, 3)})
+    with pytest.raises(ModelError, match=r"input 'x' has the free sizes N,3,H,W: say which, such as --shape"):
+        from_onnx(file)
+    assert tuple(from_onnx(file, torch.zeros(1, 3, 8, 8))(torch.zeros(5, 3, 8, 8)).shape) == (5, 4, 6, 6)
+    with pytest.raises(ModelError, match=r"takes 1 inputs \(x\), not 2"):
+        from_onnx(file, (torch.zeros(1), torch.zeros(1)))
+
+
+def test_what_is_quantized_or_constant_is_refused(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Relu", ["c"], ["y"]), helper.make_node("Relu", ["x"], ["z"])]
+    file = write(tmp_path / "m.onnx", nodes, {"x": (1, 3)}, {"c": normal(3)}, ["y", "z"])
+    with pytest.raises(ModelError, match="output 'y' does not depend on the inputs"):
+        from_onnx(file)
+    pair = (("QuantizeLinear", "x", "q"), ("DequantizeLinear", "q", "y"))
+    nodes = [helper.make_node(op, [source, "s"], [result]) for op, source, result in pair]
+    file = write(tmp_path / "q.onnx", nodes, {"x": (1, 3)}, {"s": np.float32(0.1)})
+    with pytest.raises(ModelError, match=r"q\.onnx is quantized already"):
+        from_onnx(file)
+    nodes = [helper.make_node("Reshape", ["x", "s"], ["y"])]
+    file = write(tmp_path / "r.onnx", nodes, {"x": (1, 3)}, {"s": np.array([1, 4])})
+    with pytest.raises(ModelError, match="form that PyTorch does not compute"):
+        from_onnx(file)
+    assert onnx_file.inputs(onnx.load(str(file)))[0].name == "x"

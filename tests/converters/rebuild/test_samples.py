@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from torchshrink.converters.rebuild.samples import MOST, Entry, read
+from torchshrink.errors import DataError
+
+
+def test_arrays_are_taken_as_they_are_one_or_many_in_a_file(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.full((2, 3), 7, np.float64))
+    np.savez(tmp_path / "b.npz", anything=np.arange(18).reshape(3, 2, 3))
+    found = read(tmp_path, [Entry("x", (2, 3))])
+    assert [tuple(values.shape) for (values,) in found] == [(1, 2, 3)] * 4
+    assert found[0][0].dtype.is_floating_point
+    assert found[3][0].flatten().tolist() == [12, 13, 14, 15, 16, 17]
+
+
+def test_several_inputs_go_by_their_names(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", ids=np.array([[1, 2]]), x=np.zeros((1, 2, 3)))
+    ((x, ids),) = read(tmp_path / "a.npz", [Entry("x", (2, 3)), Entry("ids", (2,), "int64")])
+    assert (tuple(x.shape), ids.tolist()) == ((1, 2, 3), [[1, 2]])
+    with pytest.raises(DataError, match=r"a\.npz has no array 'y': it holds ids, x"):
+        read(tmp_path, [Entry("x", (2, 3)), Entry("y", (2,))])
+
+
+@pytest.mark.parametrize(("shape", "place"), [((3, 2, 2), (0, 1)), ((2, 2, 3), (0, -1))])
+def test_pictures_are_scaled_and_laid_out(shape: tuple[int, ...], place: tuple[int, int], tmp_path: Path) -> None:
+    Image.new("RGB", (8, 4), (255, 0, 51)).save(tmp_path / "a.png")
+    ((values,),) = read(tmp_path, [Entry("x", shape)], mean=[0.5, 0.5, 0.0], std=[0.5, 0.25, 1.0])
+    assert tuple(values.shape) == (1, *shape)
+    channels = values.movedim(place[1], 1)[0, :, 0, 0].tolist()
+    assert channels == pytest.approx([1.0, -2.0, 0.2])
+
+
+def test_no_more_than_needed_are_read(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((MOST + 5, 2)))
+    assert len(read(tmp_path, [Entry("x", (2,))])) == MOST
+
+
+def test_what_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"holds no \.npy, \.npz or picture"):
+        read(tmp_path, [Entry("x", (2,))])
+    np.save(tmp_path / "a.npy", np.zeros((4, 5)))
+    with pytest.raises(DataError, match=r"a\.npy holds \[4, 5\], but input 'x' .* takes \[2, 3\] per sample"):
+        read(tmp_path, [Entry("x", (2, 3))])
+    (tmp_path / "a.npy").write_bytes(b"no array")
+    with pytest.raises(DataError, match=r"a\.npy cannot be read"):
+        read(tmp_path, [Entry("x", (2, 3))])
+    (tmp_path / "a.npy").unlink()
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"a\.png cannot be read"):
+        read(tmp_path, [Entry("x", (3, 4, 4))])
+    with pytest.raises(DataError, match=r"a\.png is a picture, but the model takes \[\[2\]\]"):
+        read(tmp_path, [Entry("x", (2,))])

@@ -1,0 +1,76 @@
+"""The ladder as a whole: it stops when it may, says what it did, and ends in advice."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from torchshrink import quantize
+from torchshrink.errors import DataError, RecipeError
+from torchshrink.progress import Silent
+from torchshrink.quantize.noise import snr_db
+
+
+class _Notes(Silent):
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.texts.append(text)
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4)).eval()
+    with torch.no_grad():
+        model[0].weight[3] *= 60
+        model[2].weight[:, 3] /= 60
+    return model
+
+
+@pytest.fixture(scope="module")
+def batches() -> list[Tensor]:
+    return list(torch.randn(96, 8, generator=torch.Generator().manual_seed(1)).split(32))
+
+
+def test_it_stops_where_the_budget_is_met(model: nn.Module, batches: list[Tensor]) -> None:
+    notes = _Notes()
+    graph = quantize.ptq(model, batches, budget_db=5.0, progress=notes)
+    assert quantize.is_quantized(graph)
+    assert [text.partition(":")[0] for text in notes.texts] == ["calibrated"]
+
+
+def test_each_step_says_what_it_gained_and_the_last_advises(model: nn.Module, batches: list[Tensor]) -> None:
+    notes = _Notes()
+    graph = quantize.ptq(model, batches, "bias", budget_db=200.0, progress=notes)
+    steps = [text.partition(":")[0].partition(" (")[0] for text in notes.texts]
+    assert steps[:-1] == ["calibrated", "ranges", "equalization", "bias correction"]
+    assert notes.texts[-1].endswith("dB of the 200 wanted: allow more effort, or train it for int8")
+    x = torch.cat(batches)
+    plain = quantize.ptq(model, batches, "none")
+    with torch.no_grad():
+        assert snr_db(graph(x), model(x)) > snr_db(plain(x), model(x)) + 5
+
+
+def test_layers_are_kept_float_when_that_is_enough(batches: list[Tensor]) -> None:
+    """An input that is a thousand times the others takes the grid from all of them, and no scale can be moved."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 4)).eval()
+    scale = torch.tensor([1000.0, *[1.0] * 7])
+    with torch.no_grad():
+        model[0].weight[:, 0] = 0.0
+    notes = _Notes()
+    graph = quantize.ptq(model, [batch * scale for batch in batches], budget_db=20.0, progress=notes)
+    assert notes.texts[-1].startswith("kept float (0): +")
+    x = torch.cat(batches) * scale
+    with torch.no_grad():
+        assert snr_db(graph(x), model(x)) > 19
+
+
+def test_what_it_does_not_take() -> None:
+    with pytest.raises(RecipeError, match=r"effort='all': expected one of none, ranges, .*, float"):
+        quantize.ptq(nn.Linear(2, 2), [torch.zeros(1, 2)], "all")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="no batch"):
+        quantize.ptq(nn.Linear(2, 2), [])
