@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import traceback
+import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Annotated, Any
@@ -111,4 +112,10 @@ _add(doctor.doctor, "torchshrink doctor")
 def main() -> None:
     """Run the program."""
     interruptible()
+    warnings.showwarning = _show_warning
     app()
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Show what is to be known in one line, without the place in our sources."""
+    errors.print(f"warning: {' '.join(str(message).split())}", style="yellow")

@@ -47,6 +47,7 @@ def save(model: nn.Module, path: Path, description: dict[str, Any] | None = None
     architecture: dict[str, Any] = {"name": type(model).__name__}
     if isinstance(model, GraphModule):
         architecture["graph"], state = graphs.to_json(model)
+        architecture["noise"] = model.meta.get("noise", [])  # see `torchshrink.quantize.noise`
     else:
         architecture["arguments"] = model.config if isinstance(model, UNet) else None
         architecture["layers"] = sizes(model)
@@ -75,7 +76,9 @@ def load(path: Path, factory: Factory | None = None, allow_pickle: bool = False)
     tensors = _read_pickle(path, allow_pickle) if path.suffix in (".pt", ".pth") else _read_tensors(path)
     architecture = describe(path).get("architecture", {}) if path.suffix == ".safetensors" else {}
     if "graph" in architecture:
-        return graphs.from_json(architecture["graph"], tensors)
+        graph = graphs.from_json(architecture["graph"], tensors)
+        graph.meta["noise"] = architecture.get("noise", [])
+        return graph
     model = factory() if factory is not None else _rebuild(path, architecture)
     try:
         resize(model, architecture.get("layers", {}), tensors)  # channels may have been removed

@@ -18,7 +18,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "converters": (
         "onnx_file", "ranges", "runtimes", "qdq", "tflite_file", "tflite_ops", "correspondence", "foreign", "half",
-        "sparse", "targets", "contents", "probe", "anatomy", "export", "float_tflite", "int8_tflite", "proof",
+        "sparse", "speed", "targets", "contents", "probe", "anatomy", "export", "float_tflite", "int8_tflite", "proof",
         "tflite", "__init__", "sizes", "bridge",
     ),
     "cli": (

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.fx import GraphModule
 
 from torchshrink import bench, checkpoint, quantize, stages
 from torchshrink.bench.environment import environment
@@ -28,6 +29,7 @@ from torchshrink.pipeline.recipe import Recipe, Variant
 from torchshrink.pipeline.rows import UNCOMPARED, Row, failed_file, failed_variant, figures, file_row, task_row
 from torchshrink.pipeline.steps import Result, Steps, Work
 from torchshrink.progress import Progress
+from torchshrink.quantize.noise import to_rows
 from torchshrink.report import samples
 from torchshrink.report.activations import Activation, Reader
 from torchshrink.sensitivity.keep_float import layers_to_keep
@@ -146,6 +148,8 @@ class Job:
                 if parity["passed"]:
                     row, shown = self._row(artefact, outputs, parity, self._activations(artefact, source))
                     row["processors"] = shown_on
+                    if is_int8 and isinstance(source.quantized, GraphModule):
+                        row["graph_noise"] = to_rows(quantize.noise(source.quantized))
                     rows.append(row)
                     kept += [shown, self._sidecar(row)]
                 else:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torchshrink.harmless import csv_cell
 from torchshrink.harmless import markdown as md
-from torchshrink.report import processors, trials
+from torchshrink.report import noise, processors, trials
 from torchshrink.report.columns import COLUMNS, figures, markdown_table, table
 from torchshrink.report.schema import Report, Row
 from torchshrink.report.tradeoff import BUDGET, Recommendation, recommend, reference
@@ -45,10 +45,10 @@ def verdict(report: Report) -> str:
 
 
 def recommendations(report: Report) -> list[str]:
-    """Return one sentence per goal: the file to take, with its figures; then those of int8 that saves no time."""
+    """Return one sentence per goal: the file to take, with its figures; then what is to be known of int8."""
     rows = report["rows"]
     slow = processors.said_of_speed(rows, report["environment"])
-    return [*(_recommended(item, rows) for item in recommend(rows)), *slow]
+    return [*(_recommended(item, rows) for item in recommend(rows)), *slow, *noise.warnings(rows)]
 
 
 def markdown(report: Report) -> str:
@@ -94,6 +94,7 @@ def conditions(report: Report) -> dict[str, str]:
         "Machine": f"{processors.machine(environment_)}, {environment_['cores']} cores, {environment_['system']}, "
         f"Python {environment_['python']}.",
         "Processors": processors.shown_on(report["rows"]),
+        **noise.conditions(report["rows"]),
         "Packages": f"{packages}.",
         "Command": environment_.get("command", "not recorded"),
     }
