@@ -7,6 +7,7 @@ import inspect
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Annotated, Any
@@ -140,4 +141,10 @@ def main() -> None:
     """Run the program."""
     _keep_docstrings()
     interruptible()
+    warnings.showwarning = _show_warning
     app()
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """Show what is to be known in one line, without the place in our sources."""
+    errors.print(f"warning: {' '.join(str(message).split())}", style="yellow")

@@ -192,10 +192,11 @@ def verify(
     for kind, found in elsewhere.items():
         if not found.passed:
             raise ParityError(f"{file} computes something else on {kind}: {found.reason}")
-    wrong = [row.tensor for row in rows if not row.is_equal]
+    wrong = [row for row in rows if not row.is_equal]
     if wrong:
+        what = "codes" if getattr(wrong[0], "codes", 0) else "scale"
         raise ParityError(
-            f"{file}: {len(wrong)} of {len(rows)} tensors do not carry the learned scale, first {wrong[0]}"
+            f"{file}: {len(wrong)} of {len(rows)} tensors do not carry the learned {what}, first {wrong[0].tensor}"
         )
 
 
@@ -235,11 +236,14 @@ def _compare(
     """Return the parity of a file with its checkpoint, the scales of both side by side, and parity elsewhere."""
     import tempfile
 
+    from torch.fx import GraphModule
+
     from torchshrink.converters import contents
     from torchshrink.converters.export.to_onnx import export
     from torchshrink.converters.proof import divergence, repro, scales
     from torchshrink.converters.proof import verify as checks
-    from torchshrink.quantize import is_quantized
+    from torchshrink.quantize import is_quantized, noise
+    from torchshrink.quantize.noise import to_rows
     from torchshrink.task import batches
 
     task, model = load_task(against, data, seed, factory, allow_pickle, sized=True)
@@ -249,6 +253,7 @@ def _compare(
         precision = "int8" if is_int8 else "fp16" if "float16" in stored else "fp32"
     inputs, _ = next(batches(task.test, samples, samples))
     parity = checks.verify(file, model, inputs, precision, str(against))
+    made = noise(model) if isinstance(model, GraphModule) and is_int8 else []
     graph = export(model, inputs)
     rows = scales.compare(file, graph, inputs) if is_int8 else []
     found = None if parity.passed else divergence.first(file, graph, inputs, model)
@@ -258,7 +263,7 @@ def _compare(
         if repro.write(found, graph, inputs, folder):
             where = f"{where}; it is cut out in {folder}"
     elsewhere = {kind: checks.verify(file, model, inputs[:1], precision, str(against), kind) for kind in others}
-    return asdict(parity) | {"first_divergence": where}, rows, elsewhere
+    return asdict(parity) | {"first_divergence": where, "graph_noise": to_rows(made)}, rows, elsewhere
 
 
 def _other_processors(on: str) -> list[str]:
@@ -334,6 +339,12 @@ def _show_verdict(
     if parity["noise_db"] is not None:
         added = "nothing" if parity["file_noise_db"] is None else f"{parity['file_noise_db']:.1f} dB"
         console.show(f"signal to noise: {parity['noise_db']:.1f} dB by rounding in the graph; the file adds {added}")
+    if found := parity["graph_noise"]:
+        from torchshrink.report.noise import said_of_graph, said_of_low
+
+        console.show(said_of_graph(found))
+        if low := said_of_low(found):
+            console.errors.print(f"warning: {low}", style="yellow")
 
 
 def _said_of_saturation(layers: list[Any]) -> str:

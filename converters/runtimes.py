@@ -110,7 +110,32 @@ def tflite_values(model: Path | bytes, sample: Sample) -> dict[int, TensorValue]
     """Return the float and int8 tensors of a TFLite file, or of its content, by tensor index.
 
     Inputs are in PyTorch's layout. Delegates keep their intermediate tensors to themselves, so this runs without any.
+
+    Raises:
+        ConversionError: When LiteRT's own kernels, which are stricter than those of delegates, refuse the file.
     """
+    try:
+        interpreter = _run_tflite(model, sample)
+    except (RuntimeError, ValueError) as error:
+        name = model.name if isinstance(model, Path) else "the model"
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ConversionError(f"{name} does not run in LiteRT without delegates: {reason}") from error
+    found = {}
+    for tensor in interpreter.get_tensor_details():
+        try:
+            codes = interpreter.get_tensor(tensor["index"])
+        except ValueError:
+            continue  # a temporary tensor without data
+        scale, zero_point = tensor["quantization"]
+        if codes.dtype == np.int8 and scale:
+            codes = dequantize(codes, scale, zero_point)
+        if codes.dtype == np.float32:
+            found[int(tensor["index"])] = TensorValue(tensor["name"], codes)
+    return found
+
+
+def _run_tflite(model: Path | bytes, sample: Sample) -> Any:
+    """Return an interpreter without delegates that has run, and kept all tensors."""
     from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
     with warnings.catch_warnings():
@@ -126,18 +151,7 @@ def tflite_values(model: Path | bytes, sample: Sample) -> dict[int, TensorValue]
         values = quantize(each, detail["dtype"], *detail["quantization"])
         interpreter.set_tensor(detail["index"], to_tflite_layout(values, tuple(detail["shape"].tolist())))
     interpreter.invoke()
-    found = {}
-    for tensor in interpreter.get_tensor_details():
-        try:
-            codes = interpreter.get_tensor(tensor["index"])
-        except ValueError:
-            continue  # a temporary tensor without data
-        scale, zero_point = tensor["quantization"]
-        if codes.dtype == np.int8 and scale:
-            codes = dequantize(codes, scale, zero_point)
-        if codes.dtype == np.float32:
-            found[int(tensor["index"])] = TensorValue(tensor["name"], codes)
-    return found
+    return interpreter
 
 
 def check_tflite(path: Path, threads: int = 1) -> None:

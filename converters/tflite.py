@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 
-from torchshrink.converters import environment, foreign, half, qdq, runtimes, sparse, targets, tflite_file
+from torchshrink.converters import environment, foreign, half, qdq, runtimes, sparse, speed, targets, tflite_file
 from torchshrink.converters import ranges as range_store
 from torchshrink.converters.export.to_onnx import Precision
 from torchshrink.converters.float_tflite import layout
@@ -27,8 +28,9 @@ from torchshrink.converters.int8_tflite.matching import Match
 from torchshrink.converters.onnx_file import load, save
 from torchshrink.converters.ranges import Ranges
 from torchshrink.converters.targets import Target
-from torchshrink.errors import ConversionError, UnsupportedOpError
+from torchshrink.errors import ConversionError, RecipeError, UnsupportedOpError
 from torchshrink.files import atomic
+from torchshrink.settings import check, check_switch
 
 Ends = Literal["int8", "float"]
 
@@ -68,6 +70,8 @@ def to_tflite(
 ) -> Path:
     """Convert an ONNX file to TFLite and return the new file's path.
 
+    Warns when an int8 file needs more time on this processor than the float one.
+
     Args:
         onnx_path: A float ONNX file; for ``"int8"`` a QDQ file of this or another tool, or a float file together with
             ``ranges``.
@@ -80,10 +84,16 @@ def to_tflite(
         ends: What an int8 file takes and gives: ``"int8"`` codes, or ``"float"``.
 
     Raises:
+        RecipeError: When an argument is none of its choices, or two contradict each other.
         UnsupportedOpError: When an operation has no counterpart in TFLite or on the target.
         ConversionError: When onnx2tf or ai-edge-quantizer fails, or the file is quantized in a form that TFLite does
             not have.
     """
+    for name, value, choices in (("precision", precision, Precision), ("target", target, Target), ("ends", ends, Ends)):
+        check(name, value, choices)
+    check_switch("is_sparse", is_sparse)
+    if ends == "float" and target != "litert":
+        raise RecipeError(f"ends='float': {target} has no floats")
     onnx_path, path = Path(onnx_path), Path(path)
     model = load(onnx_path)
     if precision == "int8" and ranges is None and not qdq.is_quantized(model):
@@ -97,6 +107,12 @@ def to_tflite(
         save(model, onnx_path)
         with float_files([onnx_path]) as (files,):
             write(files, onnx_path, path, precision, ranges, is_sparse, metadata, target=target, ends=ends)
+            if (
+                precision == "int8"
+                and target == "litert"
+                and (said := speed.said_of_slower(path, files.fp32, path.name))
+            ):
+                warnings.warn(said, stacklevel=2)
     return path
 
 

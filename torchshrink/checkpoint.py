@@ -52,6 +52,7 @@ def save(model: nn.Module, path: Path, description: dict[str, Any] | None = None
     architecture: dict[str, Any] = {"name": type(model).__name__}
     if isinstance(model, GraphModule):
         architecture["graph"], state = graphs.to_json(model)
+        architecture["noise"] = model.meta.get("noise", [])  # see `torchshrink.quantize.noise`
     else:
         architecture["arguments"] = model.config if isinstance(model, UNet) else None
         architecture["layers"] = sizes(model)
@@ -88,7 +89,9 @@ def load(path: Path, factory: Factory | None = None, allow_pickle: bool = False)
 
 def _built(path: Path, architecture: dict[str, Any], content: Any, factory: Factory | None) -> nn.Module:
     if "graph" in architecture:
-        return graphs.from_json(architecture["graph"], content)
+        graph = graphs.from_json(architecture["graph"], content)
+        graph.meta["noise"] = architecture.get("noise", [])
+        return graph
     if factory is None and (module := _whole_module(content)) is not None:
         return module
     model = factory() if factory is not None else _rebuild(path, architecture)

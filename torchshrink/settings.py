@@ -81,8 +81,28 @@ def check_threads(threads: int) -> None:
         raise RecipeError(f"threads={threads}: a runtime needs at least 1, and gets at most {MOST_THREADS}")
 
 
-def check(name: str, value: str, choices: Any) -> None:
-    """Refuse a value that is none of a setting's choices, which are one of the types above.
+def check_switch(name: str, value: Any) -> None:
+    """Refuse what is neither on nor off, such as the text ``"no"``, which Python takes for true.
+
+    Raises:
+        RecipeError: Naming both.
+    """
+    if not isinstance(value, bool):
+        raise RecipeError(f"{name}={value!r}: expected True or False")
+
+
+def check_names(name: str, value: Any) -> None:
+    """Refuse what is no list of names: of a text, each letter would be taken for one.
+
+    Raises:
+        RecipeError: Saying how to write it.
+    """
+    if isinstance(value, str) or not all(isinstance(each, str) for each in value):
+        raise RecipeError(f"{name}={value!r}: expected a list of names, such as ['head']")
+
+
+def check(name: str, value: Any, choices: Any) -> None:
+    """Refuse a value that is none of a setting's choices, one of the types above or a tuple.
 
     Raises:
         RecipeError: Naming the choices.
@@ -91,8 +111,9 @@ def check(name: str, value: str, choices: Any) -> None:
     Traceback (most recent call last):
     torchshrink.errors.RecipeError: scope='layers': expected 'global' or 'layer'
     """
-    *others, last = (repr(choice) for choice in get_args(choices))
-    if value not in get_args(choices):
+    known = get_args(choices) or choices
+    *others, last = (repr(choice) for choice in known)
+    if value not in known:
         raise RecipeError(f"{name}={value!r}: expected {', '.join(others)} or {last}")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torchshrink.converters import onnx_file, qdq, tflite_file
 from torchshrink.converters.onnx_file import load
-from torchshrink.converters.proof import scales
+from torchshrink.converters.proof import scales, stored
 from torchshrink.converters.proof.scales import Scale
 from torchshrink.converters.ranges import Range, Ranges
 from torchshrink.converters.tflite_file import Graph
@@ -55,7 +55,7 @@ def _in_tflite(path: Path) -> Iterator[tuple[str, Range]]:
     graph = Graph(tflite_file.read(path))
     for index, tensor in enumerate(graph.tensors):
         range_, readers, is_output = graph.grid(index), graph.readers(index), index in graph.outputs
-        if range_ is None or tensor.type in scales.BIAS_TYPES or not (readers or is_output):
+        if range_ is None or tensor.type in stored.BIAS_TYPES or not (readers or is_output):
             continue
         # A kernel's own grid, from which a QUANTIZE leads to the learned one, and constants on the grid of a result.
         is_imposed = not is_output and {graph.kind(reader) for reader in readers} == {"QUANTIZE"}

@@ -1,4 +1,4 @@
-"""Put every scale that training learned beside the one that a shipped file holds."""
+"""Put every scale that training learned beside the one that a shipped file holds, and what both store."""
 
 from __future__ import annotations
 
@@ -8,18 +8,16 @@ from typing import Any
 
 import numpy as np
 import onnx
-from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from torchshrink.converters import onnx_file, qdq, runtimes, sparse, tflite_file
 from torchshrink.converters.correspondence import distances, origins
 from torchshrink.converters.onnx_file import load
+from torchshrink.converters.proof import stored
 from torchshrink.converters.ranges import Range
 from torchshrink.converters.tflite_file import Graph
 from torchshrink.converters.tflite_ops import row
 from torchshrink.model.signature import Inputs, first
-
-BIAS_TYPES = (schema.TensorType.INT32, schema.TensorType.INT64)
 
 
 @dataclass(frozen=True)
@@ -31,17 +29,20 @@ class Scale:
         source: The PyTorch tensor that it is, None when none computes the same values.
         trained: What training learned for that one.
         shipped: What the file holds.
+        codes: How many of a weight's codes are others than the source's. A bias, whose scale follows from others, has a
+            row only where some are.
     """
 
     tensor: str
     source: str | None
     trained: Range | None
     shipped: Range
+    codes: int = 0
 
     @property
     def is_equal(self) -> bool:
-        """Return whether scales (as float32) and zero points are identical."""
-        if self.trained is None or len(self.shipped.scale) % len(self.trained.scale):
+        """Return whether scales (as float32) and zero points are identical, and what is stored."""
+        if self.codes or self.trained is None or len(self.shipped.scale) % len(self.trained.scale):
             return False
         # A transposed convolution rewritten as a 1x1 one has each output channel several times.
         times = len(self.shipped.scale) // len(self.trained.scale)
@@ -67,6 +68,7 @@ def compare(path: Path, graph: onnx.ModelProto, sample: Inputs) -> list[Scale]:
 
     Tensors are paired by what they hold: weights by their codes, activations by their values on one input. Names and
     scales play no part in it. A tensor that a converter added, to pad or cut another, is paired with that one's.
+    Weights and biases are compared code by code as well.
 
     Args:
         path: An int8 TFLite or ONNX file.
@@ -85,8 +87,12 @@ def compare(path: Path, graph: onnx.ModelProto, sample: Inputs) -> list[Scale]:
     for index, held in shipped.items():
         source = sources.get(index)
         name, trained_range = (source.name, source.range_) if source is not None else (None, None)
-        rows.append(Scale(held.name, name, trained_range, held.range_))
-    return rows
+        is_stored = source is not None and held.is_constant and source.is_constant
+        codes = stored.differing(held.values, source.values, min(held.range_.scale)) if source and is_stored else 0
+        rows.append(Scale(held.name, name, trained_range, held.range_, codes))
+    biases = stored.of_onnx(load(path)) if file is None else stored.of_tflite(file)
+    wrong = stored.wrong_biases(biases, stored.vectors(qdq.split(graph)[0]))
+    return rows + [Scale(bias.name, name, None, bias.range_, codes) for bias, name, codes in wrong]
 
 
 def _in_tflite(graph: Graph, path: Path, entry: runtimes.Sample) -> dict[int, _Held]:
@@ -95,7 +101,7 @@ def _in_tflite(graph: Graph, path: Path, entry: runtimes.Sample) -> dict[int, _H
     found = {}
     for index, tensor in enumerate(graph.tensors):
         name, range_, codes = graph.name(index), graph.grid(index), graph.constant(index)
-        if range_ is None or tensor.type in BIAS_TYPES:
+        if range_ is None or tensor.type in stored.BIAS_TYPES:
             continue
         if codes is not None and has_grid_of_result(graph, index):
             continue

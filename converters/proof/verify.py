@@ -13,12 +13,15 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from torchshrink import bench, quantize
+from torchshrink.converters.export.to_onnx import Precision
 from torchshrink.converters.proof import noise, operators
 from torchshrink.converters.runtimes import spread
 from torchshrink.errors import ConversionError, ModelError
 from torchshrink.model.macs import evaluating
 from torchshrink.model.signature import Inputs, as_tuple, leaves, tensors
+from torchshrink.quantize.noise import worst_db
 from torchshrink.runtime.processors import HERE
+from torchshrink.settings import check
 
 # Largest absolute difference, as a share of the range of the reference's outputs (see `spread`).
 FLOAT_LIMITS = {"fp32": 1e-4, "fp16": 1e-2}
@@ -48,6 +51,9 @@ class Parity:
             else from the same inputs), ``"noise"`` (more steps apart than the limits allow, and as close to the float
             computation as the graph, or not) and ``"graph"`` (which gives out one number whatever goes in).
         operation: The first operation that computes something else from the same inputs, in words.
+        graph_db: How far the graph itself is from the module that it was made of: the signal-to-noise ratio of the
+            worst output in dB, as `torchshrink.quantize.convert` measured it; None where it is not known, and where
+            nothing differs.
     """
 
     reference: str
@@ -60,6 +66,7 @@ class Parity:
     file_noise_db: float | None = None
     judged_by: str = "limits"
     operation: str | None = None
+    graph_db: float | None = None
 
 
 def verify(
@@ -79,8 +86,10 @@ def verify(
 
     Raises:
         MissingExtraError: When an emulator is not installed.
+        RecipeError: When there is no such precision or kind of processor.
         ConversionError: When the runtime cannot load or run the file.
     """
+    check("precision", precision, Precision)
     arguments = as_tuple(inputs)
     try:
         found = bench.predict_all(path, [value.numpy() for value in arguments], processor=processor)
@@ -124,7 +133,12 @@ def look_closer(
     found, expected = ([values[:_MOST_SAMPLES] for values in each] for each in (found, expected))
     floats = noise.unrounded(model, inputs)
     scales = output_scales(model)
-    parity = replace(parity, noise_db=_worst_db(expected, floats), file_noise_db=_worst_db(found, expected))
+    parity = replace(
+        parity,
+        noise_db=_worst_db(expected, floats),
+        file_noise_db=_worst_db(found, expected),
+        graph_db=worst_db(model),
+    )
     if any(noise.is_lost(*each) for each in zip(expected, floats, scales, strict=True)):
         reason = (
             "the quantized graph gives out one number where it tells inputs apart when nothing is rounded: nothing is "

@@ -1,15 +1,17 @@
 """The noise of a quantized graph, by module, and what it is put down to."""
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from torchshrink import quantize
+from torchshrink import checkpoint, quantize
+from torchshrink.errors import ModelError
 from torchshrink.model import graphs
-from torchshrink.quantize.noise import LIMIT_DB, Noise, snr_db
+from torchshrink.quantize.noise import LIMIT_DB, NOISE, Noise, from_rows, snr_db, to_rows, worst_db
 
 IMAGES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -25,6 +27,8 @@ def test_decibels_by_hand() -> None:
     assert snr_db(torch.tensor([3.0, 4.5]), wanted) == pytest.approx(20)  # 25 / 0.25
     assert snr_db(wanted, wanted) == math.inf
     assert math.isnan(snr_db(torch.tensor([3.0, float("nan")]), wanted))
+    infinite = torch.tensor([3.0, 4.0, -math.inf])  # as a mask has it
+    assert snr_db(torch.tensor([3.0, 4.5, -math.inf]), infinite) == pytest.approx(20)
 
 
 def test_every_module_and_output_is_named() -> None:
@@ -38,6 +42,59 @@ def test_every_module_and_output_is_named() -> None:
         assert [item.name for item in found] == ["1", "2", "3.0", "3.1", "3", "output"]  # "0" is folded into "1"
         assert [item.is_output for item in found] == [False] * 5 + [True]
         assert all(item.snr_db > 25 and not item.reason for item in found)
+
+
+def small() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
+
+
+def test_convert_measures_against_the_module_that_was_calibrated(tmp_path: Path) -> None:
+    """On what was seen last; a checkpoint keeps it."""
+    model = small()
+    prepared = quantize.prepare_ptq(model, IMAGES)
+    quantize.calibrate(prepared, [3 * IMAGES, torch.cat([IMAGES, 0 * IMAGES])])
+    graph = quantize.convert(prepared)
+    found, wanted = quantize.noise(graph), quantize.noise(graph, model, IMAGES)
+    assert [item.name for item in found] == [item.name for item in wanted] == ["1", "2", "3", "output"]
+    assert [item.snr_db for item in found] == pytest.approx([item.snr_db for item in wanted], abs=1e-3)
+    assert worst_db(graph) == found[-1].snr_db
+    checkpoint.save(graph, tmp_path / "int8.safetensors")
+    assert quantize.noise(checkpoint.load(tmp_path / "int8.safetensors")) == found  # type: ignore[arg-type]
+
+
+def test_convert_measures_against_the_module_as_training_left_it() -> None:
+    prepared = quantize.prepare_qat(small(), IMAGES)
+    for _ in range(3):
+        prepared(IMAGES)
+    with torch.no_grad():
+        prepared.graph_module.get_parameter("3.weight").mul_(5)
+    graph = quantize.convert(prepared)
+    assert all(item.snr_db > 25 for item in quantize.noise(graph))
+    assert not [name for name, _ in graph.named_buffers() if "num_batches_tracked" in name]
+    fresh = quantize.prepare_qat(small(), IMAGES)
+    fresh.load_state_dict(prepared.state_dict())
+    assert quantize.noise(quantize.convert(fresh)) == []  # has seen nothing to measure on
+
+
+def test_a_sigmoid_near_zero_is_as_good_as_its_fixed_grid() -> None:
+    """All values below half a step become zero: no signal is left, and nothing is wrong."""
+    model = nn.Sequential(nn.Conv2d(3, 1, 1), nn.Sigmoid()).eval()
+    nn.init.constant_(model[0].bias, -8)  # type: ignore[arg-type]
+    graph = quantized(model)
+    last = quantize.noise(graph)[-1]
+    assert last.snr_db < LIMIT_DB
+    assert not last.reason
+
+
+def test_what_is_stored_is_read_again_or_refused() -> None:
+    items = [Noise("a", False, 20.5), Noise("b", True, math.inf)]
+    assert from_rows(to_rows(items)) == items
+    assert to_rows([Noise("c", True, math.nan)])[0]["snr_db"] < LIMIT_DB
+    graph = quantized(small())
+    for damaged in ({"a": 1}, [{"name": "a"}], [to_rows(items)[0] | {"name": 3}], 5):
+        graph.meta[NOISE] = damaged
+        with pytest.raises(ModelError, match="damaged: quantize the model again"):
+            quantize.noise(graph)
 
 
 class Two(nn.Module):
@@ -60,7 +117,8 @@ class Masked(nn.Module):
 
 
 def warned(model: nn.Module) -> Noise:
-    graph = quantized(model)
+    with pytest.warns(UserWarning, match=f"less than {LIMIT_DB:g}; the first tensor below"):
+        graph = quantized(model)
     with pytest.warns(UserWarning, match=f"less than {LIMIT_DB:g}; the first tensor below"):
         found = quantize.noise(graph, model, IMAGES)
     return next(item for item in found if item.reason)

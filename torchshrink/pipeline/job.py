@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.fx import GraphModule
 from torch.utils import _pytree as tree
 
 from torchshrink import bench, checkpoint, quantize, stages
@@ -40,6 +41,7 @@ from torchshrink.pipeline.rows import (
 )
 from torchshrink.pipeline.steps import Result, Steps, Work, digest
 from torchshrink.progress import Progress
+from torchshrink.quantize.noise import to_rows
 from torchshrink.report import samples
 from torchshrink.report.activations import Activation, Reader
 from torchshrink.sensitivity.keep_float import layers_to_keep
@@ -182,6 +184,8 @@ class Job:
                 if parity["passed"]:
                     row, shown = self._row(artefact, outputs, parity, self._activations(artefact, source))
                     row["processors"] = shown_on
+                    if is_int8 and isinstance(source.quantized, GraphModule):
+                        row["graph_noise"] = to_rows(quantize.noise(source.quantized))
                     rows.append(row)
                     kept += [shown, self._sidecar(row)]
                 else:

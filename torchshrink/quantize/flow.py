@@ -8,16 +8,17 @@ from collections.abc import Iterable, Sequence
 from operator import attrgetter
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from torchshrink.errors import DataError, ModelError
+from torchshrink.errors import DataError, ModelError, RecipeError
 from torchshrink.model import graphs
 from torchshrink.model.signature import Inputs, as_tuple, lively
 from torchshrink.quantize import exits
 from torchshrink.quantize.prepared import PreparedModule
 from torchshrink.quantize.tracing import capture_calm, in_float32, plain_copy, plain_names, set_mode
 from torchshrink.quiet import quiet
+from torchshrink.settings import check_names, check_switch
 
 
 def prepare_qat(
@@ -39,6 +40,7 @@ def prepare_qat(
 
     Raises:
         ModelError: When torch.export cannot trace the model, or ``keep_float`` names what it does not call.
+        RecipeError: When ``keep_float`` is no list of names, or ``portable`` neither True nor False.
 
     Source: Jacob et al., arXiv:1712.05877, sections 3.1 and 3.2, through torchao's PT2E flow.
     """
@@ -63,7 +65,12 @@ def calibrate(prepared: PreparedModule, batches: Iterable[Inputs]) -> None:
 
     Raises:
         DataError: When there is no batch, or values in one, or those that the model makes of it, are not finite.
+        RecipeError: When ``batches`` is a tensor, whose samples would be taken for batches.
+        ModelError: When ``prepared`` is something else.
     """
+    _check_prepared(prepared, "calibrate")
+    if isinstance(batches, Tensor):
+        raise RecipeError(f"batches={list(batches.shape)}: expected a list of batches, such as [images], got a tensor")
     count = 0
     for count, batch in enumerate(batches, 1):
         values = as_tuple(batch)
@@ -89,18 +96,25 @@ def calibrate(prepared: PreparedModule, batches: Iterable[Inputs]) -> None:
 def convert(prepared: PreparedModule) -> GraphModule:
     """Return the quantized graph: int8 weights, and explicit quantize and dequantize nodes around every operation.
 
+    It is held against the module, as training left it, on a few samples of the last batch that was seen: `noise`
+    returns the signal to noise of every tensor, and there is a warning where an output has too little.
+
     ``prepared`` is left as it was, so that its training can go on.
 
     Raises:
-        ModelError: When it has seen no data, or NaN.
+        ModelError: When it has seen no data, or NaN, or is something else.
     """
+    _check_prepared(prepared, "convert")
     with quiet():
-        from torchshrink.quantize import batch_norms, pt2e
+        from torchshrink.quantize import batch_norms, modes, parity, pt2e
         from torchshrink.quantize.bias import make_room, round_biases
+        from torchshrink.quantize.noise import measure
 
         trained = copy.deepcopy(prepared).eval().graph_module
         batch_norms.fold(trained)
+        modes.forget_counters(trained)
         _check_ranges(trained)
+        reference = parity.without_quantization(trained)
         _observe_weights(trained)
         make_room(trained)
         graph = pt2e.quantized(trained)
@@ -108,7 +122,14 @@ def convert(prepared: PreparedModule) -> GraphModule:
     # Through the form that files have: what is used here is what a file will hold.
     graph = graphs.from_json(*graphs.to_json(graph))
     round_biases(graph)
+    if prepared.seen:
+        measure(graph, reference, in_float32(prepared.seen))
     return graph
+
+
+def _check_prepared(prepared: object, stage: str) -> None:
+    if not isinstance(prepared, PreparedModule):
+        raise ModelError(f"{stage} takes what prepare_qat or prepare_ptq returned, got {type(prepared).__name__}")
 
 
 def _check_ranges(graph: GraphModule) -> None:
@@ -146,6 +167,10 @@ def is_quantized(model: nn.Module) -> bool:
 def _prepare(
     model: nn.Module, example_input: Inputs, is_qat: bool, keep_float: Sequence[str], portable: bool
 ) -> PreparedModule:
+    check_names("keep_float", keep_float)
+    check_switch("portable", portable)
+    if is_quantized(model) or isinstance(model, PreparedModule):
+        raise ModelError(f"{type(model).__name__} is quantized already: prepare the float model that it was made from")
     with quiet():
         from torchshrink.quantize import keep, parity, pt2e
         from torchshrink.quantize.quantizer import TFLiteQuantizer

@@ -57,6 +57,13 @@ def set_cumulative(graph: GraphModule) -> None:
         graph.recompile()
 
 
+def forget_counters(graph: GraphModule) -> None:
+    """Drop what counts the batches that norms have seen, which training alone needs, in place."""
+    for node in reversed(list(graph.graph.nodes)):
+        if _is_counter(node) and not node.users:
+            graph.graph.erase_node(node)
+
+
 def random_operations(graph: GraphModule) -> list[Node]:
     """Return what draws random numbers whatever the mode of the graph is."""
     is_seeded = torch.Tag.nondeterministic_seeded

@@ -6,15 +6,17 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
+from torchshrink.errors import ModelError
 from torchshrink.model.graphs import MODULES
-from torchshrink.model.signature import Inputs, as_tuple
+from torchshrink.model.signature import Inputs, as_tuple, leaves
 from torchshrink.quantize import exits
 
 aten = torch.ops.aten
@@ -23,6 +25,9 @@ aten = torch.ops.aten
 # deep networks of random weights, which is why this warns and does not refuse: a graph whose structure is wrong is
 # refused when it is prepared, where nothing is rounded and everything must be equal.
 LIMIT_DB = 15.0
+NOISE = "noise"  # in a graph's meta: what was measured when it was made, as `to_rows` returns it
+_LOWEST_DB = -100.0  # stands in files for what is not finite
+_FIXED = (1 / 256, 1 / 128)  # steps of a sigmoid, softmax or tanh, below which it may be, whatever the data
 
 _CURES = {
     "values that hardly vary beside the range of the data": "give calibration data like that in use, or keep_float",
@@ -53,42 +58,122 @@ class Noise:
     cure: str = ""
 
 
-def noise(graph: GraphModule, module: nn.Module, inputs: Inputs) -> list[Noise]:
+def noise(graph: GraphModule, module: nn.Module | None = None, inputs: Inputs | None = None) -> list[Noise]:
     """Return the noise of every module's result in the order of computation, then that of every output.
 
-    Warns where an output falls below `LIMIT_DB`, naming the first tensor that does. A module whose result the graph
-    does not hold, such as a convolution that its BatchNorm was folded into, is left out.
+    With the graph alone, what `convert` measured when it made it, on a few samples of the last batch that was seen;
+    checkpoints keep it, those of earlier versions have none. With a module and inputs, on these: it warns where an
+    output falls below `LIMIT_DB`, naming the first tensor that does. A module whose result the graph does not hold,
+    such as a convolution that its BatchNorm was folded into, is left out.
 
     Args:
-        graph: What `convert` returned.
+        graph: What `convert` returned, or a checkpoint held.
         module: The float module that was prepared; after training, the trained one it should be like.
         inputs: ``[N, C, *size]``, or one for each argument; a batch of real data.
 
+    Raises:
+        ModelError: When what a checkpoint says is damaged.
+
     Source: Sheng et al., arXiv:1803.08607, section 4, names the layers that lose most in this way.
     """
+    if module is None or inputs is None:
+        return from_rows(graph.meta.get(NOISE, []))
     values = as_tuple(inputs)
     modes = [(part, part.training) for part in module.modules()]
     try:
-        wanted, outputs = exits.of_module(module.eval(), values)
+        wanted = exits.of_module(module.eval(), values)
     finally:
         for part, is_training in modes:
             part.training = is_training
+    found = _compared(graph, *wanted, values)
+    _warn(found)
+    return found
+
+
+def measure(graph: GraphModule, reference: GraphModule, inputs: Sequence[Tensor]) -> None:
+    """Note in a quantized graph how far it is from what it was made of, and warn as `noise` does.
+
+    Args:
+        graph: What was made.
+        reference: The same before, with nothing quantized.
+        inputs: A few samples of real data.
+    """
+    found = _compared(graph, *exits.of_graph(reference, inputs), inputs)
+    graph.meta[NOISE] = to_rows(found)
+    _warn(found)
+
+
+def to_rows(found: Sequence[Noise]) -> list[dict[str, Any]]:
+    """Return what was found as JSON-like data; ``snr_db`` is None where nothing differs."""
+    return [asdict(item) | {"snr_db": _stored(item.snr_db)} for item in found]
+
+
+def worst_db(graph: GraphModule) -> float | None:
+    """Return what was measured of the worst output when a graph was made; None where nothing was or differs."""
+    found = [item.snr_db for item in noise(graph) if item.is_output]
+    return _stored(min(found)) if found else None
+
+
+def from_rows(rows: Any) -> list[Noise]:
+    """Return what `to_rows` made JSON-like.
+
+    Raises:
+        ModelError: When it is something else.
+    """
+    try:
+        known = [row | {"snr_db": math.inf if row["snr_db"] is None else row["snr_db"]} for row in rows]
+        return TypeAdapter(list[Noise]).validate_python(known)
+    except (TypeError, KeyError, ValueError) as error:
+        raise ModelError("what the checkpoint says of its noise is damaged: quantize the model again") from error
+
+
+def _stored(value: float) -> float | None:
+    return None if value == math.inf else value if math.isfinite(value) else _LOWEST_DB
+
+
+def _compared(
+    graph: GraphModule, wanted: Mapping[str, Tensor], outputs: Mapping[str, Tensor], inputs: Sequence[Tensor]
+) -> list[Noise]:
+    """Compare every module's result and every output; integers, such as an argmax, have no noise."""
     suspects: dict[Node, str] = {}
-    found, made = exits.of_graph(graph, values, lambda node, args: _suspect(node, args, suspects))
-    layers = [_noise(name, False, found[name], value) for name, value in wanted.items() if name in found]
-    ends = [_noise(name, True, made[name], value) for name, value in outputs.items() if name in made]
-    sound = {item.name for item in layers if item.snr_db >= LIMIT_DB}
+    found, made = exits.of_graph(graph, inputs, lambda node, args: _suspect(node, args, suspects))
+    steps, last = _fixed_steps(graph)
+    layers = [
+        _noise(name, False, found[name], value, steps.get(name)) for name, value in wanted.items() if name in found
+    ]
+    ends = [
+        _noise(name, True, made[name], value, last.get(name))
+        for name, value in outputs.items()
+        if name in made and value.is_floating_point()
+    ]
+    sound = {item.name for item in layers if not item.reason}
     layers = [_explained(item, _before(graph, item.name, sound), suspects) for item in layers]
     ends = [_explained(item, _before(graph, None, sound), suspects) for item in ends]
-    _warn(layers + ends)
     return layers + ends
 
 
+def _fixed_steps(graph: GraphModule) -> tuple[dict[str, float], dict[str, float]]:
+    """Return by module, and by output, the steps of those that are on a grid which no data chose."""
+    by_module = {name: exits.seen(node) for node in graph.graph.nodes for name in node.meta.get(MODULES, [])}
+    by_output = {name or "output": node for name, node in leaves(graph.graph.output_node().args[0])}
+    steps = [{name: _step(node) for name, node in nodes.items()} for nodes in (by_module, by_output)]
+    layers, ends = ({name: step for name, step in each.items() if step in _FIXED} for each in steps)
+    return layers, ends
+
+
+def _step(node: Any) -> float:
+    is_known = isinstance(node, Node) and "dequantize_per_tensor" in str(node.target)
+    return float(node.args[1]) if is_known else 0.0
+
+
 def snr_db(found: Tensor, wanted: Tensor) -> float:
-    """Return signal over noise in dB; nan where a shape differs or a value is not finite."""
+    """Return signal over noise in dB; nan where a shape differs, or a value is finite in one of both only."""
     if found.shape != wanted.shape:
         return math.nan
     found, wanted = found.detach().double(), wanted.detach().double()
+    is_finite = wanted.isfinite()
+    if torch.equal(is_finite, found.isfinite()):
+        found, wanted = found[is_finite], wanted[is_finite]
     signal, error = float(wanted.square().sum()), float((found - wanted).square().sum())
     if not (math.isfinite(signal) and math.isfinite(error)):
         return math.nan
@@ -97,9 +182,10 @@ def snr_db(found: Tensor, wanted: Tensor) -> float:
     return 10 * math.log10(signal / error) if signal else -math.inf
 
 
-def _noise(name: str, is_output: bool, found: Tensor, wanted: Tensor) -> Noise:
+def _noise(name: str, is_output: bool, found: Tensor, wanted: Tensor, step: float | None) -> Noise:
     value = snr_db(found, wanted)
-    reason = "" if value >= LIMIT_DB else _reason(found, wanted)
+    is_sound = value >= LIMIT_DB or (step is not None and bool((found - wanted).abs().max() <= step))
+    reason = "" if is_sound else _reason(found, wanted)
     return Noise(name, is_output, value, reason, _CURES.get(reason, ""))
 
 
@@ -141,7 +227,7 @@ def _explained(item: Noise, before: AbstractSet[Node], suspects: Mapping[Node, s
 
 
 def _warn(found: Sequence[Noise]) -> None:
-    low = [item for item in found if not item.snr_db >= LIMIT_DB]
+    low = [item for item in found if item.reason]
     ends = [item for item in low if item.is_output]
     if ends:
         worst, first = ends[0], low[0]
@@ -149,5 +235,5 @@ def _warn(found: Sequence[Noise]) -> None:
             f"output {worst.name!r} of the quantized graph has {worst.snr_db:.1f} dB, less than {LIMIT_DB:g}; the "
             f"first tensor below is that of {first.name!r} ({first.snr_db:.1f} dB), likely for {first.reason}: "
             f"{first.cure}",
-            stacklevel=3,
+            stacklevel=4,
         )

@@ -15,6 +15,8 @@ from torchshrink.quantize import exits, modes
 from torchshrink.quantize.observer import StepMinMaxObserver
 from torchshrink.quantize.tracing import in_float32
 
+_KEPT = 4  # samples of the last batch, on which `convert` measures
+
 
 class PreparedModule(nn.Module):
     """What `prepare_qat` and `prepare_ptq` return: it trains, evaluates and saves like any module.
@@ -26,7 +28,12 @@ class PreparedModule(nn.Module):
     Args:
         graph: The prepared graph.
         is_qat: True when the graph is to be trained.
+
+    Attributes:
+        seen: A few samples of the last batch, one tensor for each input; none before the first.
     """
+
+    seen: tuple[Tensor, ...] = ()
 
     def __init__(self, graph: GraphModule, is_qat: bool) -> None:
         super().__init__()
@@ -43,6 +50,7 @@ class PreparedModule(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Any:
         """Run the graph on what the float module takes, with any batch size, and return what it returns."""
+        self.seen = tuple(value.detach()[:_KEPT].clone() for value in inputs)
         if self.training and not self._frozen_statistics:
             modes.set_cumulative(self.graph_module)
         try:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torchshrink import harmless
+from torchshrink.report.noise import worst_db
 from torchshrink.report.schema import Row
 from torchshrink.report.tradeoff import reference
 
@@ -101,6 +102,7 @@ _AFTER = (
     Column(lambda row, _: row["parity"]["lsb_match"], "parity_lsb_match"),
     Column(lambda row, _: "; ".join(row["islands"]), "islands"),
     _plain("matched_ranges"),
+    Column(lambda row, _: worst_db(row), "graph_noise_db"),
 )
 
 

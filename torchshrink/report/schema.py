@@ -123,6 +123,21 @@ class Parity(TypedDict):
 
 
 @_declared
+class TensorNoise(TypedDict):
+    """How far a tensor of an int8 graph is from that of the module that the graph was made of."""
+
+    name: str
+    """Of the module of the model that returns it, or of an output."""
+    is_output: bool
+    snr_db: Finite | None
+    """Signal to noise; null where nothing differs."""
+    reason: str
+    """Of what has too little: what its values make likely."""
+    cure: str
+    """What helps."""
+
+
+@_declared
 class Shown(TypedDict):
     """How a file compares on one kind of processor: here over the test set, elsewhere for one input."""
 
@@ -161,6 +176,8 @@ class Row(TypedDict):
     parity: Parity
     processors: NotRequired[dict[str, Shown]]
     """By kind of processor; ``here`` is the one that made the report, the others are emulated."""
+    graph_noise: NotRequired[list[TensorNoise]]
+    """Of an int8 file's graph: every tensor that a module returns, in order, then every output."""
     islands: list[str]
     """Operations that compute in float although the file is int8."""
     float_time: NotRequired[float]

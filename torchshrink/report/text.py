@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torchshrink.harmless import csv_cell
 from torchshrink.harmless import markdown as md
-from torchshrink.report import classes, processors, trials
+from torchshrink.report import classes, noise, processors, trials
 from torchshrink.report.columns import columns, figures, markdown_table, table
 from torchshrink.report.judge import Judge
 from torchshrink.report.schema import Report, Row
@@ -66,7 +66,7 @@ def nothing_learned(dense: Row, judge: Judge) -> str:
 
 
 def recommendations(report: Report) -> list[str]:
-    """Return one sentence per goal: the file to take, with its figures; then those of int8 that saves no time.
+    """Return one sentence per goal: the file to take, with its figures; then what is to be known of int8.
 
     Of a dense model that learned nothing, no file is recommended.
     """
@@ -74,7 +74,7 @@ def recommendations(report: Report) -> list[str]:
     if rows and judge.learned_nothing(reference(rows, "torch")):
         return []
     slow = processors.said_of_speed(rows, report["environment"])
-    return [*(_recommended(item, rows, judge) for item in recommend(rows, judge=judge)), *slow]
+    return [*(_recommended(item, rows, judge) for item in recommend(rows, judge=judge)), *slow, *noise.warnings(rows)]
 
 
 def markdown(report: Report) -> str:
@@ -121,6 +121,7 @@ def conditions(report: Report) -> dict[str, str]:
         "Machine": f"{processors.machine(environment_)}, {environment_['cores']} cores, {environment_['system']}, "
         f"Python {environment_['python']}.",
         "Processors": processors.shown_on(report["rows"]),
+        **noise.conditions(report["rows"]),
         "Packages": f"{packages}.",
         "Command": environment_.get("command", "not recorded"),
     }

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from torchshrink.errors import MissingExtraError
+from torchshrink.settings import check
 
 # What a processor must have for int8 to be computed in other ways than everywhere else, or faster; by /proc/cpuinfo's
 # names, those of x86 before those of ARM.
@@ -60,8 +61,10 @@ def launcher(processor: str) -> list[str]:
         processor: One of `KINDS`.
 
     Raises:
+        RecipeError: When there is no such kind.
         MissingExtraError: When its emulator is not installed, or nothing that it could run.
     """
+    check("processor", processor, KINDS)
     if processor == HERE:
         return [sys.executable]
     program, *settings = _EMULATED[processor]

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from onnx_metadata import get_metadata
 from torch import Tensor, nn
 
-from torchshrink.converters import to_onnx
+from torchshrink import quantize
+from torchshrink.converters import runtimes, to_onnx
 from torchshrink.converters.onnx_file import load
-from torchshrink.errors import ModelError, UnsupportedOpError
+from torchshrink.errors import ModelError, ParityError, UnsupportedOpError
 
 Run = Callable[..., NDArray[Any]]
 
@@ -172,3 +173,26 @@ def test_dynamic_weights_do_not_stop_the_export(tmp_path: Path, run_onnx: Run) -
     entry = torch.randn(1, 2, 9)
     path = to_onnx(Computed(), entry, tmp_path / "model.onnx")
     assert np.allclose(run_onnx(path, entry.numpy()), Computed()(entry).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.7])
+def test_a_quantized_graph_is_held_against_its_export(
+    factor: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What runs is 30 % too small: 10 dB, where a sound export has more than 25."""
+    batch = torch.rand(2, 3, 8, 8)
+    prepared = quantize.prepare_ptq(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval(), batch)
+    quantize.calibrate(prepared, [batch])
+    graph = quantize.convert(prepared)
+    right = runtimes.onnx_values
+
+    def scaled(*arguments: Any) -> dict[str, Any]:
+        return {name: np.float32(factor) * value for name, value in right(*arguments).items()}
+
+    monkeypatch.setattr(runtimes, "onnx_values", scaled)
+    with (
+        contextlib.nullcontext()
+        if factor == 1
+        else pytest.raises(ParityError, match="computes another 'output' than the mod")
+    ):
+        to_onnx(graph, batch[:1], tmp_path / "m.onnx", "int8")

@@ -10,7 +10,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from torchshrink.report import text
+from torchshrink.report import noise, text
 from torchshrink.report.columns import table
 from torchshrink.report.html import plots
 from torchshrink.report.html.activations import activations
@@ -64,7 +64,8 @@ def _content(report: Report, out: Path) -> dict[str, Any]:
         "dense": dense,
         "smaller_than": reference(rows)["name"] if rows else None,
         "cards": [] if is_ruin else [_card(item, rows, judge) for item in recommend(rows, judge=judge)],
-        "slow_int8": [] if is_ruin else said_of_speed(rows, report["environment"]),
+        "slow_int8": [] if is_ruin else [*said_of_speed(rows, report["environment"]), *noise.warnings(rows)],
+        "graph_noise": noise.of_rows(rows),
         "headings": headings,
         "lines": lines,
         "pareto": plots.pareto(rows, judge) if rows else [],
