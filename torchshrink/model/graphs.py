@@ -87,8 +87,20 @@ def _structured(module: GraphModule, output: Any) -> Any:
 
 
 def _is_bookkeeping(node: Node) -> bool:
-    """Guards, assertions and counters of an exported program compute nothing that the output needs."""
-    return not node.users
+    """Guards, assertions and counters of an exported program compute nothing that the output needs.
+
+    Raises:
+        ModelError: When it changes a tensor in place, which others may read.
+    """
+    if node.users or not isinstance(node.target, torch._ops.OpOverload) or not node.args:
+        return not node.users
+    alias, changed = node.target._schema.arguments[0].alias_info, node.args[0]
+    if alias is not None and alias.is_write and isinstance(changed, Node) and changed.op != "get_attr":
+        raise ModelError(
+            f"operation {node.target} of node {node.name!r} changes a tensor in place, which a file cannot hold: "
+            "capture the model with torchshrink.quantize.capture, which writes such changes out"
+        )
+    return True
 
 
 def _attribute(module: GraphModule, target: Any) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from torchshrink.model.graphs import MODULES
+from torchshrink.quantize.writer import Writer, is_float
 
 aten = torch.ops.aten
 
@@ -44,10 +45,10 @@ def rewrite(graph: GraphModule, kept: AbstractSet[Node], is_qat: bool) -> None:
     """
     for node in list(graph.graph.nodes):
         is_left_alone = node in kept and node.target not in NAMED_PADDING
-        if is_left_alone or node.target not in _REWRITES or not _is_float(node):
+        if is_left_alone or node.target not in _REWRITES or not is_float(node):
             continue
         with graph.graph.inserting_before(node):
-            replacement = _REWRITES[node.target](_Writer(graph, node, is_qat), *node.args)
+            replacement = _REWRITES[node.target](Writer(graph, node, is_qat), *node.args)
         if replacement is not None:
             replacement.meta[MODULES] = node.meta.get(MODULES, [])
             node.replace_all_uses_with(replacement)
@@ -58,41 +59,7 @@ def rewrite(graph: GraphModule, kept: AbstractSet[Node], is_qat: bool) -> None:
     graph.recompile()
 
 
-class _Writer:
-    """Adds operations before ``node``, as calls of the same module."""
-
-    def __init__(self, graph: GraphModule, node: Node, is_qat: bool) -> None:
-        self.graph, self.node = graph, node
-        self.constants = dict(graph.named_buffers()) | ({} if is_qat else dict(graph.named_parameters()))
-
-    def call(self, target: Any, *args: Any) -> Node:
-        """Add an operation; its result has a shape and type, as those of the exporter."""
-        made = self.graph.graph.call_function(target, args)
-        with self.node.meta["val"].fake_mode:
-            made.meta["val"] = target(*(arg.meta["val"] if isinstance(arg, Node) else arg for arg in args))
-        made.meta["nn_module_stack"] = self.node.meta.get("nn_module_stack", {})
-        return made
-
-    def constant(self, value: float | Tensor) -> Node:
-        """Add a constant tensor; a number becomes one of shape [1]."""
-        value = value.detach() if isinstance(value, Tensor) else torch.tensor([float(value)])
-        value = value.to(self.node.meta["val"].device)
-        name = f"_constant_{self.node.name}"
-        while hasattr(self.graph, name):
-            name += "_"
-        self.graph.register_buffer(name, value)
-        made = self.graph.graph.get_attr(name)
-        made.meta["val"] = self.node.meta["val"].fake_mode.from_tensor(value)
-        return made
-
-    def known(self, operand: Any) -> float | Tensor | None:
-        """Return a number, or the values of a constant tensor; None for what is computed or trained."""
-        if isinstance(operand, Node):
-            return self.constants.get(str(operand.target)) if operand.op == "get_attr" and _is_float(operand) else None
-        return float(operand)
-
-
-def _add(write: _Writer, left: Node, right: Any, sign: int = 1) -> Node | None:
+def _add(write: Writer, left: Node, right: Any, sign: int = 1) -> Node | None:
     alpha: Any = write.node.kwargs.get("alpha", 1)
     known = write.known(right)
     if known is not None and (isinstance(known, float) or sign * alpha != 1):
@@ -102,59 +69,59 @@ def _add(write: _Writer, left: Node, right: Any, sign: int = 1) -> Node | None:
     return write.call(aten.add.Tensor, left, write.call(aten.mul.Tensor, right, write.constant(sign * alpha)))
 
 
-def _subtract(write: _Writer, left: Node, right: Any) -> Node | None:
+def _subtract(write: Writer, left: Node, right: Any) -> Node | None:
     return _add(write, left, right, -1)
 
 
-def _subtract_from(write: _Writer, right: Node, left: float, alpha: float = 1) -> Node:
+def _subtract_from(write: Writer, right: Node, left: float, alpha: float = 1) -> Node:
     return write.call(aten.add.Tensor, write.call(aten.mul.Tensor, right, write.constant(-alpha)), write.constant(left))
 
 
-def _multiply(write: _Writer, left: Node, right: Any) -> Node | None:
+def _multiply(write: Writer, left: Node, right: Any) -> Node | None:
     return write.call(aten.mul.Tensor, left, write.constant(right)) if isinstance(right, int | float) else None
 
 
-def _divide(write: _Writer, left: Node, right: Any) -> Node | None:
+def _divide(write: Writer, left: Node, right: Any) -> Node | None:
     known = write.known(right)
     return None if known is None else write.call(aten.mul.Tensor, left, write.constant(1 / known))
 
 
-def _negate(write: _Writer, source: Node) -> Node:
+def _negate(write: Writer, source: Node) -> Node:
     return write.call(aten.mul.Tensor, source, write.constant(-1))
 
 
-def _silu(write: _Writer, source: Node) -> Node:
+def _silu(write: Writer, source: Node) -> Node:
     return write.call(aten.mul.Tensor, source, write.call(aten.sigmoid.default, source))
 
 
-def _hardsigmoid(write: _Writer, source: Node) -> Node:
+def _hardsigmoid(write: Writer, source: Node) -> Node:
     clipped = write.call(aten.hardtanh.default, write.call(aten.add.Tensor, source, write.constant(3)), 0.0, 6.0)
     return write.call(aten.mul.Tensor, clipped, write.constant(1 / 6))
 
 
-def _hardswish(write: _Writer, source: Node) -> Node:
+def _hardswish(write: Writer, source: Node) -> Node:
     """Write its factors: XNNPACK has int8 kernels for those, and none for the whole."""
     return write.call(aten.mul.Tensor, source, _hardsigmoid(write, source))
 
 
-def _prelu(write: _Writer, source: Node, slope: Node) -> Node | None:
+def _prelu(write: Writer, source: Node, slope: Node) -> Node | None:
     """Write a PReLU with one slope for all channels as a LeakyReLU; the slope is not trained any further."""
     values: Tensor = dict(write.graph.named_parameters())[str(slope.target)]
     return write.call(aten.leaky_relu.default, source, values.item()) if values.numel() == 1 else None
 
 
-def _clamp(write: _Writer, source: Node, low: float | None = None, high: float | None = None) -> Node | None:
+def _clamp(write: Writer, source: Node, low: float | None = None, high: float | None = None) -> Node | None:
     if (low, high) == (0, None):
         return write.call(aten.relu.default, source)
     return None if low is None or high is None else write.call(aten.hardtanh.default, source, float(low), float(high))
 
 
-def _clamp_min(write: _Writer, source: Node, low: float) -> Node | None:
+def _clamp_min(write: Writer, source: Node, low: float) -> Node | None:
     return _clamp(write, source, low)
 
 
 def _avg_pool(
-    write: _Writer,
+    write: Writer,
     source: Node,
     kernel: list[int],
     stride: Sequence[int] = (),
@@ -172,12 +139,12 @@ def _avg_pool(
     return write.call(write.node.target, write.call(aten.pad.default, source, edges), kernel, list(stride) or kernel)
 
 
-def _adaptive_avg_pool(write: _Writer, source: Node, size: list[int]) -> Node | None:
+def _adaptive_avg_pool(write: Writer, source: Node, size: list[int]) -> Node | None:
     """Write a pool whose windows are all of one size as a plain one; a mean over everything stays what it is."""
     return None if set(size) == {1} else _even_pool(write, write.node.target, source, size)
 
 
-def _even_pool(write: _Writer, target: Any, source: Node, size: list[int]) -> Node | None:
+def _even_pool(write: Writer, target: Any, source: Node, size: list[int]) -> Node | None:
     shape = list(source.meta["val"].shape[-len(size) :])
     if not all(isinstance(length, int) and length % part == 0 for length, part in zip(shape, size, strict=True)):
         return None
@@ -185,7 +152,7 @@ def _even_pool(write: _Writer, target: Any, source: Node, size: list[int]) -> No
     return write.call(_POOLS[target], source, kernel, kernel)
 
 
-def _item(write: _Writer, source: Node, index: int) -> Node | None:
+def _item(write: Writer, source: Node, index: int) -> Node | None:
     """Write a part of a tensor as a slice, the values of an adaptive max pool as a plain pool."""
     if source.target in _SPLITS:
         dim: Any = source.args[2] if len(source.args) > 2 else source.kwargs.get("dim", 0)
@@ -199,7 +166,7 @@ def _item(write: _Writer, source: Node, index: int) -> Node | None:
     return None
 
 
-def _name_padding(write: _Writer, *arguments: Any) -> Node | None:
+def _name_padding(write: Writer, *arguments: Any) -> Node | None:
     """Turn named padding into numbers, where both sides get the same: torchao folds BatchNorm into that form only."""
     arguments = (*arguments, *_CONVOLUTION_DEFAULTS[len(arguments) :])
     source, weight, bias, stride, padding, dilation, groups = arguments
@@ -212,11 +179,6 @@ def _name_padding(write: _Writer, *arguments: Any) -> Node | None:
     while numbers[-1] in (1, [1]):  # as the exporter does, and torchao's pattern expects: no defaults at the end
         numbers.pop()
     return write.call(NAMED_PADDING[write.node.target], *numbers)
-
-
-def _is_float(node: Node) -> bool:
-    value = node.meta.get("val")
-    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 _REWRITES: dict[Any, Callable[..., Node | None]] = {
