@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -305,3 +306,9 @@ def test_room_in_the_weights_can_be_left_out(
     for graph in graphs:
         codes = [int(buffer.max()) for buffer in graph.buffers() if buffer.dtype == torch.int8]
         assert codes == [largest] * 3
+
+
+def test_without_labels_a_channels_gradient_says_nothing(small_net: nn.Module, tiny_task: Task) -> None:
+    task = replace(tiny_task, kind="unlabelled", loss=None, metrics={}, decides="", budget=None)
+    with pytest.raises(RecipeError, match="importance='taylor' asks the loss, which data without labels has none of"):
+        stages.channels(small_net, task, Settings(0), 0.5, importance="taylor")

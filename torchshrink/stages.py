@@ -175,8 +175,6 @@ def channels(
         raise RecipeError("give one of amount, amounts, target_macs and target_params, not several")
     if rounds < 1:
         raise RecipeError(f"rounds={rounds}: channels are removed in at least one round")
-    if importance == "taylor" and task.kind == "unlabelled":
-        raise RecipeError("importance='taylor' asks the loss, which data without labels has none of: choose l2 or bn")
     goals = _goals(model, task, amount, amounts, target_macs, target_params, rounds)
     history = History()
     part = settings.epochs // (rounds + 1)
@@ -303,7 +301,13 @@ def _by_layer(amounts: Mapping[str, float]) -> Method:
 
 
 def sampled_loss(model: nn.Module, task: Task) -> Tensor:
-    """Return the mean loss over the first training batches, with its gradient graph."""
+    """Return the mean loss over the first training batches, with its gradient graph.
+
+    Raises:
+        RecipeError: When the data has no labels: a model's distance to itself has no gradient.
+    """
+    if task.kind == "unlabelled":
+        raise RecipeError("importance='taylor' asks the loss, which data without labels has none of: choose l2 or bn")
     losses = [task.loss(model(inputs), truth) for inputs, truth in batches(task.train, 16, TAYLOR_SAMPLES)]
     total: Tensor = sum(losses[1:], losses[0]) / len(losses)
     return total

@@ -165,6 +165,8 @@ def _dense(recipe: Recipe, out: Path, make_bridge: MakeBridge, target: Target, p
     plan = _only_dense(recipe).model_copy(update=changed)
     progress.start(f"data {recipe.data}")
     task = validating(make_task(recipe))
+    if task.kind == "unlabelled":
+        raise RecipeError(f"{recipe.data} has no labels, by which a search ranks channels: run a recipe of your own")
     steps = Steps(out / "dense")
     job = Job(plan, out / "dense", make_bridge(), steps, progress, task)
     job.make(name, variant)
@@ -180,7 +182,7 @@ def _dense(recipe: Recipe, out: Path, make_bridge: MakeBridge, target: Target, p
         return {**found, "int8_size": quantized["size"], "int8_latency": quantized["latency"]} | {"macs": made.macs}, []
 
     costs, key, _ = steps.run("cost", [made.stamp], measured)
-    return _Dense(made.path, reference, job.load(made.path), task, costs, variant.train.lr, key)
+    return _Dense(made.path, reference, job.load(made.path), job.task, costs, variant.train.lr, key)
 
 
 def _space(settings: Search, dense: _Dense, out: Path, progress: Progress) -> Resolved:
