@@ -196,15 +196,15 @@ def _compare(
     from torchshrink.converters.export.to_onnx import export
     from torchshrink.converters.proof import divergence, repro, scales
     from torchshrink.converters.proof import verify as checks
-    from torchshrink.metrics import stack
     from torchshrink.quantize import is_quantized
+    from torchshrink.task import batches
 
     task, model = load_task(against, data, seed, factory, allow_pickle, sized=True)
     is_int8 = is_quantized(model)
     if precision == "auto":
         stored = {str(array.dtype) for array in contents.read_weights(file)}
         precision = "int8" if is_int8 else "fp16" if "float16" in stored else "fp32"
-    inputs = stack(task.test)[0][:samples]
+    inputs, _ = next(batches(task.test, samples, samples))
     parity = checks.verify(file, model, inputs, precision, str(against))
     graph = export(model, inputs)
     rows = scales.compare(file, graph, inputs) if is_int8 else []

@@ -51,7 +51,7 @@ def load_model(
     sizes = parse_shape(shape) if shape else description.get("input_shape")
     if sizes is None:
         raise ModelError(f"{path} does not say what shape its input has: pass --shape, such as --shape 1,1,128,128")
-    kept = ("normalization", "class_names", "input_shape")
+    kept = ("normalization", "class_names", "input_shape", "prepared")
     return model, torch.zeros(sizes), {key: description[key] for key in kept if key in description}
 
 
@@ -67,13 +67,14 @@ def load_task(
     from torchshrink.task import Normalization
 
     source, chosen = (data, seed) if data is not None else data_of(path)
-    model, description = load_network(path, factory, allow_pickle), _describe(path)
-    stored = description.get("normalization")
+    model, known = load_network(path, factory, allow_pickle), _describe(path)
+    stored = known.get("normalization")
     normalization = Normalization(tuple(stored["mean"]), tuple(stored["std"]), stored["raw"]) if stored else None
     if sized:
-        source = _of_size(source, description.get("input_shape"))
+        source = _of_size(source, known.get("input_shape"))
     try:
-        return open_task(source, seed=chosen, normalization=normalization), model
+        prepared = known.get("prepared", "")
+        return open_task(source, seed=chosen, normalization=normalization, prepared=prepared), model
     except DataError as error:
         if data is not None:
             raise

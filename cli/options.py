@@ -13,8 +13,9 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existin
 Data = Annotated[
     str,
     typer.Option(
-        help="A folder with images/ and masks/ (or train/ and test/ of them), a .npz, a folder with train.npz and "
-        "test.npz, synthetic:cells, synthetic:pulses, or module:callable."
+        help="A folder: images/ and masks/, a folder for each class, images or WAV files alone, or train/ and test/ of "
+        "these; a .npz or .csv, or a folder with train.npz and test.npz; with ?size=96&fit=crop and the like; "
+        "synthetic:cells, synthetic:pulses; or module:callable."
     ),
 ]
 NamedData = Annotated[str | None, typer.Option(help="As in train; by default what the checkpoint was made with.")]

@@ -26,7 +26,8 @@ def search(
         str | None, typer.Option(help="Peak memory of a fresh process with the file, such as 60MB.")
     ] = None,
     max_loss_increase: Annotated[
-        float | None, typer.Option(help="Validation loss above the dense model's, such as 0.01.")
+        str | None,
+        typer.Option(help="Validation loss (or the metric that decides) worse than the dense model's: 0.01, or 2%."),
     ] = None,
     target: Annotated[
         Literal["litert", "onnxruntime"], typer.Option(help="The runtime that the file is for.")

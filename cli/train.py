@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -112,7 +111,8 @@ def prune(
         from torchshrink import stages
 
         guide = load_network(teacher, factory, allow_pickle) if teacher is not None else None
-        settings = _settings(epochs, lr, batch_size, seed, distillation=0.5 if guide else 0.0)
+        guide, share = _imitated(task, model, guide)
+        settings = _settings(epochs, lr, batch_size, seed, distillation=share)
         if removes:
             progress.start("remove channels and fine-tune")
             model, history = stages.channels(
@@ -157,8 +157,11 @@ def qat(
         kept = _kept(keep_float, model, task, progress)
         progress.note(room_cost(model, kept, portable))
         progress.start("quantization-aware training")
-        settings = _settings(epochs, lr, batch_size, seed)
-        graph, history = stages.qat(model, task, settings, keep_float=kept, portable=portable, progress=progress)
+        guide, share = _imitated(task, model)
+        settings = _settings(epochs, lr, batch_size, seed, distillation=share)
+        graph, history = stages.qat(
+            model, task, settings, keep_float=kept, portable=portable, teacher=guide, progress=progress
+        )
         content = _save(graph, out, task, _origin(model_file, data, seed), history.to_dict(), kept)
     _show(content, as_json)
 
@@ -202,11 +205,19 @@ def _load(
     """Return data and a model that is still float."""
     progress.start("load model and data")
     from torchshrink.quantize import is_quantized
+    from torchshrink.unlabelled import taught
 
     task, model = load_task(path, data, seed, factory, allow_pickle)
     if is_quantized(model):
         raise ModelError(f"{path} is quantized already: start from the float model that it was made from")
-    return task, model
+    return taught(task, model), model
+
+
+def _imitated(task: Task, model: nn.Module, guide: nn.Module | None = None) -> tuple[nn.Module | None, float]:
+    """Return the teacher and its share of the loss: without labels, the model as it was makes all of it."""
+    if task.kind == "unlabelled":
+        return guide or model, 1.0
+    return guide, 0.5 if guide else 0.0
 
 
 def _kept(keep_float: str | None, model: nn.Module, task: Task, progress: Progress) -> list[str]:
@@ -265,9 +276,10 @@ def _save(
     from torchshrink.metrics import outputs, score, stack
 
     inputs, truths = stack(task.test)
-    scores = score(outputs(model, inputs), truths, task.loss)
+    scores = score(outputs(model, inputs), truths, task.loss, task.metrics)
     checkpoint.save(model, out, {**task.metadata, **origin, "history": history, "keep_float": list(keep_float)})
-    return {"path": str(out), "bytes": out.stat().st_size, "keep_float": list(keep_float), **asdict(scores)}
+    return {"path": str(out), "bytes": out.stat().st_size, "keep_float": list(keep_float),
+            "loss": scores.loss, **scores.metrics}  # fmt: skip
 
 
 def _show(content: dict[str, Any], as_json: bool) -> None:
@@ -276,7 +288,6 @@ def _show(content: dict[str, Any], as_json: bool) -> None:
     if as_json:
         console.show_json(content)
         return
-    console.show(
-        f"{content['path']}: {content['bytes'] / 1e6:.3f} MB, test loss {content['loss']:.4f}, "
-        f"dice {content['dice']:.4f}, iou {content['iou']:.4f}"
-    )
+    figures = [f"{name} {value:.4f}" for name, value in content.items() if isinstance(value, float) and name != "loss"]
+    parts = [f"{content['bytes'] / 1e6:.3f} MB", f"test loss {content['loss']:.4f}", *figures]
+    console.show(f"{content['path']}: {', '.join(parts)}")

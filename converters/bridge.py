@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -22,8 +21,8 @@ from torchshrink.converters.export.to_onnx import export
 from torchshrink.converters.onnx_file import save
 from torchshrink.converters.proof import activations, divergence, operators, verify
 from torchshrink.metrics import outputs
-from torchshrink.model.signature import as_tuple
-from torchshrink.pipeline.artefacts import Artefact, Source, ranges_path
+from torchshrink.model.signature import as_tuple, tensors
+from torchshrink.pipeline.artefacts import Artefact, Outputs, Source, as_list, ranges_path
 from torchshrink.report.activations import Activation
 
 
@@ -51,25 +50,25 @@ class Bridge:
                 artefacts += job.tflite_files(wanted, graphs)
         return artefacts
 
-    def outputs(self, artefact: Artefact, source: Source, inputs: Tensor) -> NDArray[np.float32]:
+    def outputs(self, artefact: Artefact, source: Source, inputs: Tensor) -> Outputs:
         """Return what the file's source computes for ``[N, C, *size]``."""
-        expected: NDArray[np.float32] = outputs(_reference(artefact, source), inputs).numpy()
-        return expected
+        found = [output.numpy() for output in tensors(outputs(_reference(artefact, source), inputs))]
+        return found if len(found) > 1 else found[0]
 
     def compare(
         self,
         artefact: Artefact,
         source: Source,
-        found: NDArray[np.float32],
-        expected: NDArray[np.float32],
+        found: Outputs,
+        expected: Outputs,
         inputs: Tensor,
     ) -> dict[str, Any]:
         """Return the parity of a file's outputs for ``inputs`` with those of its source; see `verify.Parity`."""
-        model = _reference(artefact, source)
-        scale = next(iter(verify.output_scales(model)), None)
-        parity = verify.compare(found, expected, artefact.precision, _reference_name(artefact, source), scale)
+        model, name = _reference(artefact, source), _reference_name(artefact, source)
+        ours, theirs = as_list(found), as_list(expected)
+        parity = verify.compare_all(ours, theirs, artefact.precision, name, verify.output_scales(model))
         if artefact.precision == "int8":
-            parity = verify.look_closer(parity, artefact.path, model, [inputs], [found], [expected])
+            parity = verify.look_closer(parity, artefact.path, model, [inputs], ours, theirs)
         return asdict(parity)
 
     def compare_on(self, artefact: Artefact, source: Source, sample: Tensor, processor: str) -> dict[str, Any]:

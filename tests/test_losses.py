@@ -166,3 +166,28 @@ def test_build_refuses_what_it_does_not_know() -> None:
         losses.build("hinge")
     with pytest.raises(RecipeError, match=r"'dice' does not take \{'gamma': 2\}"):
         losses.build("dice", gamma=2)
+
+
+def test_a_loss_of_torch_by_its_name() -> None:
+    scores, numbers = torch.tensor([[2.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 1], dtype=torch.uint8)
+    expected = (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(-1))) / 2
+    assert losses.build("CrossEntropyLoss")(scores, numbers).item() == pytest.approx(expected)
+    weighted = losses.build("CrossEntropyLoss", weight=[1.0, 0.0])(scores, numbers)
+    assert weighted.item() == pytest.approx(math.log(1 + math.exp(-2)))
+
+
+def test_a_truth_is_not_broadcast() -> None:
+    """torch warns and compares each with each: [3, 1] - [3] is [3, 3]."""
+    output, truth = torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([1, 2, 5])
+    assert losses.build("MSELoss")(output, truth).item() == pytest.approx(4 / 3)
+    assert losses.build("BCEWithLogitsLoss")(torch.zeros(2, 1), torch.tensor([0, 1])).item() == pytest.approx(
+        math.log(2)
+    )
+
+
+def test_a_loss_of_torch_is_called_by_its_name() -> None:
+    assert losses.name_of(losses.build("HuberLoss", delta=0.5)) == "HuberLoss"
+    with pytest.raises(RecipeError, match=r"loss 'HuberLoss' does not take {'gama': 2}"):
+        losses.build("HuberLoss", gama=2)
+    with pytest.raises(RecipeError, match=r"unknown loss 'CTCLoss': expected one of focal_tversky"):
+        losses.build("CTCLoss")

@@ -1,6 +1,6 @@
-"""Segmentation losses over probabilities: Focal-Tversky, Tversky, Dice and binary cross-entropy.
+"""Segmentation losses over probabilities (Focal-Tversky, Tversky, Dice, binary cross-entropy), and those of torch.nn.
 
-Each loss is computed per sample and channel and then averaged, so that the value over a data set depends neither on
+Each of ours is computed per sample and channel and then averaged, so that the value over a data set depends neither on
 the batch size nor on the order. A truth that is empty costs ``1 - smooth / (smooth + beta * FP)``: 0 when nothing is
 predicted, towards 1 the more is.
 """
@@ -8,10 +8,16 @@ predicted, towards 1 the more is.
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as tree
 
 from torchshrink.errors import RecipeError
+from torchshrink.parallel.whole_batch import extremes
+
+_SURE = 1 / 512  # half a step of an int8 probability
 
 
 def tversky_index(
@@ -108,15 +114,100 @@ BY_NAME: dict[str, type[nn.Module]] = {
 }
 
 
-def build(name: str, **settings: float) -> nn.Module:
-    """Return the loss called ``name`` with its settings.
+class TorchLoss(nn.Module):
+    """A loss of `torch.nn`, given its truth as it wants it.
+
+    Truths become the outputs' type and, where they hold as many numbers, their shape, which would else be broadcast:
+    ``[N]`` against ``[N, 1]``. Class numbers become int64.
+
+    Args:
+        name: Such as ``CrossEntropyLoss``.
+        settings: Its own; lists become tensors, as for ``weight``.
+
+    Raises:
+        RecipeError: When torch has no such loss or it has no such setting.
+    """
+
+    def __init__(self, name: str, **settings: Any) -> None:
+        super().__init__()
+        kind = getattr(nn, name, None)
+        if name not in _of_torch() or kind is None:
+            raise RecipeError(
+                f"unknown loss {name!r}: expected one of {', '.join(BY_NAME)}, a loss of torch.nn such as "
+                "CrossEntropyLoss or MSELoss, module:callable, or teacher"
+            )
+        self.name = name
+        tensors = {key: torch.tensor(value) if isinstance(value, list) else value for key, value in settings.items()}
+        try:
+            self.loss = kind(**tensors)
+        except TypeError as error:
+            raise RecipeError(f"loss {name!r} does not take {settings}: {error}") from None
+
+    def forward(self, output: Tensor, truth: Tensor) -> Tensor:
+        """Return the loss of outputs ``[N, ...]`` against truths."""
+        if self.name in _OF_CLASSES and not truth.is_floating_point():
+            truth = truth.long()
+        elif self.name not in _OF_CLASSES:
+            truth = truth.to(output.dtype)
+            truth = truth.reshape(output.shape) if truth.numel() == output.numel() else truth
+        found: Tensor = self.loss(output, truth)
+        return found
+
+
+def imitation(output: Any, guidance: Any) -> Tensor:
+    """Return how far a model is from its teacher, a scalar that is 0 where they agree.
+
+    Probabilities are compared by the mean Kullback-Leibler divergence of each one's two outcomes, any other outputs by
+    the mean squared error. Both are tensors of one shape, or structures of them, whose distances are added up.
+    """
+    pairs = zip(tree.tree_leaves(output), tree.tree_leaves(guidance), strict=True)
+    first, *others = [_imitation(ours, theirs) for ours, theirs in pairs]
+    return sum(others, first)
+
+
+def _imitation(output: Tensor, guidance: Tensor) -> Tensor:
+    low, high = torch.stack([output.detach(), guidance]).aminmax()
+    low, high = extremes(low, high)
+    if low < 0 or high > 1:
+        return (output - guidance).square().mean()
+    # Quantized probabilities can be exactly 0, where the divergence and its gradient have no bound.
+    output, guidance = (tensor.clamp(_SURE, 1 - _SURE) for tensor in (output, guidance))
+    entropy = nn.functional.binary_cross_entropy(guidance, guidance)
+    return nn.functional.binary_cross_entropy(output, guidance) - entropy
+
+
+class Imitation(nn.Module):
+    """How far outputs are from those of the model that they are to be like, see `imitation`."""
+
+    def forward(self, output: Any, truth: Any) -> Tensor:
+        """Return the scalar distance of outputs from those of another model."""
+        return imitation(output, truth)
+
+
+_OF_CLASSES = ("CrossEntropyLoss", "NLLLoss", "MultiMarginLoss", "MultiLabelMarginLoss")
+
+
+def _of_torch() -> list[str]:
+    """Return the losses of torch that take an output and a truth."""
+    others = ("TripletMarginLoss", "TripletMarginWithDistanceLoss", "CTCLoss", "AdaptiveLogSoftmaxWithLoss",
+              "CosineEmbeddingLoss", "MarginRankingLoss", "GaussianNLLLoss")  # fmt: skip
+    return [name for name in dir(nn) if name.endswith("Loss") and name not in others]
+
+
+def build(name: str, **settings: Any) -> nn.Module:
+    """Return the loss called ``name`` with its settings: ours, or one of `torch.nn`.
 
     Raises:
         RecipeError: When there is no such loss or it has no such setting.
     """
     if name not in BY_NAME:
-        raise RecipeError(f"unknown loss {name!r}: expected one of {', '.join(BY_NAME)}, or module:callable")
+        return TorchLoss(name, **settings)
     try:
         return BY_NAME[name](**settings)
     except TypeError as error:
         raise RecipeError(f"loss {name!r} does not take {settings}: {error}") from None
+
+
+def name_of(loss: Any) -> str:
+    """Return what reports call a loss."""
+    return str(getattr(loss, "name", None) or getattr(loss, "__name__", None) or type(loss).__name__)

@@ -1,83 +1,159 @@
-"""Dice and IoU of thresholded probabilities, and the figures that every report row holds."""
+"""The figures that every report row holds: the loss and the task's metrics, over a whole part of the data."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as tree
 
-from torchshrink.task import Samples, batches
+from torchshrink import kinds
+from torchshrink.errors import DataError, ShrinkError
+from torchshrink.meters import BUILT_IN, THRESHOLD, Metric, dice, iou, metric
+from torchshrink.task import Samples, Task, batches
 
-THRESHOLD = 0.5
+__all__ = [
+    "BUILT_IN", "THRESHOLD", "Metric", "Scores", "Scoring", "dice", "evaluate", "guarded",
+    "iou", "metric", "outputs", "score", "stack",
+]  # fmt: skip
+
+Metrics = Mapping[str, Metric]
 
 
 @dataclass(frozen=True)
 class Scores:
-    """How well outputs match a truth: ``loss`` (smaller is better), ``dice`` and ``iou`` in [0, 1], 1 is perfect."""
+    """How well outputs match a truth; each metric is an attribute too.
+
+    Attributes:
+        loss: Smaller is better.
+        metrics: By name.
+
+    >>> Scores(0.5, {"dice": 0.75}).dice
+    0.75
+    """
 
     loss: float
-    dice: float
-    iou: float
+    metrics: Mapping[str, float]
+
+    def __getattr__(self, name: str) -> float:
+        if name != "metrics" and name in self.metrics:
+            return self.metrics[name]
+        raise AttributeError(f"there is no metric {name!r}")
+
+    def cost(self, task: Task) -> float:
+        """Return what decides for a task, so that smaller is better."""
+        if task.decides == "loss":
+            return self.loss
+        figure = self.metrics[task.decides]
+        return -figure if task.higher_is_better else figure
 
 
-def dice(probability: Tensor, truth: Tensor) -> Tensor:
-    """Return ``2 TP / (2 TP + FP + FN)`` per sample and channel, ``[N, C]``; 1 where both are empty.
+class Scoring:
+    """Sums scores up over batches, each sample counting the same.
 
     Args:
-        probability: ``[N, C, *size]``; positive where it exceeds 0.5.
-        truth: ``[N, C, *size]`` of 0 and 1.
+        loss: ``loss(output, truth)``, the mean over its samples.
+        metrics: By name; by default those of a segmentation.
     """
-    overlap, predicted, true = _counts(probability, truth)
-    return torch.where(predicted + true > 0, 2 * overlap / (predicted + true).clamp_min(1), 1.0)
+
+    def __init__(self, loss: nn.Module, metrics: Metrics | None = None) -> None:
+        self._loss = loss
+        found = kinds.metrics("segmentation") if metrics is None else metrics
+        self._meters = {name: each.meter() for name, each in found.items()}
+        self._total, self._count = 0.0, 0
+
+    @torch.no_grad()
+    def add(self, output: Any, truth: Any) -> None:
+        """Take a batch.
+
+        Raises:
+            DataError: When the loss or a metric cannot be computed of it.
+        """
+        size = len(tree.tree_leaves(output)[0])
+        self._total += size * _number("the loss", output, truth, lambda: self._loss(output, truth))
+        self._count += size
+        for name, meter in self._meters.items():
+            guarded(f"metric {name!r}", output, truth, lambda meter=meter: meter.update(output, truth))
+
+    def scores(self) -> Scores:
+        """Return the scores of all batches so far."""
+        found = {name: _number(f"metric {name!r}", None, None, meter.compute) for name, meter in self._meters.items()}
+        return Scores(self._total / self._count, found)
 
 
-def iou(probability: Tensor, truth: Tensor) -> Tensor:
-    """Return ``TP / (TP + FP + FN)`` per sample and channel, ``[N, C]``; 1 where both are empty. Args as `dice`."""
-    overlap, predicted, true = _counts(probability, truth)
-    union = predicted + true - overlap
-    return torch.where(union > 0, overlap / union.clamp_min(1), 1.0)
+def score(output: Any, truth: Any, loss: nn.Module, metrics: Metrics | None = None) -> Scores:
+    """Return the scores of outputs that exist already, ``[N, ...]`` both.
 
+    Args:
+        output: As the model gives it.
+        truth: As the data gives it.
+        loss: See `Scoring`.
+        metrics: See `Scoring`.
 
-def score(probability: Tensor, truth: Tensor, loss: nn.Module) -> Scores:
-    """Return the scores of outputs that exist already, ``[N, C, *size]`` both, averaged over samples and channels."""
-    with torch.no_grad():
-        return Scores(
-            loss=float(loss(probability, truth)),
-            dice=float(dice(probability, truth).mean()),
-            iou=float(iou(probability, truth).mean()),
-        )
+    Raises:
+        DataError: When they do not fit each other.
+    """
+    scoring = Scoring(loss, metrics)
+    scoring.add(output, truth)
+    return scoring.scores()
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, samples: Samples, loss: nn.Module, batch_size: int = 16) -> Scores:
-    """Return the scores of a model over ``samples``, each sample counting the same; the model's mode is kept."""
+def evaluate(
+    model: nn.Module, samples: Samples, loss: nn.Module, batch_size: int = 16, metrics: Metrics | None = None
+) -> Scores:
+    """Return the scores of a model over ``samples``, each sample counting the same; the model's mode is kept.
+
+    Args and Raises as `score`.
+    """
     was_training = model.training
     model.eval()
     tensors = itertools.chain(model.parameters(), model.buffers())
     device = next((tensor.device for tensor in tensors), torch.device("cpu"))
-    totals, count = torch.zeros(3, dtype=torch.float64), 0
+    scoring = Scoring(loss, metrics)
     for inputs, truth in batches(samples, batch_size):
-        batch = score(model(inputs.to(device)).cpu(), truth, loss)
-        totals += len(inputs) * torch.tensor([batch.loss, batch.dice, batch.iou], dtype=torch.float64)
-        count += len(inputs)
+        scoring.add(tree.tree_map_only(Tensor, Tensor.cpu, model(inputs.to(device))), truth)
     model.train(was_training)
-    return Scores(*(totals / count).tolist())
+    return scoring.scores()
 
 
-def outputs(model: nn.Module, inputs: Tensor, batch_size: int = 16) -> Tensor:
+def outputs(model: nn.Module, inputs: Tensor, batch_size: int = 16) -> Any:
     """Return what a model computes for ``[N, C, *size]``, in float32, a batch at a time."""
     with torch.inference_mode():
-        return torch.cat([model(batch).float() for batch in torch.split(inputs, batch_size)])
+        parts = [tree.tree_map(Tensor.float, model(batch)) for batch in torch.split(inputs, batch_size)]
+    return tree.tree_map(lambda *tensors: torch.cat(tensors), *parts)
 
 
-def stack(samples: Samples) -> tuple[Tensor, Tensor]:
-    """Return all inputs and all truths as two tensors, ``[N, C, *size]`` and ``[N, K, *size]``."""
+def stack(samples: Samples) -> tuple[Tensor, Any]:
+    """Return all inputs, ``[N, C, *size]``, and all truths, also with N in front."""
     inputs, truths = zip(*batches(samples, 64), strict=True)
-    return torch.cat(inputs), torch.cat(truths)
+    return torch.cat(inputs), tree.tree_map(lambda *parts: torch.cat(parts), *truths)
 
 
-def _counts(probability: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    positive, true = probability.flatten(2) > THRESHOLD, truth.flatten(2) > THRESHOLD
-    return (positive & true).sum(-1).float(), positive.sum(-1).float(), true.sum(-1).float()
+def guarded(what: str, output: Any, truth: Any, compute: Any) -> Any:
+    """Return what a loss or metric computes; what it raises becomes a sentence that names it and what it was given."""
+    try:
+        return compute()
+    except ShrinkError as error:
+        raise DataError(f"{what}: {error}") from error
+    except Exception as error:  # whatever the user's function does
+        given = "" if output is None else f" of outputs {_shapes(output)} and truths {_shapes(truth)}"
+        told = " ".join(str(error).split())
+        raise DataError(f"{what} cannot be computed{given}: {type(error).__name__}: {told}") from error
+
+
+def _number(what: str, output: Any, truth: Any, compute: Any) -> float:
+    return float(guarded(what, output, truth, lambda: float(compute())))
+
+
+def _shapes(content: Any) -> Any:
+    """Return a tensor's shape and type, or those of everything in a structure of them."""
+    if torch.is_tensor(content):
+        return f"{list(content.shape)} {str(content.dtype).removeprefix('torch.')}"
+    if isinstance(content, Mapping):
+        return {key: _shapes(value) for key, value in content.items()}
+    return [_shapes(value) for value in content] if isinstance(content, list | tuple) else type(content).__name__

@@ -14,6 +14,9 @@ Importance = Literal["l1", "l2", "bn", "taylor"]  # what a channel is worth, see
 Scope = Literal["global", "layer"]  # what is ranked together: all layers, or the weights or channels of each
 Arithmetic = Literal["auto", "fp32", "bf16"]  # what training computes with
 Sampler = Literal["tpe", "random"]  # what draws the candidates of a search
+Kind = Literal[  # what a truth is, see `task.Task`
+    "segmentation", "multiclass", "classification", "regression", "reconstruction", "unlabelled", "custom"
+]
 
 Whole = Annotated[int, Field(ge=0)]
 Natural = Annotated[int, Field(ge=1)]
@@ -55,3 +58,45 @@ def check(name: str, value: str, choices: Any) -> None:
     *others, last = (repr(choice) for choice in get_args(choices))
     if value not in get_args(choices):
         raise RecipeError(f"{name}={value!r}: expected {', '.join(others)} or {last}")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much worse than the dense model a file may be in what decides.
+
+    Attributes:
+        amount: At least 0.
+        is_share: Of the dense model's figure, or else in its units.
+
+    Raises:
+        RecipeError: When the amount is negative or not finite.
+    """
+
+    amount: float
+    is_share: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.amount < float("inf"):
+            raise RecipeError(f"budget {self.amount}: a model may become worse by a finite amount, at least 0")
+
+    @classmethod
+    def parse(cls, text: str | float) -> Budget:
+        """Read ``"2%"``, a share of the dense model's figure, or ``0.3``, in its units.
+
+        Raises:
+            RecipeError: When it is neither.
+
+        >>> Budget.parse("2%"), Budget.parse(0.3)
+        (Budget(amount=0.02, is_share=True), Budget(amount=0.3, is_share=False))
+        """
+        share, number = str(text).strip().endswith("%"), str(text).strip().removesuffix("%")
+        try:
+            return cls(float(number) / (100 if share else 1), share)
+        except ValueError:
+            raise RecipeError(
+                f"budget {text!r}: expected a share such as 2%, or a number in the units of what decides"
+            ) from None
+
+    def of(self, dense: float) -> float:
+        """Return by how much the figure may become worse, in its units."""
+        return self.amount * abs(dense) if self.is_share else self.amount

@@ -172,6 +172,8 @@ def channels(
     """
     if rounds < 1:
         raise RecipeError(f"rounds={rounds}: channels are removed in at least one round")
+    if importance == "taylor" and task.kind == "unlabelled":
+        raise RecipeError("importance='taylor' asks the loss, which data without labels has none of: choose l2 or bn")
     goals = _goals(model, task, amount, amounts, target_macs, target_params, rounds)
     history = History()
     part = settings.epochs // (rounds + 1)

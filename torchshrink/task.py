@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import default_collate
 
-from torchshrink.errors import DataError
-from torchshrink.losses import FocalTversky
+from torchshrink import kinds
+from torchshrink.errors import DataError, RecipeError
+from torchshrink.meters import Metric, metric
+from torchshrink.settings import Budget
 
-Augmentation = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
+Augmentation = Callable[[Tensor, Any, torch.Generator], tuple[Tensor, Any]]
 
 
 class Samples(Protocol):
     """Pairs of an input and its truth, by position: a list, or any dataset of PyTorch's that has a length."""
 
     def __len__(self) -> int: ...
-    def __getitem__(self, index: int, /) -> tuple[Tensor, Tensor]: ...
+    def __getitem__(self, index: int, /) -> tuple[Tensor, Any]: ...
 
 
-def batches(samples: Samples, size: int, count: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield samples in their order, ``size`` at a time, as inputs ``[N, C, *size]`` and truths ``[N, K, *size]``.
+def batches(samples: Samples, size: int, count: int | None = None) -> Iterator[tuple[Tensor, Any]]:
+    """Yield samples in their order, ``size`` at a time: inputs ``[N, C, *size]`` and truths, also with N in front.
 
     Args:
         samples: Where they come from.
@@ -72,13 +74,28 @@ class Task:
 
     Attributes:
         name: For reports.
-        train: Pairs of a normalised input ``[C, *size]`` (float32) and its truth ``[K, *size]`` (0 and 1).
+        train: Pairs of a normalised input ``[C, *size]`` (float32) and its truth, which is what ``kind`` says.
         validation: Held out of training; picks the best checkpoint.
         test: Looked at for the reported figures only.
         normalization: What was done to the raw inputs.
-        loss: ``loss(probability, truth)``, a scalar, smaller is better.
+        loss: ``loss(output, truth)``, a scalar, smaller is better; by default the kind's.
         augment: Changes a training batch at random, from the generator it is given.
-        class_names: One per output channel.
+        class_names: One per class.
+        kind: What a truth is: ``segmentation`` (0 and 1, ``[K, *size]``, for probabilities), ``multiclass`` (class
+            numbers, int64 ``[*size]``, for scores ``[K, *size]``), ``classification`` (a class number, int64 ``[]``,
+            for scores ``[K]``), ``regression`` (float ``[K]``), ``reconstruction`` (float ``[C, *size]``),
+            ``unlabelled`` (none, an empty tensor) or ``custom`` (anything; give ``loss`` and ``metrics``).
+        prepared: What was done to inputs before normalisation, such as ``size=96x96&fit=crop``; see
+            `torchshrink.data.preparation`.
+        metrics: By name, each a `torchshrink.metrics.Metric`, the name of a built-in one, or a torchmetrics object or
+            function that has ``higher_is_better``; by default the kind's.
+        decides: The metric, or ``loss``, that picks the best epoch, and that files are judged by; by default the first
+            metric, of segmentation the loss.
+        budget: How much worse than the dense model a file may be in it; by default 1 % where higher is better and 5 %
+            where lower is.
+
+    Raises:
+        RecipeError: When kind, metrics and ``decides`` contradict each other.
     """
 
     name: str
@@ -86,9 +103,40 @@ class Task:
     validation: Samples
     test: Samples
     normalization: Normalization
-    loss: nn.Module = field(default_factory=FocalTversky)
+    loss: Any = None  # a module or function; never None after __post_init__
     augment: Augmentation | None = None
     class_names: tuple[str, ...] = ()
+    kind: str = "segmentation"
+    prepared: str = ""
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    decides: str = ""
+    budget: Budget | None = None
+
+    def __post_init__(self) -> None:
+        kinds.check(self.kind)
+        if self.kind == "custom" and not self.metrics:
+            raise RecipeError(f"task {self.name!r} is of kind custom: give it metrics, such as {{'mae': 'mae'}}")
+        found = {name: metric(name, source) for name, source in self.metrics.items()} or kinds.metrics(self.kind)
+        decides = self.decides or kinds.decides(self.kind, tuple(found))
+        if decides != "loss" and decides not in found:
+            raise RecipeError(f"task {self.name!r}: {decides!r} is to decide, the metrics are {', '.join(found)}")
+        object.__setattr__(self, "metrics", found)
+        object.__setattr__(self, "decides", decides)
+        if self.loss is None:
+            object.__setattr__(self, "loss", kinds.loss(self.kind))
+        if self.budget is None:
+            object.__setattr__(self, "budget", kinds.budget(self.kind, self.higher_is_better))
+
+    @property
+    def higher_is_better(self) -> bool:
+        """The direction of what decides."""
+        return self.decides != "loss" and self.metrics[self.decides].higher_is_better
+
+    def check(self) -> None:
+        """Raise DataError when the first training and test samples are not of the task's kind."""
+        for part in (self.train, self.test):
+            if len(part):
+                kinds.check_truth(self.name, self.kind, *part[0])
 
     @property
     def example_input(self) -> Tensor:
@@ -96,17 +144,20 @@ class Task:
         return self.test[0][0].unsqueeze(0)
 
     @property
-    def example_truth(self) -> Tensor:
-        """The first test truth as a batch of one, ``[1, K, *size]``."""
-        return self.test[0][1].unsqueeze(0)
+    def example_truth(self) -> Any:
+        """The first test truth as a batch of one."""
+        return default_collate([self.test[0][1]])
 
     @property
     def metadata(self) -> dict[str, Any]:
         """What must travel with every checkpoint and exported file."""
+        kind = {} if self.kind == "segmentation" else {"kind": self.kind}
         return {
             "normalization": self.normalization.to_dict(),
             "class_names": list(self.class_names),
             "input_shape": list(self.example_input.shape),
+            **kind,
+            **({"prepared": self.prepared} if self.prepared else {}),
         }
 
     @property

@@ -9,20 +9,21 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as tree
 from torch.utils.data import DataLoader, Dataset
 
-from torchshrink.errors import DataError, ModelError
-from torchshrink.metrics import evaluate
+from torchshrink.errors import DataError, ModelError, RecipeError
+from torchshrink.losses import imitation
+from torchshrink.metrics import evaluate, guarded
 from torchshrink.model.memory_format import channels_last
 from torchshrink.own_loop import BUILT_IN, AfterStep, Loop, hand_over
 from torchshrink.parallel import group
 from torchshrink.parallel.launch import is_main
-from torchshrink.parallel.whole_batch import extremes, whole_batch
+from torchshrink.parallel.whole_batch import whole_batch
 from torchshrink.progress import SILENT, Progress
 from torchshrink.settings import Arithmetic, Training, check
 from torchshrink.task import Task
-
-_SURE = 1 / 512  # half a step of an int8 probability
+from torchshrink.unlabelled import Taught, taught
 
 
 @dataclass(frozen=True)
@@ -42,15 +43,24 @@ class Settings(Training):
 
 @dataclass
 class History:
-    """What happened: one entry per epoch, and which epoch's weights were kept."""
+    """What happened: one entry per epoch, and which epoch's weights were kept.
+
+    Attributes:
+        epochs: Training and validation loss and the task's metrics.
+        best_epoch: From 1 on; 0 when none was kept.
+        best_loss: Validation loss of that epoch.
+        best_cost: Its figure in what decides, negated where higher is better: the validation loss, for most tasks.
+    """
 
     epochs: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
     best_loss: float = math.inf
+    best_cost: float = math.inf
 
     def to_dict(self) -> dict[str, Any]:
         """Return what is stored in a checkpoint; JSON has no infinity."""
-        return asdict(self) | {"best_loss": self.best_loss if math.isfinite(self.best_loss) else None}
+        best = {"best_loss": self.best_loss, "best_cost": self.best_cost}
+        return asdict(self) | {name: value if math.isfinite(value) else None for name, value in best.items()}
 
 
 def fit(
@@ -70,8 +80,9 @@ def fit(
     samples, as all of `torchshrink.losses` are, and a model in which only BatchNorm mixes samples.
 
     Args:
-        model: Maps ``[N, C, *size]`` to probabilities ``[N, K, *size]``.
-        task: Gives data and loss; its validation part picks the best epoch.
+        model: Maps ``[N, C, *size]`` to whatever the task's loss takes.
+        task: Gives data and loss; what decides for it, on its validation part, picks the best epoch, and the loss among
+            equals.
         settings: Epochs, learning rate and so on.
         after_step: Called after each step with the number of finished steps and of all, for schedules and masks.
         settled: Share of the training after which an epoch may be the best one; before it, the model is still being
@@ -80,16 +91,22 @@ def fit(
         progress: Told about every step, by the main process.
 
     Raises:
-        DataError: When the training data has no sample, or a batch has fewer samples than there are processes.
+        DataError: When the training data has no sample or not the task's kind of truth, a batch has fewer samples than
+            there are processes, or loss or metrics do not take what the model gives.
         ModelError: When the loss stops being a number.
+        RecipeError: When the data has no labels and there is no teacher to imitate alone.
     """
     from accelerate.data_loader import prepare_data_loader
     from accelerate.utils import set_seed
 
+    task.check()
     if settings.loop.fit is not None and settings.epochs:
         hand_over(model, task, settings, after_step)
-        found = evaluate(model, task.validation, task.loss, settings.batch_size)
-        return History([{"validation_loss": found.loss}], 1, found.loss)
+        found = evaluate(model, task.validation, task.loss, settings.batch_size, task.metrics)
+        epoch_of_theirs = {"validation_loss": found.loss, **found.metrics}
+        return History([epoch_of_theirs], 1, found.loss, found.cost(task))
+    if task.kind == "unlabelled":
+        task = _with_answers(task, settings, teacher)
     device = group.join()
     generator = torch.Generator().manual_seed(settings.seed)
     # Every process reads whole batches and augments them alike, then takes its share.
@@ -107,17 +124,23 @@ def fit(
     for epoch in range(1, settings.epochs + 1):
         train_loss = run.epoch(loader, generator)
         group.align(model)  # a layer may keep what it saw of its share
-        validation = evaluate(model, task.validation, task.loss, settings.batch_size)
-        loss, dice = group.agree([validation.loss, validation.dice], device)
-        history.epochs.append({"train_loss": train_loss, "validation_loss": loss, "dice": dice})
-        progress.update(run.step, steps, f"epoch {epoch}/{settings.epochs} validation loss {loss:.4f}")
+        validation = evaluate(model, task.validation, task.loss, settings.batch_size, task.metrics)
+        names = ["validation_loss", *validation.metrics]
+        figures = [validation.loss, *validation.metrics.values(), validation.cost(task)]
+        *shown, cost = group.agree(figures, device)
+        history.epochs.append({"train_loss": train_loss, **dict(zip(names, shown, strict=True))})
+        told = f"validation loss {shown[0]:.4f}"
+        told += "" if task.decides == "loss" else f", {task.decides} {abs(cost):.4f}"
+        progress.update(run.step, steps, f"epoch {epoch}/{settings.epochs} {told}")
         if run.step < settled * steps:
             continue
-        if loss < history.best_loss:
-            history.best_loss, history.best_epoch = loss, epoch
+        if (cost, shown[0]) < (history.best_cost, history.best_loss):
+            history.best_loss, history.best_cost, history.best_epoch = shown[0], cost, epoch
             best = copy.deepcopy(model.state_dict())
         elif settings.patience and epoch - history.best_epoch >= settings.patience:
-            progress.note(f"stopped after epoch {epoch}: no better validation loss for {settings.patience} epochs")
+            progress.note(
+                f"stopped after epoch {epoch}: no better validation {task.decides} for {settings.patience} epochs"
+            )
             break
     if best is not None:
         model.load_state_dict(best)
@@ -141,7 +164,7 @@ class _Run:
     step: int = 0
     is_channels_last: bool = True
 
-    def epoch(self, loader: DataLoader[tuple[Tensor, Tensor]], generator: torch.Generator) -> float:
+    def epoch(self, loader: DataLoader[tuple[Tensor, Any]], generator: torch.Generator) -> float:
         """Train on every batch once and return the mean loss."""
         self.model.train()
         total = 0.0
@@ -154,7 +177,7 @@ class _Run:
             self.progress.update(self.step, self.steps)
         return total / len(loader)
 
-    def _step(self, inputs: Tensor, truth: Tensor) -> float:
+    def _step(self, inputs: Tensor, truth: Any) -> float:
         loss = self._loss(inputs, truth)
         mean = float(group.total(loss.detach()))
         if not math.isfinite(mean):
@@ -170,19 +193,25 @@ class _Run:
         self.step += 1
         return mean
 
-    def _loss(self, inputs: Tensor, truth: Tensor) -> Tensor:
+    def _loss(self, inputs: Tensor, truth: Any) -> Tensor:
         """Return what this process's share of a batch adds to the batch's mean loss."""
-        whole = len(inputs)
-        inputs, truth = group.share(inputs), group.share(truth)
+        whole, share = len(inputs), self.settings.distillation
+        inputs, truth = group.share(inputs), tree.tree_map(group.share, truth)
         with whole_batch():
             output, guidance = self._outputs(inputs)
-            loss: Tensor = self.task.loss(output.float(), truth)
+            output = tree.tree_map(Tensor.float, output)
+            loss = torch.zeros(()) if guidance is not None and share == 1 else self._task_loss(output, truth)
             if guidance is not None:
-                share = self.settings.distillation
-                loss = (1 - share) * loss + share * imitation(output.float(), guidance.float())
+                loss = (1 - share) * loss + share * imitation(output, tree.tree_map(Tensor.float, guidance))
         return loss * (len(inputs) / whole)
 
-    def _outputs(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _task_loss(self, output: Any, truth: Any) -> Tensor:
+        loss: Tensor = guarded("the loss", output, truth, lambda: self.task.loss(output, truth))
+        if loss.numel() != 1:
+            raise DataError(f"the loss gives {list(loss.shape)} numbers instead of one: let it return their mean")
+        return loss
+
+    def _outputs(self, inputs: Tensor) -> tuple[Any, Any]:
         """Return what the model and its teacher, if it has one, make of a batch."""
         if self.is_channels_last:
             try:
@@ -193,32 +222,26 @@ class _Run:
                 self.is_channels_last = False  # the model views tensors as if they were in the usual order
         return self._asked(inputs)
 
-    def _asked(self, inputs: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _asked(self, inputs: Tensor) -> tuple[Any, Any]:
         bf16 = uses_bf16(self.settings.precision, inputs.device.type)
         with torch.autocast(inputs.device.type, torch.bfloat16, enabled=bf16):
             return self.model(inputs), None if self.teacher is None else _answer(self.teacher, inputs)
 
 
-def imitation(output: Tensor, guidance: Tensor) -> Tensor:
-    """Return how far a model is from its teacher, a scalar that is 0 where they agree.
-
-    Probabilities are compared by the mean Kullback-Leibler divergence of each one's two outcomes, any other outputs by
-    the mean squared error. Both are ``[N, K, *size]``.
-    """
-    low, high = torch.stack([output.detach(), guidance]).aminmax()
-    low, high = extremes(low, high)
-    if low < 0 or high > 1:
-        return (output - guidance).square().mean()
-    # Quantized probabilities can be exactly 0, where the divergence and its gradient have no bound.
-    output, guidance = (tensor.clamp(_SURE, 1 - _SURE) for tensor in (output, guidance))
-    entropy = nn.functional.binary_cross_entropy(guidance, guidance)
-    return nn.functional.binary_cross_entropy(output, guidance) - entropy
-
-
 @torch.no_grad()
-def _answer(teacher: nn.Module, inputs: Tensor) -> Tensor:
-    answer: Tensor = teacher(inputs)
-    return answer
+def _answer(teacher: nn.Module, inputs: Tensor) -> Any:
+    return teacher(inputs)
+
+
+def _with_answers(task: Task, settings: Settings, teacher: nn.Module | None) -> Task:
+    """Return an unlabelled task whose validation part has its truths from the teacher, unless it has some already."""
+    if settings.epochs and (teacher is None or settings.distillation != 1):
+        raise RecipeError(
+            f"task {task.name!r} has no labels to be trained with: imitate a trained model, with teacher=model and "
+            "distillation=1"
+        )
+    is_taught = isinstance(task.validation, Taught)
+    return task if is_taught or teacher is None else taught(task, copy.deepcopy(teacher).cpu())
 
 
 def _guide(teacher: nn.Module | None, settings: Settings, device: torch.device) -> nn.Module | None:
@@ -239,7 +262,7 @@ def uses_bf16(precision: str, device: str) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def _batches(task: Task, settings: Settings, generator: torch.Generator) -> DataLoader[tuple[Tensor, Tensor]]:
+def _batches(task: Task, settings: Settings, generator: torch.Generator) -> DataLoader[tuple[Tensor, Any]]:
     """Return the batches of an epoch, the same in every process."""
     size, processes = len(task.train), group.count()
     if size == 0:
@@ -251,5 +274,5 @@ def _batches(task: Task, settings: Settings, generator: torch.Generator) -> Data
         )
     # BatchNorm cannot train on a batch of one, and every process needs a share.
     drop_last = size > 1 and 0 < size % settings.batch_size < max(2, processes)
-    samples = cast(Dataset[tuple[Tensor, Tensor]], task.train)  # a length and positions are all that it needs
+    samples = cast(Dataset[tuple[Tensor, Any]], task.train)  # a length and positions are all that it needs
     return DataLoader(samples, settings.batch_size, shuffle=True, generator=generator, drop_last=drop_last)

@@ -39,3 +39,12 @@ def test_ecg():
     _, truth = whole(task.test)
     assert truth.float().mean((0, 2)).tolist() == pytest.approx([0.108, 0.114, 0.210], abs=5e-4)
     assert (truth[:, 0].sum(-1) == 0).sum() == 24
+
+
+def test_spoken_digits():
+    task = open_task(f"{real('spoken_digits')}?group=speaker")  # a speaker of its own validates, as another one tests
+    assert (len(task.train), len(task.validation), len(task.test)) == (1000, 250, 500)
+    assert (task.kind, len(task.class_names)) == ("classification", 10)
+    assert task.example_input.shape == (1, 1, 8000)
+    _, labels = whole(task.test)
+    assert torch.equal(labels.bincount(), torch.full((10,), 50))

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 import torchshrink.data
+from torchshrink.cli.shown import folder_name
 from torchshrink.data import cells, open_task
+from torchshrink.data.sources import located
 from torchshrink.errors import DataError
 
 
@@ -88,7 +90,7 @@ def test_seed_decides():
     ("source", "named"),
     [
         ("synthetic:nuclei", "no synthetic 'nuclei'"),
-        ("synthetic:cells?length=64", "cannot use length=64, the options are positive whole numbers size, train, test"),
+        ("synthetic:cells?length=64", "cannot use length=64, the options are size, train, test"),
         ("synthetic:pulses?length=-64", "cannot use length=-64"),
         ("synthetic:cells?size=", "cannot use size="),
         ("synthetic:cells?size=8", "size=8: size must be at least 16"),
@@ -157,8 +159,8 @@ def test_paths_that_lead_nowhere(tmp_path):
         message = failure(source)
         assert message.startswith(f"{missing} does not exist: expected synthetic:cells")
     assert f"{tmp_path} holds none of images, masks" in failure(tmp_path)
-    (tmp_path / "table.csv").write_text("1,2")
-    assert f"{tmp_path / 'table.csv'} is a .csv file" in failure(tmp_path / "table.csv")
+    (tmp_path / "table.tsv").write_text("1,2")
+    assert f"{tmp_path / 'table.tsv'} is a .tsv file" in failure(tmp_path / "table.tsv")
 
 
 def test_paths_that_the_system_rejects():
@@ -173,7 +175,7 @@ def test_folder_that_cannot_be_listed(write_set, monkeypatch):
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "iterdir", refuse)
-    assert f"{root / 'images'} cannot be read: Permission denied" in failure(root)
+    assert f"{root} cannot be read: Permission denied" in failure(root)
 
 
 def test_callable_in_the_current_folder(write_module):
@@ -192,7 +194,7 @@ def test_callable_in_the_current_folder(write_module):
     [
         (
             "def make():\n    return {'x': 1}\n",
-            "my_task_bad:make returned dict: it must return a torchshrink.task.Task",
+            "my_task_bad:make returned dict: it must return a torchshrink.task.Task, or datasets",
         ),
         ("def make():\n    raise KeyError('lost')\n", "my_task_bad:make stopped with KeyError ('lost')"),
         ("def make(path):\n    pass\n", "my_task_bad:make stopped with TypeError"),
@@ -235,12 +237,35 @@ def test_public_names():
         "open_task",
         "pulses",
         "task_from_arrays",
+        "task_from_datasets",
     ]
     assert all(hasattr(torchshrink.data, name) for name in torchshrink.data.__all__)
 
 
-@pytest.mark.parametrize("name", ["arrays", "augment", "build", "folder", "labelled", "sources", "synthetic"])
+@pytest.mark.parametrize("name", ["arrays", "augment", "build", "files", "labelled", "sources", "synthetic"])
 def test_doctests(name):
     result = doctest.testmod(importlib.import_module(f"torchshrink.data.{name}"))
     assert result.failed == 0
-    assert result.attempted > 0 or name == "folder"
+    assert result.attempted > 0
+
+
+def test_where_data_lies(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "set").mkdir()
+    assert located("set") == (tmp_path / "set", f"{tmp_path}/set")
+    assert located("folder:set?size=8") == (tmp_path / "set", f"{tmp_path}/set?size=8")
+    for source in ("synthetic:cells?size=16", "my_module:make", "nowhere?size=8"):
+        assert located(source) == (None, source)
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        ("synthetic:cells?size=16", "synthetic-cells"),
+        ("folder:/my/set?size=96", "set"),
+        ("my/set.csv?group=speaker", "set"),
+        ("package.module:make", "package.module-make"),
+    ],
+)
+def test_name_of_a_run(data, name):
+    assert folder_name(None, data) == name

@@ -215,13 +215,15 @@ def test_the_row_of_a_file(tmp_path: Path) -> None:
     artefact = Artefact("dense", "onnx", "int8", path, islands=("Sin x",), matched=0.5)
     made = Made(tmp_path / "dense.safetensors", "stamp", 123, keep_float=["head"])
     weights = [np.array([0, 1, 2, 0], np.int8), np.array([[1.5, 0.0]], np.float32)]
-    row = file_row(artefact, made, tmp_path, weights, Scores(0.25, 0.5, 0.75), {"passed": True})
+    row = file_row(artefact, made, tmp_path, weights, Scores(0.25, {"dice": 0.5, "iou": 0.75}), {"passed": True})
     assert (row["name"], row["path"], row["bytes"]) == ("dense/onnx-int8", "files/dense-int8.onnx", 1000)
     assert (row["params"], row["nonzero"], row["macs"]) == (6, 3, 123)
     assert math.isclose(row["sparsity"], 0.5)
     assert (row["loss"], row["metrics"]) == (0.25, {"dice": 0.5, "iou": 0.75})
     assert (row["islands"], row["matched_ranges"], row["keep_float"]) == (["Sin x"], 0.5, ["head"])
-    in_float = file_row(Artefact("dense", "onnx", "fp32", path), made, tmp_path, [], Scores(0.25, 0.5, 0.75), {})
+    in_float = file_row(
+        Artefact("dense", "onnx", "fp32", path), made, tmp_path, [], Scores(0.25, {"dice": 0.5, "iou": 0.75}), {}
+    )
     assert (in_float["keep_float"], in_float["sparsity"]) == ([], 1)
     parity = {"passed": False, "reason": "too far"}
     assert failed_file(artefact, tmp_path, parity) == {

@@ -67,7 +67,7 @@ def test_keys_of_a_later_version_are_kept() -> None:
         (("rows", 1, "latency_ms", "median"), None, "rows[1].latency_ms.median should be a valid number, found None"),
         (("rows", 1, "latency_ms", "median"), float("inf"), "rows[1].latency_ms.median should be a finite number"),
         (("rows", 1, "format"), "gguf", "rows[1].format should be 'torch', 'onnx', 'tflite' or 'h5', found 'gguf'"),
-        (("rows", 1, "metrics"), {"dice": 1}, "rows[1].metrics.iou is missing"),
+        (("rows", 1, "metrics"), {"dice": None}, "rows[1].metrics.dice should be a valid number, found None"),
         (("rows",), {}, "rows should be a valid list, found {}"),
         (("rows", 0), 3, "rows[0] should be a valid object, found 3"),
         (("task",), None, "task should be a valid object, found None"),

@@ -37,3 +37,9 @@ def test_places() -> None:
     assert place(costs, ("size", "latency", "rss", "loss_increase"), DENSE) == pytest.approx((0, 1, 0, 0.75))
     assert place({"size": 1e5}, ("size",), DENSE) == pytest.approx((2 / 3,))
     assert place({"loss_increase": -0.2}, ("loss_increase",), DENSE) == pytest.approx((0.0,))
+
+
+def test_a_metric_that_is_better_when_higher_is_placed_by_its_negative() -> None:
+    dense = {"loss": -0.8}
+    assert place({"loss_increase": 0.0}, ("loss_increase",), dense) == (0.5,)
+    assert place({"loss_increase": 0.4}, ("loss_increase",), dense) == pytest.approx((0.75,))

@@ -52,3 +52,13 @@ def test_violations_are_shares_of_the_limit() -> None:
 def test_a_loss_that_must_fall() -> None:
     found = Limits(loss_increase=-0.01).violations({"loss_increase": 0.0}, DENSE)
     assert found == pytest.approx({"loss_increase": 0.05})
+
+
+def test_a_loss_may_rise_by_a_share_of_the_dense_models() -> None:
+    """Also of a metric that is better when higher, whose cost is its negative."""
+    found = Limits.parse(loss_increase="2%")
+    assert found.resolved({"loss": 0.5}).limited == {"loss_increase": pytest.approx(0.01)}
+    assert found.resolved({"loss": -0.9}).limited == {"loss_increase": pytest.approx(0.018)}
+    assert Limits.parse(loss_increase="0.02") == Limits.parse(loss_increase=0.02).resolved({"loss": 0.5})
+    with pytest.raises(RecipeError, match=r"--max-loss-increase a lot: expected a number such as 0.01, or a share"):
+        Limits.parse(loss_increase="a lot")

@@ -12,9 +12,10 @@ FOLDERS = {"torchshrink": "torchshrink", "converters": "torchshrink.converters",
 # From the ground up: a room imports rooms before it only, in its own folder and in those above.
 FLOORS: dict[str, tuple[str, ...]] = {
     "torchshrink": (
-        "__init__", "errors", "settings", "progress", "quiet", "harmless", "files", "parallel", "losses", "model",
-        "weights", "checkpoint", "prune", "task", "metrics", "data", "quantize", "loops", "report", "runtime", "bench",
-        "predict", "own_loop", "training", "stages", "sensitivity", "pipeline", "search",
+        "__init__", "errors", "settings", "progress", "quiet", "harmless", "files", "parallel", "losses", "meters",
+        "kinds", "model", "weights", "checkpoint", "prune", "task", "unlabelled", "metrics", "constant", "data",
+        "quantize", "loops", "report", "runtime", "bench", "predict", "own_loop", "training", "stages", "sensitivity",
+        "pipeline", "search",
     ),
     "converters": (
         "onnx_file", "ranges", "runtimes", "qdq", "tflite_file", "tflite_ops", "correspondence", "foreign", "half",

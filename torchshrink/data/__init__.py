@@ -1,8 +1,9 @@
-"""Where samples come from: synthetic sets, folders of images, npz files and the caller's own code."""
+"""Where samples come from: folders, tables, npz files, datasets, synthetic sets and the caller's own code."""
 
 from torchshrink.data.arrays import from_xy
 from torchshrink.data.augment import flips_rotations_noise
 from torchshrink.data.build import task_from_arrays
+from torchshrink.data.datasets import task_from_datasets
 from torchshrink.data.labelled import LabelledArrays
 from torchshrink.data.sources import open_task
 from torchshrink.data.synthetic import cells, pulses
@@ -15,4 +16,5 @@ __all__ = [
     "open_task",
     "pulses",
     "task_from_arrays",
+    "task_from_datasets",
 ]

@@ -18,7 +18,8 @@ def flips_rotations_noise(
 
     Images are flipped along each axis with a chance of one half and, when square, transposed with the same chance:
     together all eight symmetries of a square, 90-degree rotations included; a rectangle keeps its flips and the
-    180-degree rotation. Signals keep their direction. Truth moves with its input and is never interpolated.
+    180-degree rotation. Signals keep their direction. Truth moves with its input and is never interpolated; images
+    whose truth has no positions (a class, a number) keep their direction too: a flipped digit is another one.
 
     Args:
         dims: 2 for images ``[N, C, H, W]``, 1 for signals ``[N, C, L]``.
@@ -50,14 +51,23 @@ def flips_rotations_noise(
 def _augment_images(
     x: Tensor, y: Tensor, generator: torch.Generator, *, noise: float, brightness: float, square: bool
 ) -> tuple[Tensor, Tensor]:
+    if y.dim() >= x.dim() - 1:
+        planes = y.unsqueeze(1) if y.dim() == x.dim() - 1 else y
+        x, planes = _turn(x, planes, generator, square)
+        y = planes.reshape(y.shape)
+    x = x * (1 + _uniform(x, generator, brightness)) + _uniform(x, generator, brightness)
+    return _noisy(x, generator, noise), y
+
+
+def _turn(x: Tensor, y: Tensor, generator: torch.Generator, square: bool) -> tuple[Tensor, Tensor]:
+    """Flip and transpose inputs and truths ``[N, K, H, W]`` alike."""
     for axis in (-1, -2):
         chosen = _coins(x, generator)
         x, y = torch.where(chosen, x.flip(axis), x), torch.where(chosen, y.flip(axis), y)
     if square:
         chosen = _coins(x, generator)
         x, y = torch.where(chosen, x.mT, x), torch.where(chosen, y.mT, y)
-    x = x * (1 + _uniform(x, generator, brightness)) + _uniform(x, generator, brightness)
-    return _noisy(x, generator, noise), y
+    return x, y
 
 
 def _augment_signals(

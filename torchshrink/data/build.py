@@ -2,100 +2,109 @@
 
 from __future__ import annotations
 
-from typing import cast
-
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch.utils.data import TensorDataset
+from torch import Tensor
+from torch.utils.data import Dataset
 
 from torchshrink.data.augment import flips_rotations_noise
-from torchshrink.data.labelled import LabelledArrays, split
+from torchshrink.data.labelled import RawSamples, split
+from torchshrink.data.statistics import moments, normalization_of
 from torchshrink.errors import DataError
-from torchshrink.task import Normalization, Samples, Task
+from torchshrink.task import Augmentation, Normalization, Task
 
 
 def task_from_arrays(
     name: str,
-    train: LabelledArrays,
-    test: LabelledArrays,
+    train: RawSamples,
+    test: RawSamples,
     *,
     seed: int = 0,
-    validation: float = 0.1,
+    validation: float | RawSamples = 0.1,
     augment: bool = True,
     normalization: Normalization | None = None,
 ) -> Task:
     """Return a task whose inputs are normalised by the training part alone.
+
+    Every input is read once, one at a time, so that what cannot be read is said before any training.
 
     Args:
         name: For reports.
         train: Raw samples; a random part of them becomes the validation set.
         test: Raw samples with the channels, size and value scale of ``train``.
         seed: Chooses the validation part.
-        validation: Size of the validation part as a fraction of ``train``; never fewer than one sample.
+        validation: Size of the validation part as a fraction of ``train``, never fewer than one sample; or the part.
         normalization: That of a model that exists already; by default the training part's own.
         augment: Whether the task carries the default augmentation for its kind of data.
 
     Returns:
-        The task; inputs are float32, the truth stays uint8.
+        The task; inputs are float32, truths as their kind has them.
 
     Raises:
         DataError: When train and test do not fit each other, or nothing would be left to train on.
 
+    >>> from torchshrink.data import LabelledArrays
     >>> from torchshrink.data.synthetic import pulses
     >>> samples = [LabelledArrays(*pulses(4, length=64, seed=seed)) for seed in (0, 1)]
     >>> task_from_arrays("pulses", *samples).class_names
     ('class 0',)
     """
     _check_alike(train, test)
-    kept, held_out = split(train, validation, seed)
-    normalization = normalization or normalization_of(kept.inputs, kept.raw)
-    if len(normalization.mean) != kept.inputs.shape[1]:
+    kept, held_out = split(train, validation, seed) if isinstance(validation, float | int) else (train, validation)
+    _check_alike(kept, held_out)
+    seen = [moments(part) for part in (kept, held_out, test)]
+    normalization = normalization or normalization_of(seen[0], kept.raw)
+    shape, _ = train.shapes
+    if len(normalization.mean) != shape[0]:
         raise DataError(
-            f"{train.origin} has {kept.inputs.shape[1]} input channels, but the model was normalised with "
+            f"{train.origin} has {shape[0]} input channels, but the model was normalised with "
             f"{len(normalization.mean)}: use data of the kind that it was trained on"
         )
-    size = train.inputs.shape[2:]
-    augmentation = flips_rotations_noise(len(size), square=len(set(size)) == 1) if augment else None
-    names = train.class_names or test.class_names or tuple(f"class {k}" for k in range(train.truth.shape[1]))
     return Task(
         name=name,
-        train=_dataset(kept, normalization),
-        validation=_dataset(held_out, normalization),
-        test=_dataset(test, normalization),
+        train=NormalizedSamples(kept, normalization),
+        validation=NormalizedSamples(held_out, normalization),
+        test=NormalizedSamples(test, normalization),
         normalization=normalization,
-        augment=augmentation,
-        class_names=names,
+        augment=_augmentation(train) if augment else None,
+        class_names=_names(train, test),
+        kind=train.kind,
+        prepared=train.prepared,
     )
 
 
-def normalization_of(inputs: NDArray[np.float32], raw: str) -> Normalization:
-    """Return the mean and standard deviation of every channel over all samples and positions.
+class NormalizedSamples(Dataset[tuple[Tensor, Tensor]]):
+    """Raw samples, normalised when they are asked for."""
 
-    Args:
-        inputs: ``[N, C, *size]``.
-        raw: What the values are, kept for the reader of an exported file.
+    def __init__(self, samples: RawSamples, normalization: Normalization) -> None:
+        self._samples, self._normalization = samples, normalization
 
-    Returns:
-        The normalisation; a constant channel gets a standard deviation of 1, so that it becomes 0.
-    """
-    channels = [inputs[:, channel] for channel in range(inputs.shape[1])]
-    mean = [float(values.mean(dtype=np.float64)) for values in channels]
-    # Rounding leaves a constant channel with a tiny deviation: compare its ends instead.
-    std = [float(values.std(dtype=np.float64)) if values.min() < values.max() else 1.0 for values in channels]
-    return Normalization(tuple(mean), tuple(std), raw)
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        inputs, truth = self._samples[index]
+        return self._normalization.apply(torch.from_numpy(inputs)[None])[0], torch.tensor(truth)
 
 
-def _dataset(samples: LabelledArrays, normalization: Normalization) -> Samples:
-    inputs = normalization.apply(torch.tensor(samples.inputs))
-    return cast(Samples, TensorDataset(inputs, torch.tensor(samples.truth)))
+def _augmentation(samples: RawSamples) -> Augmentation:
+    size = samples.shapes[0][1:]
+    is_square = len(set(size)) == 1
+    if samples.kind == "reconstruction":  # whose truth would have to be as bright as its input
+        return flips_rotations_noise(len(size), noise=0, square=is_square, brightness=0)
+    return flips_rotations_noise(len(size), square=is_square)
 
 
-def _check_alike(train: LabelledArrays, test: LabelledArrays) -> None:
-    for what, ours, theirs in (
-        ("inputs", train.inputs.shape[1:], test.inputs.shape[1:]),
-        ("truth", train.truth.shape[1:], test.truth.shape[1:]),
-    ):
+def _names(train: RawSamples, test: RawSamples) -> tuple[str, ...]:
+    """Return a name for each output."""
+    what = {"regression": "target", "reconstruction": "channel"}.get(train.kind, "class")
+    count = max(train.outputs, test.outputs)
+    return train.class_names or test.class_names or tuple(f"{what} {k}" for k in range(count))
+
+
+def _check_alike(train: RawSamples, test: RawSamples) -> None:
+    if train.kind != test.kind:
+        raise DataError(f"{train.origin} holds a {train.kind} but {test.origin} a {test.kind}: say which, with kind")
+    for what, ours, theirs in zip(("inputs", "truth"), train.shapes, test.shapes, strict=True):
         if ours != theirs:
             raise DataError(
                 f"{train.origin} has {what} of shape {ours} per sample but {test.origin} of {theirs}: "

@@ -6,30 +6,26 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import parse_qsl
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from torchshrink.data.arrays import read_npz, read_npz_pair
+from torchshrink.data import options, places, preparation
 from torchshrink.data.build import task_from_arrays
-from torchshrink.data.folder import read_folders
-from torchshrink.data.labelled import LabelledArrays, split
+from torchshrink.data.datasets import is_dataset, task_from_datasets
+from torchshrink.data.labelled import LabelledArrays, RawSamples, split
 from torchshrink.data.synthetic import cells, pulses
 from torchshrink.errors import DataError, ShrinkError
 from torchshrink.task import Normalization, Task
 
-_EXPECTED = (
-    "expected synthetic:cells, synthetic:pulses, a folder (images and masks, train and test, or train.npz and "
-    "test.npz), an .npz file or module:callable"
-)
 _CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_PLACE = re.compile(r"(folder|npz|csv):(?=.)")
 
 Arrays = tuple[NDArray[np.float32], NDArray[np.uint8]]
-TrainTest = tuple[LabelledArrays, LabelledArrays]
 
 _SYNTHETIC: dict[str, tuple[Callable[[int, int, int], Arrays], str, int]] = {
     "cells": (cells, "size", 64),
@@ -44,6 +40,7 @@ def open_task(
     validation: float = 0.1,
     augment: bool = True,
     normalization: Normalization | None = None,
+    prepared: str = "",
 ) -> Task:
     """Return the task that ``source`` names.
 
@@ -52,15 +49,17 @@ def open_task(
 
             - ``synthetic:cells`` or ``synthetic:pulses``, with options such as
               ``synthetic:cells?size=64&train=320&test=80`` or ``synthetic:pulses?length=512``;
-            - a folder with ``images/`` and ``masks/``, of which a random fifth becomes the test set, or with ``train/``
-              and ``test/`` that each hold both;
-            - a folder with ``train.npz`` and ``test.npz``, or one ``.npz`` file, see `read_npz`;
-            - ``module:callable``, importable from the current folder too, which returns a Task when called without
-              arguments. That task is used as it is: the settings below do not apply.
+            - a folder, an ``.npz`` or a ``.csv`` file, with options such as ``folder:PATH?size=96&fit=crop``, see
+              `torchshrink.data.places.read`; a random fifth becomes the test set where none is given;
+            - ``module:callable``, importable from the current folder too, which returns a Task, or datasets of
+              PyTorch's: train and test, or train, validation and test, as a tuple or by these names. They are used as
+              they are: the settings below do not apply.
         seed: Chooses test and validation samples and makes synthetic data.
         validation: Size of the validation part as a fraction of the training samples; never fewer than one sample.
         augment: Whether the task carries the default augmentation.
         normalization: That of a model that exists already; by default the training part's own.
+        prepared: What a model that exists already was trained on, `torchshrink.task.Task.prepared`; what the source
+            says goes first.
 
     Raises:
         DataError: When there is no such source or it cannot be used.
@@ -72,26 +71,66 @@ def open_task(
     if seed < 0:
         raise DataError(f"seed={seed}: choose a seed of at least 0")
     text = str(source)
+    train: RawSamples
+    test: RawSamples
+    held_out: RawSamples | float = validation
     if text.startswith("synthetic:"):
         name, train, test = _make(text, seed)
     elif isinstance(source, str) and is_callable(text):
         return _call(text)
     else:
-        path = Path(os.path.expanduser(source))  # unlike Path.expanduser, it leaves an unknown ~user alone
-        try:
-            name = path.resolve().stem if path.is_file() else path.resolve().name
-            train, test = _read(path, seed)
-        except OSError as error:
-            raise DataError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
+        name, parts = _read(source, prepared)
+        train, test, held_out = _parted(parts, validation, seed)
     return task_from_arrays(
-        name, train, test, seed=seed, validation=validation, augment=augment, normalization=normalization
+        name, train, test, seed=seed, validation=held_out, augment=augment, normalization=normalization
     )
 
 
 def is_callable(source: str) -> bool:
     """Return whether a source of data is ``module:callable``."""
     is_one = not source.startswith("synthetic:") and _CALLABLE.fullmatch(source) is not None
-    return is_one and not Path(source).exists()
+    return is_one and _PLACE.match(source) is None and not Path(source).exists()
+
+
+def located(source: str) -> tuple[Path | None, str]:
+    """Return where data lies, if it lies in a file or folder, and the same source with the absolute path of it."""
+    path, query = _place(source)
+    if source.startswith("synthetic:") or not os.path.exists(path):
+        return None, source
+    return path.absolute(), f"{path.absolute()}?{query}" if query else str(path.absolute())
+
+
+def _place(source: str | Path) -> tuple[Path, str]:
+    """Return the path of a source and its options; what exists by its whole name is no path with options."""
+    text, query = os.path.expanduser(source), ""  # unlike Path.expanduser, it leaves an unknown ~user alone
+    if not os.path.lexists(text):
+        text, _, query = _PLACE.sub("", text, count=1).partition("?")
+    return Path(os.path.expanduser(text)), query
+
+
+def _read(source: str | Path, prepared: str) -> tuple[str, Mapping[str, RawSamples]]:
+    """Return the name of a folder or file, and its samples by part."""
+    path, query = _place(source)
+    try:
+        found = options.parse(str(source), query, places.KEYS)
+        how = preparation.parse(str(source), found)
+        if prepared and not str(how):
+            how = preparation.stored(prepared)
+        name = path.resolve().stem if path.is_file() else path.resolve().name
+        return name, places.read(path, str(source), found, how)
+    except OSError as error:
+        raise DataError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error
+
+
+def _parted(
+    parts: Mapping[str, RawSamples], validation: float, seed: int
+) -> tuple[RawSamples, RawSamples, RawSamples | float]:
+    """Return training and test samples, and the validation samples or their share."""
+    if "" in parts:
+        return *split(parts[""], 0.2, seed), validation
+    if "test" in parts:
+        return parts["train"], parts["test"], parts.get("validation", validation)
+    return parts["train"], parts["validation"], validation
 
 
 def _make(source: str, seed: int) -> tuple[str, LabelledArrays, LabelledArrays]:
@@ -99,43 +138,13 @@ def _make(source: str, seed: int) -> tuple[str, LabelledArrays, LabelledArrays]:
     if name not in _SYNTHETIC:
         raise DataError(f"{source}: there is no synthetic {name!r}, choose synthetic:cells or synthetic:pulses")
     make, size_key, size = _SYNTHETIC[name]
-    options = {size_key: size, "train": 320, "test": 80} | _options(source, query, (size_key, "train", "test"))
+    given = options.parse(source, query, (size_key, "train", "test"))
+    numbers = {key: options.positive(source, given, key) or 0 for key in given}
+    counts = {size_key: size, "train": 320, "test": 80} | numbers
     # Even seeds are training data, odd ones test data: no sample occurs in both, whatever the seed.
-    train = make(options["train"], options[size_key], 2 * seed)
-    test = make(options["test"], options[size_key], 2 * seed + 1)
+    train = make(counts["train"], counts[size_key], 2 * seed)
+    test = make(counts["test"], counts[size_key], 2 * seed + 1)
     return name, LabelledArrays(*train, origin=source), LabelledArrays(*test, origin=source)
-
-
-def _options(source: str, query: str, known: tuple[str, ...]) -> dict[str, int]:
-    options: dict[str, int] = {}
-    for key, value in parse_qsl(query, keep_blank_values=True):
-        if key not in known or not value.isdecimal() or int(value) < 1:
-            raise DataError(
-                f"{source}: cannot use {key}={value}, the options are positive whole numbers {', '.join(known)}"
-            )
-        options[key] = int(value)
-    return options
-
-
-def _read(path: Path, seed: int) -> TrainTest:
-    if path.is_file() and path.suffix.lower() == ".npz":
-        return read_npz(path, seed)
-    if path.is_file():
-        raise DataError(f"{path} is a {path.suffix or 'nameless'} file that cannot be read: {_EXPECTED}")
-    if not path.is_dir():
-        raise DataError(f"{path} does not exist: {_EXPECTED}")
-    if (path / "train.npz").exists() or (path / "test.npz").exists():
-        return read_npz_pair(path)
-    parts = [path / "train", path / "test"]
-    if any(part.is_dir() for part in parts):
-        for part in parts:
-            if not part.is_dir():
-                raise DataError(f"{part} is missing: {path} needs both train and test, each with images and masks")
-        train, test = read_folders(*parts)
-        return train, test
-    if (path / "images").is_dir() or (path / "masks").is_dir():
-        return split(read_folders(path)[0], 0.2, seed)
-    raise DataError(f"{path} holds none of images, masks, train, test, train.npz and test.npz: {_EXPECTED}")
 
 
 def _call(source: str) -> Task:
@@ -144,19 +153,34 @@ def _call(source: str) -> Task:
         try:
             module = importlib.import_module(module_name)
         except Exception as error:
-            raise DataError(f"{source}: importing {module_name} failed with {_told(error)}; {_EXPECTED}") from error
+            raise DataError(
+                f"{source}: importing {module_name} failed with {_told(error)}; {places.EXPECTED}"
+            ) from error
         function = getattr(module, name, None)
         if not callable(function):
-            raise DataError(f"{source}: {module_name} has no callable {name}, define a function that returns a Task")
+            raise DataError(
+                f"{source}: {module_name} has no callable {name}, define a function that returns a Task or datasets"
+            )
         try:
             task = function()
         except ShrinkError:
             raise
         except Exception as error:
-            raise DataError(f"{source} stopped with {_told(error)}: it must return a Task without arguments") from error
-    if not isinstance(task, Task):
-        raise DataError(f"{source} returned {type(task).__name__}: it must return a torchshrink.task.Task")
-    return task
+            raise DataError(
+                f"{source} stopped with {_told(error)}: it must return a Task or datasets without arguments"
+            ) from error
+    return task if isinstance(task, Task) else _from_datasets(source, name, task)
+
+
+def _from_datasets(source: str, name: str, found: Any) -> Task:
+    if isinstance(found, tuple | list) and 2 <= len(found) <= 3 and all(map(is_dataset, found)):
+        found = dict(zip(("train", "test") if len(found) == 2 else ("train", "validation", "test"), found, strict=True))
+    if not isinstance(found, dict) or not {"train", "test"} <= set(found) <= {"train", "validation", "test"}:
+        raise DataError(
+            f"{source} returned {type(found).__name__}: it must return a torchshrink.task.Task, or datasets of "
+            "PyTorch's as (train, test) or (train, validation, test)"
+        )
+    return task_from_datasets(**found, name=name)
 
 
 def _told(error: Exception) -> str:

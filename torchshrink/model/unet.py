@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchshrink.errors import ModelError
 
 Upsampling = Literal["transpose", "nearest"]
+Result = Literal["probability", "linear"]
 
 _CONV = {1: nn.Conv1d, 2: nn.Conv2d}
 _TRANSPOSE = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d}
@@ -32,6 +33,7 @@ class UNet(nn.Module):
         up: ``"transpose"`` for transposed convolutions (kernel = stride = 2), ``"nearest"`` for nearest-neighbour
             upsampling followed by a convolution.
         kernel_size: Odd kernel length; by default 3 for images and 9 for signals, the same number of weights.
+        result: ``"probability"``, or ``"linear"`` for what the last convolution gives: class scores or images.
 
     Raises:
         ModelError: When an argument contradicts this description.
@@ -51,11 +53,12 @@ class UNet(nn.Module):
         dims: int = 2,
         up: Upsampling = "transpose",
         kernel_size: int | None = None,
+        result: Result = "probability",
     ) -> None:
         super().__init__()
         kernel_size = kernel_size or {1: 9, 2: 3}.get(dims, 3)
         _check_arguments(in_channels, out_channels, widths, dims, up, kernel_size)
-        self.config = {
+        self.config: dict[str, Any] = {
             "in_channels": in_channels,
             "out_channels": out_channels,
             "widths": list(widths),
@@ -63,6 +66,11 @@ class UNet(nn.Module):
             "up": up,
             "kernel_size": kernel_size,
         }
+        if result not in get_args(Result):
+            raise ModelError(f"result={result!r}: a U-Net gives a probability or is linear")
+        if result != "probability":
+            self.config["result"] = result
+        self.is_linear = result == "linear"
         self.divisor = 2 ** (len(widths) - 1)
         self.encoder = nn.ModuleList()
         for channels, width in zip((in_channels, *widths[:-1]), widths, strict=True):
@@ -76,7 +84,7 @@ class UNet(nn.Module):
         self.head = _CONV[dims](widths[0], out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``[N, in_channels, *size]`` to probabilities ``[N, out_channels, *size]``.
+        """Map ``[N, in_channels, *size]`` to ``[N, out_channels, *size]``.
 
         Raises:
             ModelError: When a side of the input is not divisible by ``2 ** (len(widths) - 1)``.
@@ -95,7 +103,7 @@ class UNet(nn.Module):
         x = self.encoder[-1](x)
         for up, level, skip in zip(self.ups, self.decoder, reversed(skips), strict=True):
             x = level(torch.cat([skip, up(x)], dim=1))
-        return torch.sigmoid(self.head(x))
+        return self.head(x) if self.is_linear else torch.sigmoid(self.head(x))
 
 
 def _level(in_channels: int, width: int, dims: int, kernel_size: int) -> nn.Sequential:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 Format = Literal["torch", "onnx", "tflite", "h5"]
 Precision = Literal["fp32", "fp16", "int8", "dynamic"]
+Outputs = NDArray[np.float32] | list[NDArray[np.float32]]  # of a model with one output, or with several
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Made:
     path: Path
     stamp: str  # of all that went into it and came out of it
     macs: int
-    best_loss: float | None = None  # of the validation part, in the epoch that was kept
+    best_loss: float | None = None  # what decides on the validation part, smaller is better, in the epoch that was kept
     keep_float: Sequence[str] = ()
     calibrated: Path | None = None  # the int8 graph of a float variant that is to have int8 files
     artefacts: Sequence[Artefact] = ()
@@ -104,15 +105,15 @@ class Bridge(Protocol):
     def export(self, source: Source, folder: Path, formats: Sequence[str], precisions: Sequence[str]) -> list[Artefact]:
         """Write every requested file of a variant."""
 
-    def outputs(self, artefact: Artefact, source: Source, inputs: Tensor) -> NDArray[np.float32]:
+    def outputs(self, artefact: Artefact, source: Source, inputs: Tensor) -> Outputs:
         """Return what the file's source computes for ``[N, C, *size]``."""
 
     def compare(
         self,
         artefact: Artefact,
         source: Source,
-        found: NDArray[np.float32],
-        expected: NDArray[np.float32],
+        found: Outputs,
+        expected: Outputs,
         inputs: Tensor,
     ) -> dict[str, Any]:
         """Return the parity of a file's outputs for ``inputs`` with those of its source, as the report holds it."""
@@ -128,3 +129,8 @@ class Bridge(Protocol):
 
     def weights(self, path: Path) -> list[NDArray[Any]]:
         """Return the weights that a file stores, dense, in the type that it stores them."""
+
+
+def as_list(outputs: Outputs) -> list[NDArray[np.float32]]:
+    """Return the outputs of a model with one or several."""
+    return outputs if isinstance(outputs, list) else [outputs]

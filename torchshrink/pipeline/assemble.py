@@ -14,31 +14,70 @@ from torch import nn
 
 from torchshrink import checkpoint, losses
 from torchshrink.data import open_task
+from torchshrink.data.sources import is_callable
 from torchshrink.errors import ModelError, RecipeError
+from torchshrink.meters import Metric, metric
 from torchshrink.model import libraries
 from torchshrink.model.unet import UNet
 from torchshrink.own_loop import Loop
-from torchshrink.pipeline.recipe import Recipe
-from torchshrink.task import Task
+from torchshrink.pipeline.recipe import Loss, MetricChoice, Recipe
+from torchshrink.settings import Budget
+from torchshrink.task import Task, batches
 
 
 def make_task(recipe: Recipe) -> Task:
-    """Return the recipe's data with the recipe's loss."""
+    """Return the recipe's data with what the recipe says it is for, and the recipe's loss.
+
+    Raises:
+        DataError: When a truth is not of the task's kind.
+        RecipeError: When the settings contradict each other.
+    """
     augment = recipe.augment is True
-    task = open_task(recipe.data, seed=recipe.seed, validation=recipe.validation, augment=augment)
+    task = open_task(_source(recipe), seed=recipe.seed, validation=recipe.validation, augment=augment)
+    choice, changes = recipe.task, dict[str, Any]()
     if isinstance(recipe.augment, str):
-        task = replace(task, augment=resolve(recipe.augment, "augment"))
-    if recipe.loss is None:
-        return task
-    if ":" in recipe.loss.name:
-        make = resolve(recipe.loss.name, "loss")
-        try:
-            loss = make(**recipe.loss.settings)
-        except TypeError as error:
-            raise RecipeError(f"loss {recipe.loss.name!r} does not take {recipe.loss.settings}: {error}") from error
-    else:
-        loss = losses.build(recipe.loss.name, **recipe.loss.settings)
-    return replace(task, loss=loss)
+        changes["augment"] = resolve(recipe.augment, "augment")
+    if choice.kind is not None and choice.kind != task.kind:
+        changes |= {"kind": choice.kind, "loss": None, "metrics": {}, "decides": "", "budget": None}
+    if choice.metrics:
+        metrics = {name: _metric(name, each) for name, each in choice.metrics.items()}
+        changes |= {"metrics": metrics, "decides": "", "budget": None}
+    if choice.decides is not None:
+        changes |= {"decides": choice.decides, "budget": None}
+    if choice.budget is not None:
+        changes["budget"] = Budget.parse(choice.budget)
+    if recipe.loss is not None and recipe.loss.name != "teacher":
+        changes["loss"] = _loss(recipe.loss)
+    task = replace(task, **changes)
+    task.check()
+    return task
+
+
+def _source(recipe: Recipe) -> str:
+    """Return the recipe's data; of files, with the kind that the recipe says they are of."""
+    kind, data = recipe.task.kind, recipe.data
+    if kind in (None, "custom") or data.startswith("synthetic:") or is_callable(data) or "kind=" in data:
+        return data
+    return f"{data}{'&' if '?' in data else '?'}kind={kind}"
+
+
+def _loss(choice: Loss) -> Any:
+    if ":" not in choice.name:
+        return losses.build(choice.name, **choice.settings)
+    make = resolve(choice.name, "loss")
+    try:
+        return make(**choice.settings)
+    except TypeError as error:
+        raise RecipeError(f"loss {choice.name!r} does not take {choice.settings}: {error}") from error
+
+
+def _metric(name: str, choice: MetricChoice) -> Metric:
+    """Return a metric: built in, or what ``module:callable`` names, a class of torchmetrics made without arguments."""
+    if ":" not in (choice.use or ""):
+        return metric(name, choice.use)
+    found: Any = resolve(choice.use or "", f"metric {name}")
+    found = found() if isinstance(found, type) else found
+    return Metric(found, choice.better == "higher") if choice.better else metric(name, found)
 
 
 def make_loop(recipe: Recipe) -> Loop:
@@ -66,8 +105,7 @@ def make_factory(recipe: Recipe, task: Task) -> checkpoint.Factory:
     name, arguments = recipe.model.factory, recipe.model.arguments
     function: Callable[..., nn.Module] = UNet
     if name == "unet":
-        channels = {"in_channels": task.example_input.shape[1], "out_channels": task.example_truth.shape[1]}
-        arguments = {**channels, "dims": task.dims, **arguments}
+        arguments = {**_shape(task), **arguments}
     else:
         function = resolve(name, "model")
 
@@ -81,14 +119,36 @@ def make_factory(recipe: Recipe, task: Task) -> checkpoint.Factory:
     return make
 
 
+def _shape(task: Task) -> dict[str, Any]:
+    """Return what the built-in U-Net takes from the data."""
+    found: dict[str, Any] = {"in_channels": task.example_input.shape[1], "dims": task.dims}
+    if task.kind == "multiclass":
+        return {**found, "out_channels": _classes(task), "result": "linear"}
+    if task.kind in ("segmentation", "reconstruction"):
+        found["out_channels"] = task.example_truth.shape[1]
+        return {**found, "result": "linear"} if task.kind == "reconstruction" else found
+    raise RecipeError(
+        f"the built-in U-Net makes masks and images, and the task is of kind {task.kind}: give your own model as "
+        "model: {factory: 'module:function'}, or a checkpoint"
+    )
+
+
+def _classes(task: Task) -> int:
+    """Return how many classes masks of numbers tell apart."""
+    return len(task.class_names) or 1 + max(int(truth.max()) for _, truth in batches(task.train, 64))
+
+
 def _fitting(model: nn.Module, path: Path, task: Task) -> nn.Module:
     """Return a model that was built from its own description, when its channels are the data's."""
     config = getattr(model, "config", {})
-    wanted = (task.example_input.shape[1], task.example_truth.shape[1], task.dims)
-    if tuple(config.get(key) for key in ("in_channels", "out_channels", "dims")) != wanted:
+    wanted = {"in_channels": task.example_input.shape[1], "dims": task.dims}
+    if task.kind != "unlabelled":
+        wanted = _shape(task)
+    if any(config.get(key) != value for key, value in wanted.items()):
         raise ModelError(
             f"{path} takes {config.get('in_channels')} and returns {config.get('out_channels')} channels in "
-            f"{config.get('dims')} dimensions, the data has {wanted[0]} and {wanted[1]} in {wanted[2]}"
+            f"{config.get('dims')} dimensions, the data has {wanted['in_channels']} and "
+            f"{wanted.get('out_channels', 'any')} in {wanted['dims']}"
         )
     return model
 

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from torchshrink import stages
+from torchshrink.errors import RecipeError
 from torchshrink.pipeline.assemble import make_loop
 from torchshrink.pipeline.recipe import Recipe
 from torchshrink.progress import Progress
@@ -41,10 +42,15 @@ def build(
         own["keep_float"] = layers_to_keep(recipe.keep_float, model, task, progress)
         own["portable"] = recipe.portable
         progress.note(f"{name}: {room_cost(model, own['keep_float'], recipe.portable)}")
+    if task.kind == "unlabelled" and teacher is None and step.epochs:
+        raise RecipeError(
+            f"variant {name!r} has no labels to be trained with and no teacher: begin with a trained model "
+            "(model.checkpoint) and train: {epochs: 0}; what comes from it imitates it"
+        )
     title, stage = _STAGES[kind]
     progress.start(f"{name}: {title}")
     shared = {key: values[key] for key in _SHARED}
-    settings = Settings(**shared, seed=recipe.seed, distillation=recipe.distillation, loop=make_loop(recipe))
+    settings = Settings(**shared, seed=recipe.seed, distillation=recipe.imitation, loop=make_loop(recipe))
     made, history = stage(model, task, settings, **own, teacher=teacher, progress=progress)
     return made, history.to_dict(), own.get("keep_float", [])
 
@@ -54,7 +60,7 @@ def teacher_of(recipe: Recipe, name: str) -> str | None:
     variant, first = recipe.variants[name], name
     while variant.source is not None and not (variant.train is not None and variant.train.reinitialize):
         first, variant = variant.source, recipe.variants[variant.source]
-    return first if recipe.distillation and first != name else None
+    return first if recipe.imitation and first != name else None
 
 
 def _train(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,8 @@ def folder_name(recipe: Path | None, data: str) -> str:
     """Return what the folder of a run is called."""
     if recipe is not None:
         return recipe.stem
-    name = data.partition("?")[0].replace(":", "-") if ":" in data else Path(data).stem
+    place = re.sub("^(folder|npz|csv):", "", data).partition("?")[0]
+    name = place.replace(":", "-") if ":" in place else Path(place).stem
     return name or "run"
 
 

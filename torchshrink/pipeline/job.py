@@ -4,30 +4,41 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
+from torch.utils import _pytree as tree
 
 from torchshrink import bench, checkpoint, quantize, stages
 from torchshrink.bench.environment import environment
-from torchshrink.errors import ConversionError, ModelError, ShrinkError
+from torchshrink.constant import constant
+from torchshrink.errors import ConversionError, ModelError, RecipeError, ShrinkError
 from torchshrink.files import atomic, sha256
 from torchshrink.metrics import Scores, score, stack
 from torchshrink.model import graphs
-from torchshrink.pipeline.artefacts import Artefact, Bridge, Made, Source, ranges_path
+from torchshrink.pipeline.artefacts import Artefact, Bridge, Made, Outputs, Source, as_list, ranges_path
 from torchshrink.pipeline.assemble import make_factory, make_model, make_task
 from torchshrink.pipeline.build import build, teacher_of
 from torchshrink.pipeline.elsewhere import check_emulators, elsewhere
 from torchshrink.pipeline.keys import data_key, int8_key, model_key
 from torchshrink.pipeline.origin import stated
-from torchshrink.pipeline.recipe import Recipe, Variant
-from torchshrink.pipeline.rows import UNCOMPARED, Row, failed_file, failed_variant, figures, file_row, task_row
-from torchshrink.pipeline.steps import Result, Steps, Work
+from torchshrink.pipeline.recipe import Loss, Recipe, Variant
+from torchshrink.pipeline.rows import (
+    UNCOMPARED,
+    Row,
+    confusion,
+    failed_file,
+    failed_variant,
+    figures,
+    file_row,
+    kept_truth,
+    task_row,
+)
+from torchshrink.pipeline.steps import Result, Steps, Work, digest
 from torchshrink.progress import Progress
 from torchshrink.report import samples
 from torchshrink.report.activations import Activation, Reader
@@ -35,10 +46,10 @@ from torchshrink.sensitivity.keep_float import layers_to_keep
 from torchshrink.sensitivity.measurement import layer_costs
 from torchshrink.sensitivity.room import room_cost
 from torchshrink.task import Task
+from torchshrink.unlabelled import taught
 
-Outputs = NDArray[np.float32]
-
-LOSS_LIMIT = 0.002  # how far an int8 file's test loss may be from its PyTorch graph's
+LOSS_LIMIT = 0.01  # how far an int8 file's test loss may be from its PyTorch graph's, as a share of it
+_LEAST_LOSS = 1e-6  # differences below are rounding
 _AT_HAND = 4  # models that are kept in memory: a variant, its int8 graph, what it comes from, and its teacher
 
 
@@ -78,15 +89,28 @@ class Job:
             progress.start(f"data {recipe.data}")
         self.origin = {} if task else stated(recipe.data, recipe.seed)
         self.task = task or make_task(recipe)
+        self.data_key = data_key(recipe, self.task.test, self.task.train)
+        self._start = factory or (lambda: make_model(self.recipe, self.task))
+        if self.task.kind == "unlabelled":
+            self._learn_from_the_model()
         self.inputs, self.truths = stack(self.task.test)
-        self.data_key = data_key(recipe, self.inputs, self.truths, *stack(self.task.train))
         self.metadata = self.task.metadata
         self.made: dict[str, Made] = {}
-        self._start = factory or (lambda: make_model(self.recipe, self.task))
         if factory is None and recipe.model.factory != "unet":
             factory = make_factory(recipe, self.task)
         self._read = lambda path: checkpoint.load(path, factory)
         self.load = lru_cache(_AT_HAND)(self._read)
+
+    def _learn_from_the_model(self) -> None:
+        """Let the outputs of the model that the run starts from take the place of labels."""
+        if self.recipe.model.factory == "unet" and self.recipe.model.checkpoint is None:
+            raise RecipeError(
+                f"{self.recipe.data} has no labels, and the built-in U-Net no weights: give a trained model as "
+                "model: {checkpoint: FILE}"
+            )
+        self.recipe = self.recipe.model_copy(update={"loss": Loss(name="teacher")})
+        self.task = taught(self.task, self._start().eval())
+        self.data_key = digest([self.data_key, model_key(self.recipe)])
 
     def make(self, name: str, variant: Variant) -> None:
         """Train, prune or quantize one variant and write its model."""
@@ -108,10 +132,10 @@ class Job:
 
         origin = parent.stamp if parent else model_key(self.recipe)
         inputs: list[Any] = [self.data_key, variant.model_dump(mode="json"), origin]
-        inputs += [self.recipe.distillation] if parent else []
+        inputs += [self.recipe.imitation] if parent else []
         inputs += int8_key(self.recipe) if variant.qat else []
         result, stamp = self._step(f"make:{name}", inputs, work)
-        best = result["history"]["best_loss"]
+        best = result["history"]["best_loss" if self.task.decides == "loss" else "best_cost"]
         self.made[name] = Made(path, stamp, result["macs"], best, result.get("keep_float", ()))
 
     def export(self, name: str) -> None:
@@ -152,7 +176,7 @@ class Job:
                 is_int8 = artefact.precision == "int8"
                 if is_int8 not in expected:
                     expected[is_int8] = self.bridge.outputs(artefact, source, self.inputs)
-                outputs = bench.predict(artefact.path, self.inputs.numpy())
+                outputs = self._predicted(artefact.path)
                 parity = self._compare(artefact, source, outputs, expected[is_int8])
                 shown_on = elsewhere(self.bridge, artefact, source, self.inputs[:1], self.recipe.processors, parity)
                 if parity["passed"]:
@@ -181,13 +205,13 @@ class Job:
             return {name: figures(measured[path]) | islands.get(name, {}) for name, path in paths.items()}, []
 
         def keep() -> tuple[Result, list[Path]]:
-            return {}, [samples.keep_data(self.out, self.inputs.numpy(), self.truths.numpy())]
+            return {}, [samples.keep_data(self.out, self.inputs.numpy(), kept_truth(self.task, self.truths))]
 
         self._step("samples", [self.data_key], keep)
         inputs = [self.recipe.measure.model_dump(), [[name, sha256(path)] for name, path in paths.items()]]
         found, _ = self._step("measure", inputs, work)
         return {
-            "task": task_row(self.task, self.recipe),
+            "task": task_row(self.task, self.recipe, constant(self.task, self.truths)),
             "environment": environment(),
             "rows": [{**row, **found[row["name"]]} for row in rows],
             "layers": self._layers(),
@@ -242,7 +266,7 @@ class Job:
         parity = self.bridge.compare(artefact, source, outputs, expected, self.inputs)
         if parity["passed"] and artefact.precision == "int8":
             reached, wanted = self._score(outputs).loss, self._score(expected).loss
-            if not abs(reached - wanted) <= LOSS_LIMIT:
+            if not abs(reached - wanted) <= LOSS_LIMIT * abs(wanted) + _LEAST_LOSS:
                 reason = f"test loss {reached:.4f} instead of the PyTorch graph's {wanted:.4f}"
                 parity |= {"passed": False, "reason": reason}
         if not parity["passed"]:
@@ -250,8 +274,22 @@ class Job:
             parity["reason"] += f"; first diverging operation: {where or 'none found on the first test input'}"
         return parity
 
+    @cached_property
+    def _structure(self) -> Any:
+        """What the model's output is built of: one tensor, or several in tuples, lists and dictionaries."""
+        model = self.load(next(iter(self.made.values())).path)
+        with torch.no_grad():
+            return tree.tree_structure(model(self.task.example_input))
+
+    def _predicted(self, path: Path) -> Outputs:
+        if self._structure.num_leaves == 1:
+            return bench.predict(path, self.inputs.numpy())
+        return bench.predict_all(path, (self.inputs.numpy(),))
+
     def _score(self, outputs: Outputs) -> Scores:
-        return score(torch.from_numpy(np.asarray(outputs)), self.truths, self.task.loss)
+        tensors = [torch.from_numpy(np.asarray(output)) for output in as_list(outputs)]
+        structured = tree.tree_unflatten(tensors, self._structure)
+        return score(structured, self.truths, self.task.loss, self.task.metrics)
 
     def _row(
         self, artefact: Artefact, outputs: Outputs, parity: dict[str, Any], spreads: Sequence[Activation] = ()
@@ -260,7 +298,8 @@ class Job:
         weights = self.bridge.weights(artefact.path)
         scores = self._score(outputs)
         row = file_row(artefact, self.made[artefact.variant], self.out, weights, scores, parity)
-        return row, samples.keep(self.out, artefact.name, outputs, weights, spreads)
+        row |= confusion(self.task, as_list(outputs)[0], self.truths)
+        return row, samples.keep(self.out, artefact.name, as_list(outputs)[0], weights, spreads)
 
     def _torch_rows(self, name: str) -> list[Row]:
         """Return the row of a variant's PyTorch checkpoint; a quantized graph is a reference, not a thing to ship."""
@@ -274,7 +313,7 @@ class Job:
         def work() -> tuple[Result, list[Path]]:
             if not is_unet:
                 checkpoint.save(_trace(self.load(made.path), self.task), path, self.metadata)
-            outputs = bench.predict(path, self.inputs.numpy())
+            outputs = self._predicted(path)
             row, shown = self._row(Artefact(name, "torch", "fp32", path), outputs, UNCOMPARED)
             return row, [path, shown]
 

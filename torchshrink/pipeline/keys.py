@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch.utils import _pytree as tree
 
 from torchshrink.files import sha256
 from torchshrink.pipeline.recipe import Recipe, dump
 from torchshrink.pipeline.steps import digest
+from torchshrink.task import Samples, batches
 
 
 def model_key(recipe: Recipe) -> list[Any]:
@@ -24,10 +26,17 @@ def model_key(recipe: Recipe) -> list[Any]:
     return [recipe.model.model_dump(mode="json"), content]
 
 
-def data_key(recipe: Recipe, *tensors: Tensor) -> str:
-    """Return a digest of the data, how it is used, and what is trained for."""
-    contents = [hashlib.sha256(np.ascontiguousarray(tensor.numpy()).tobytes()).hexdigest() for tensor in tensors]
-    how = [recipe.data, recipe.seed, recipe.validation, recipe.augment, dump(recipe).get("loss")]
+def data_key(recipe: Recipe, *parts: Samples) -> str:
+    """Return a digest of the data, how it is used, and what is trained for, reading one sample at a time."""
+    contents: list[str] = []
+    for part in parts:
+        digested = hashlib.sha256()
+        for batch in batches(part, 1):
+            for tensor in tree.tree_leaves(batch):
+                digested.update(np.ascontiguousarray(torch.as_tensor(tensor).numpy()).tobytes())
+        contents.append(digested.hexdigest())
+    stated = dump(recipe)
+    how = [recipe.data, recipe.seed, recipe.validation, recipe.augment, stated.get("loss"), stated.get("task")]
     how += [recipe.fit, recipe.optimizer, recipe.schedule]
     return digest(how + contents)
 

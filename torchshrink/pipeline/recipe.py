@@ -12,7 +12,19 @@ from pydantic.dataclasses import dataclass
 from torchshrink.errors import RecipeError
 from torchshrink.files import atomic
 from torchshrink.runtime.processors import HERE, KINDS
-from torchshrink.settings import Importance, Natural, Positive, Sampler, Scheduling, Scope, Share, Training, Whole
+from torchshrink.settings import (
+    Budget,
+    Importance,
+    Kind,
+    Natural,
+    Positive,
+    Sampler,
+    Scheduling,
+    Scope,
+    Share,
+    Training,
+    Whole,
+)
 
 _STEP = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -217,10 +229,78 @@ class Model(Strict):
 
 
 class Loss(Strict):
-    """A built-in loss with its settings, or ``module:callable``."""
+    """A loss with its settings: built-in, of ``torch.nn`` (``CrossEntropyLoss``), ``module:callable`` or ``teacher``.
+
+    With ``teacher``, every fine-tuning imitates the first trained variant's outputs and looks at no truth.
+    """
 
     name: str = "focal_tversky"
-    settings: dict[str, float] = Field(default_factory=dict)
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _may_be_a_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("settings")
+    @classmethod
+    def _are_numbers(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        """Take ``1e-5`` for a number, which YAML has for a text."""
+        return {key: _number(value) for key, value in settings.items()}
+
+
+def _number(value: Any) -> Any:
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+class MetricChoice(Strict):
+    """One of a task's metrics.
+
+    Attributes:
+        use: A built-in one, or ``module:callable``; by default the built-in one that is called like it.
+        better: Which way is better; built-in and torchmetrics ones say it themselves.
+    """
+
+    use: str | None = None
+    better: Literal["higher", "lower"] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _may_be_a_name(cls, value: Any) -> Any:
+        return {"use": value} if isinstance(value, str) else value or {}
+
+
+class TaskChoice(Strict):
+    """What the data is for, where it does not say so itself; see `torchshrink.task.Task`.
+
+    Attributes:
+        kind: What a truth is.
+        metrics: By name, or a list of built-in ones.
+        decides: The metric, or ``loss``, that picks the best epoch and that files are judged by.
+        budget: How much worse than the dense model a file may be in it: a share such as ``2%``, or in its units.
+    """
+
+    kind: Kind | None = None
+    metrics: dict[str, MetricChoice] = Field(default_factory=dict)
+    decides: str | None = None
+    budget: str | float | None = None
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _may_be_names(cls, value: Any) -> Any:
+        return {name: {} for name in value} if isinstance(value, list) else value
+
+    @field_validator("budget")
+    @classmethod
+    def _is_a_budget(cls, value: str | float | None) -> str | float | None:
+        try:
+            Budget.parse(value) if value is not None else None
+        except RecipeError as error:
+            raise ValueError(str(error)) from None
+        return value
 
 
 class Measuring(Strict):
@@ -246,6 +326,7 @@ class Recipe(Strict):
     seed: Whole = 0
     validation: float = Field(0.1, gt=0, lt=1)
     augment: bool | str = True
+    task: TaskChoice = Field(default_factory=TaskChoice)
     model: Model = Field(default_factory=Model)
     loss: Loss | None = None
     distillation: float = Field(0.0, ge=0, le=1)
@@ -261,6 +342,11 @@ class Recipe(Strict):
     measure: Measuring = Field(default_factory=Measuring)
     search: Search | None = None
 
+    @property
+    def imitation(self) -> float:
+        """Share of the loss, in every fine-tuning, that the first trained variant's outputs make."""
+        return 1.0 if self.loss is not None and self.loss.name == "teacher" else self.distillation
+
     @field_validator("keep_float", mode="before")
     @classmethod
     def _keeps_named_modules(cls, value: Any) -> Any:
@@ -270,8 +356,8 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _fit_is_the_whole_loop(self) -> Recipe:
-        if self.fit is not None and (self.optimizer or self.schedule or self.distillation):
-            raise ValueError("fit is the whole training loop: leave out optimizer, schedule and distillation")
+        if self.fit is not None and (self.optimizer or self.schedule or self.imitation):
+            raise ValueError("fit is the whole training loop: leave out optimizer, schedule, distillation and teacher")
         return self
 
     @field_validator("variants")

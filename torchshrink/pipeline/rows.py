@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch.utils import _pytree as tree
 
-from torchshrink import bench
-from torchshrink.metrics import Scores
+from torchshrink import bench, losses
+from torchshrink.metrics import THRESHOLD, Scores
 from torchshrink.pipeline.artefacts import Artefact, Made
 from torchshrink.pipeline.recipe import Recipe
 from torchshrink.task import Task
 
 Row = dict[str, Any]
 
+_MOST_CLASSES = 100  # of which every pair is counted
 UNCOMPARED: Row = {"reference": None, "max_abs": 0.0, "mean_abs": 0.0, "lsb_match": None, "passed": True}
 
 
@@ -39,12 +42,35 @@ def file_row(
         "sparsity": 1 - nonzero / max(total, 1),
         "macs": made.macs,
         "loss": scores.loss,
-        "metrics": {"dice": scores.dice, "iou": scores.iou},
+        "metrics": dict(scores.metrics),
         "parity": parity,
         "islands": list(artefact.islands),
         "matched_ranges": artefact.matched,
         "keep_float": list(made.keep_float) if artefact.precision == "int8" else [],
     }
+
+
+def confusion(task: Task, outputs: NDArray[Any], truths: Any) -> Row:
+    """Return how often each class, by row, was taken for each, by column; nothing when that would say too much."""
+    if task.kind != "classification" or outputs.ndim > 2:
+        return {}
+    if outputs.ndim == 1 or outputs.shape[1] == 1:  # of two classes, the second one's probability or logit
+        is_logit = outputs.min() < 0 or outputs.max() > 1
+        answers, count = (outputs.reshape(-1) > (0 if is_logit else THRESHOLD)).astype(np.int64), 2
+    else:
+        answers, count = outputs.argmax(1), outputs.shape[1]
+    if count > _MOST_CLASSES:
+        return {}
+    found = np.zeros((count, count), np.int64)
+    np.add.at(found, (truths.numpy().astype(np.int64).reshape(-1), answers), 1)
+    return {"confusion": found.tolist()}
+
+
+def kept_truth(task: Task, truths: Any) -> NDArray[Any]:
+    """Return the truths that a report shows, ``[N, ...]``: of class numbers one mask, of several things the first."""
+    first = tree.tree_leaves(truths)[0]
+    kept: NDArray[Any] = (first.unsqueeze(1) if task.kind == "multiclass" else first).numpy()
+    return kept
 
 
 def figures(measurement: bench.Measurement) -> Row:
@@ -68,18 +94,30 @@ def failed_variant(name: str, error: Exception) -> Row:
     return {"name": name, "path": None, "reason": str(error), "parity": None}
 
 
-def task_row(task: Task, recipe: Recipe) -> Row:
-    """Return what a report says of the data and of how it was looked at."""
+def task_row(task: Task, recipe: Recipe, best_constant: Scores | None = None) -> Row:
+    """Return what a report says of the data and of how it was looked at, and what a constant answer scores on it."""
+    constant = {"constant": {"loss": best_constant.loss, **best_constant.metrics}} if best_constant else {}
     return {
         "name": task.name,
         "train": len(task.train),
         "validation": len(task.validation),
         "test": len(task.test),
         "input": list(task.example_input.shape),
-        "output": list(task.example_truth.shape),
-        "loss": type(task.loss).__name__,
+        "output": shape_of(task.example_truth),
+        "loss": losses.name_of(task.loss),
         "seed": recipe.seed,
         "threads": recipe.measure.threads,
         "class_names": list(task.class_names),
         "normalization": task.normalization.to_dict(),
-    }
+        "kind": task.kind,
+        "metrics": {name: {"higher_is_better": each.higher_is_better, "unit": each.unit}
+                    for name, each in task.metrics.items()},
+        "decides": task.decides,
+        "budget": asdict(task.budget) if task.budget else None,
+        **constant,
+    }  # fmt: skip
+
+
+def shape_of(truth: Any) -> list[int]:
+    """Return the shape of a truth; of several in a structure, the first one's."""
+    return list(tree.tree_leaves(truth)[0].shape)

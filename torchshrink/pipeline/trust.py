@@ -47,6 +47,7 @@ def references(recipe: Recipe) -> dict[str, str]:
         "augment": recipe.augment,
     }
     named |= {what: reference for what, reference in own_loop.items() if isinstance(reference, str)}
+    named |= {f"metric {name}": choice.use or "" for name, choice in recipe.task.metrics.items()}
     found = {what: reference for what, reference in named.items() if ":" in reference}
     return found | ({"data": recipe.data} if is_callable(recipe.data) else {})
 

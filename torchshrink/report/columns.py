@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,7 +70,7 @@ def _faster(row: Row, rows: Sequence[Row]) -> float:
     return reference(rows, row["format"])["latency_ms"]["median"] / row["latency_ms"]["median"]
 
 
-COLUMNS = (
+_BEFORE = (
     _plain("name", "file"),
     _plain("variant"),
     _plain("format"),
@@ -84,8 +85,8 @@ COLUMNS = (
     _plain("sparsity", "sparse", "{:.0%}"),
     _plain("macs"),
     _plain("loss", "loss", "{:.4f}"),
-    Column(lambda row, _: row["metrics"]["dice"], "dice", "dice", "{:.4f}"),
-    Column(lambda row, _: row["metrics"]["iou"], "iou"),
+)
+_AFTER = (
     Column(lambda row, _: row["latency_ms"]["median"], "latency_median_ms", "ms", "{:.2f}"),
     Column(_faster, heading="faster", text="{:.2f}x"),
     Column(lambda row, _: row["latency_ms"]["p90"], "latency_p90_ms"),
@@ -103,15 +104,27 @@ COLUMNS = (
 )
 
 
+def columns(rows: Sequence[Row]) -> list[Column]:
+    """Return all columns: the metrics are those of the task; without a row, those of a segmentation."""
+    names = list(dict.fromkeys(name for row in rows for name in row["metrics"])) if rows else ["dice", "iou"]
+    return [*_BEFORE, *(_metric(name, names) for name in names), *_AFTER]
+
+
+def _metric(name: str, names: Sequence[str]) -> Column:
+    """Return the column of a metric; beside dice alone, IoU tells people nothing new."""
+    heading = "" if name == "iou" and set(names) == {"dice", "iou"} else name
+    return Column(lambda row, _: row["metrics"].get(name, math.nan), name, heading, "{:.4f}")
+
+
 def table(rows: Sequence[Row]) -> tuple[list[str], list[list[Cell]]]:
     """Return headings and cells of the table that people read, one line per row."""
-    shown = [column for column in COLUMNS if column.heading]
+    shown = [column for column in columns(rows) if column.heading]
     return [column.heading for column in shown], [[column.cell(row, rows) for column in shown] for row in rows]
 
 
 def figures(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Return for each row its figures as plain values under their keys, which say the unit."""
-    return [{column.key: column.value(row, rows) for column in COLUMNS if column.key} for row in rows]
+    return [{column.key: column.value(row, rows) for column in columns(rows) if column.key} for row in rows]
 
 
 def markdown_table(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:

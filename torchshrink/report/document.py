@@ -11,7 +11,7 @@ from torchshrink.files import atomic, is_inside
 from torchshrink.report import schema
 from torchshrink.report.plot import plot
 from torchshrink.report.schema import SCHEMA, Report
-from torchshrink.report.text import markdown, table_csv
+from torchshrink.report.text import judge_of, markdown, table_csv
 
 
 def save(report: dict[str, Any], out: Path) -> None:
@@ -29,7 +29,7 @@ def render(report: Report, out: Path) -> list[Path]:
     for ending, text in texts.items():
         with atomic(out / f"report.{ending}") as temporary:
             temporary.write_text(text, encoding="utf-8", newline="")
-    plot(report["rows"], out / "report.png")
+    plot(report["rows"], out / "report.png", judge_of(report))
     return [out / f"report.{ending}" for ending in (*texts, "png")]
 
 

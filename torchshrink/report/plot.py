@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from torchshrink.files import atomic
+from torchshrink.report.judge import Judge
 from torchshrink.report.schema import Row
+from torchshrink.report.tradeoff import BY_LOSS
 
 RUNG = re.compile(r"(sparse|channels)-(\d+(?:\.\d+)?)")  # a variant of `torchshrink sweep`
 _FILES = {
@@ -26,8 +28,8 @@ _PANELS: dict[str, Callable[[Row], float]] = {
 _COLORS = dict(zip(_FILES.values(), ("#4477aa", "#66ccee", "#228833", "#aaaa00"), strict=True))
 
 
-def plot(rows: Sequence[Row], path: Path) -> None:
-    """Draw size against test loss, the area of a marker standing for latency, as PNG or SVG by the path's ending."""
+def plot(rows: Sequence[Row], path: Path, judge: Judge = BY_LOSS) -> None:
+    """Draw size against what decides, the area of a marker standing for latency, as PNG or SVG by the path's ending."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter
 
@@ -39,17 +41,25 @@ def plot(rows: Sequence[Row], path: Path) -> None:
         area = 40 + 900 * row["latency_ms"]["median"] / slowest
         marker = {"fp32": "o", "fp16": "s", "int8": "D"}.get(row["precision"], "^")
         axes.scatter(
-            row["bytes"] / 1e6, row["loss"], s=area, c=colors[row["format"]], marker=marker, alpha=0.35, linewidths=0
+            row["bytes"] / 1e6,
+            judge.figure(row),
+            s=area,
+            c=colors[row["format"]],
+            marker=marker,
+            alpha=0.35,
+            linewidths=0,
         )
-        axes.scatter(row["bytes"] / 1e6, row["loss"], s=8, c=colors[row["format"]])
-    _label(axes, rows)
+        axes.scatter(row["bytes"] / 1e6, judge.figure(row), s=8, c=colors[row["format"]])
+    _label(axes, rows, judge)
     axes.set_xscale("log")
     axes.margins(x=0.15, y=0.12)
     for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
         axis(FuncFormatter(lambda value, _: f"{value:g}"))  # megabytes, not powers of ten
     axes.set_xlabel("size of the file [MB]")
-    axes.set_ylabel("test loss (computed with the file)")
-    axes.set_title("Smaller is left, better is low; the larger the marker, the slower")
+    axes.set_ylabel(f"{judge.title} (computed with the file)")
+    axes.set_title(
+        f"Smaller is left, better is {'high' if judge.higher_is_better else 'low'}; the larger the marker, the slower"
+    )
     axes.grid(alpha=0.3, which="both")
     handles = [axes.scatter([], [], s=60, c=color, label=name) for name, color in colors.items() if name != "h5"]
     handles += [
@@ -65,12 +75,14 @@ def _save(figure: Any, path: Path) -> None:
         figure.savefig(temporary, dpi=120)
 
 
-def _label(axes: Any, rows: Sequence[Row]) -> None:
+def _label(axes: Any, rows: Sequence[Row], judge: Judge) -> None:
     """Name the smallest file of every variant and the largest of all, which is what a reader looks for."""
     by_size = sorted(rows, key=lambda row: -row["bytes"])
     chosen = [*by_size[:1], *{row["variant"]: row for row in by_size}.values()]
     for row in {row["name"]: row for row in chosen}.values():
-        axes.annotate(row["name"], (row["bytes"] / 1e6, row["loss"]), (6, 8), textcoords="offset points", fontsize=8)
+        axes.annotate(
+            row["name"], (row["bytes"] / 1e6, judge.figure(row)), (6, 8), textcoords="offset points", fontsize=8
+        )
 
 
 def plot_ladder(rows: Sequence[Row], path: Path) -> None:

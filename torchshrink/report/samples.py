@@ -17,6 +17,7 @@ from torchshrink.report.activations import Activation, from_arrays, to_arrays
 
 FOLDER = "samples"
 COUNT = 4
+_NUMBERS = 2000  # samples that are kept of answers that are a few numbers each
 _LONGEST_SIDE = {1: 2048, 2: 160}  # of what is kept; longer ones are thinned
 _BINS = 101
 
@@ -37,9 +38,9 @@ class Histogram:
 
 
 def keep_data(out: Path, inputs: NDArray[Any], truths: NDArray[Any]) -> Path:
-    """Write the first test samples, ``[N, C, *size]`` and ``[N, K, *size]``, into a run's folder."""
+    """Write the first test samples, ``[N, C, *size]``, and their truths, ``[N, ...]``, into a run's folder."""
     path = out / FOLDER / "data.npz"
-    _write(path, {"input": thin(inputs[:COUNT]), "truth": thin(truths[:COUNT])})
+    _write(path, {"input": thin(inputs[:COUNT]), "truth": first(truths)})
     return path
 
 
@@ -50,9 +51,9 @@ def keep(
     weights: Sequence[NDArray[Any]],
     spreads: Sequence[Activation] = (),
 ) -> Path:
-    """Write what the file of a row made of the first test samples, ``[N, K, *size]``, and how its numbers spread."""
+    """Write what the file of a row made of the first test samples, ``[N, ...]``, and how its numbers spread."""
     path = _path(out, name)
-    content: dict[str, NDArray[Any]] = {"output": thin(np.asarray(outputs)[:COUNT])}
+    content: dict[str, NDArray[Any]] = {"output": first(np.asarray(outputs))}
     if spread := histogram(weights):
         content |= {"counts": spread.counts, "edges": spread.edges, "is_int8": np.array(spread.is_int8)}
     _write(path, content | to_arrays(spreads))
@@ -81,6 +82,13 @@ def weights(out: Path, name: str) -> Histogram | None:
 def activations(out: Path, name: str) -> list[Activation]:
     """Return how activations of a row's file spread; nothing when it was not kept."""
     return from_arrays(_read(_path(out, name)))
+
+
+def first(values: NDArray[Any]) -> NDArray[Any]:
+    """Return what is kept of truths or outputs ``[N, ...]``: the first samples, or many where each is small."""
+    if values.ndim > 2:
+        return thin(values[:COUNT])
+    return values[:_NUMBERS].astype(np.float32)
 
 
 def thin(values: NDArray[Any]) -> NDArray[np.float16]:

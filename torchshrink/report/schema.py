@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_confi
 from typing_extensions import TypedDict  # pydantic wants it before Python 3.12
 
 from torchshrink.errors import DataError
+from torchshrink.settings import Kind
 
 SCHEMA = 1
 
@@ -38,6 +39,23 @@ class Normalization(TypedDict):
 
 
 @_declared
+class Direction(TypedDict):
+    """Of a metric."""
+
+    higher_is_better: bool
+    unit: str
+
+
+@_declared
+class Budget(TypedDict):
+    """How much worse than the dense model a file may be in what decides."""
+
+    amount: Finite
+    is_share: bool
+    """Of the dense model's figure, or else in its units."""
+
+
+@_declared
 class Task(TypedDict):
     """The data that files were checked and scored on."""
 
@@ -54,6 +72,13 @@ class Task(TypedDict):
     threads: Size
     class_names: list[str]
     normalization: Normalization
+    kind: NotRequired[Kind]
+    metrics: NotRequired[dict[str, Direction]]
+    decides: NotRequired[str]
+    """The metric, or ``loss``, that files are judged by."""
+    budget: NotRequired[Budget | None]
+    constant: NotRequired[dict[str, float]]
+    """Loss and metrics of the best answer that is the same for every input, on the test set."""
 
 
 @_declared
@@ -71,14 +96,6 @@ class Environment(TypedDict):
     """Whether one of them multiplies and adds int8 in 32 bits at once, which is what makes int8 fast."""
     command: NotRequired[str]
     """What made the run, ready to be pasted."""
-
-
-@_declared
-class Metrics(TypedDict):
-    """Over the whole test set, computed with the file itself, in [0, 1]."""
-
-    dice: float
-    iou: float
 
 
 @_declared
@@ -137,7 +154,10 @@ class Row(TypedDict):
     """Multiply-accumulates of one sample."""
     loss: float
     """Over the test set, computed with the file; NaN is possible."""
-    metrics: Metrics
+    metrics: dict[str, float]
+    """The task's, over the whole test set, computed with the file: ``dice`` and ``iou``, of segmentations."""
+    confusion: NotRequired[list[list[Count]]]
+    """Of a classification: how often each class, by row, was taken for each, by column."""
     parity: Parity
     processors: NotRequired[dict[str, Shown]]
     """By kind of processor; ``here`` is the one that made the report, the others are emulated."""

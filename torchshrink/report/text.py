@@ -8,17 +8,18 @@ from collections.abc import Sequence
 
 from torchshrink.harmless import csv_cell
 from torchshrink.harmless import markdown as md
-from torchshrink.report import processors, trials
-from torchshrink.report.columns import COLUMNS, figures, markdown_table, table
+from torchshrink.report import classes, processors, trials
+from torchshrink.report.columns import columns, figures, markdown_table, table
+from torchshrink.report.judge import Judge
 from torchshrink.report.schema import Report, Row
-from torchshrink.report.tradeoff import BUDGET, Recommendation, recommend, reference
+from torchshrink.report.tradeoff import Recommendation, recommend, reference
 
 
 def table_csv(rows: Sequence[Row]) -> str:
     """Return one line per file, plain numbers under headings that say the unit, as RFC 4180 has it."""
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(column.key for column in COLUMNS if column.key)
+    writer.writerow(column.key for column in columns(rows) if column.key)
     writer.writerows(map(csv_cell, each.values()) for each in figures(rows))
     return text.getvalue()
 
@@ -26,29 +27,54 @@ def table_csv(rows: Sequence[Row]) -> str:
 def verdict(report: Report) -> str:
     """Return a sentence: the smallest verified file against the dense fp32 TFLite file and PyTorch.
 
-    Where that is int8 and its own float file is as fast, another says so.
+    A dense model that learned nothing is said instead, and of files that did no size is praised. Where the smallest is
+    int8 and its own float file is as fast, another sentence says so.
     """
-    rows = report["rows"]
+    rows, judge = report["rows"], judge_of(report)
     if not rows:
         return "No file was verified."
     dense, torch_row = reference(rows), reference(rows, "torch")
-    best = min(rows, key=lambda row: row["bytes"])
+    if judge.learned_nothing(torch_row):
+        return nothing_learned(torch_row, judge)
+    best = min((row for row in rows if not judge.learned_nothing(row)), key=lambda row: row["bytes"])
     latency, latency_before = best["latency_ms"]["median"], reference(rows, best["format"])["latency_ms"]["median"]
     compared = _compared(_ratio(dense["bytes"], best["bytes"]), _ratio(latency_before, latency))
     slow = [pair for pair in processors.slow_int8(rows) if pair[0] is best]
     warning = f" {processors.saves_no_time(slow, report['environment'])}" if slow else ""
+    change = f"{judge.change(best, torch_row):+.4f}"
+    if "budget" in report.get("task", {}) and not judge.cost(best) <= judge.limit(torch_row):
+        change += f", beyond the budget of {judge.allowance()}"
     return (
         f"{best['name']} is {compared}, and its process needs "
-        f"{_memory(_ratio(torch_row['peak_rss_mb'], best['peak_rss_mb']))} {torch_row['name']}, at a test loss of "
-        f"{best['loss']:.4f} ({best['loss'] - torch_row['loss']:+.4f}).{warning}"
+        f"{_memory(_ratio(torch_row['peak_rss_mb'], best['peak_rss_mb']))} {torch_row['name']}, at a {judge.title} of "
+        f"{judge.text(judge.figure(best))} ({change}).{warning}"
+    )
+
+
+def judge_of(report: Report) -> Judge:
+    """Return what files of a report are judged by."""
+    return Judge.of(report.get("task", {}))
+
+
+def nothing_learned(dense: Row, judge: Judge) -> str:
+    """Say that a model is no better than a constant answer."""
+    return (
+        f"The dense model learned nothing: its {judge.title} of {judge.text(judge.figure(dense))} is no better than "
+        f"the {judge.text(judge.constant or 0.0)} of one and the same answer for every input. Train it longer, or look "
+        "at its data, loss and learning rate, before any of its files is worth a look."
     )
 
 
 def recommendations(report: Report) -> list[str]:
-    """Return one sentence per goal: the file to take, with its figures; then those of int8 that saves no time."""
-    rows = report["rows"]
+    """Return one sentence per goal: the file to take, with its figures; then those of int8 that saves no time.
+
+    Of a dense model that learned nothing, no file is recommended.
+    """
+    rows, judge = report["rows"], judge_of(report)
+    if rows and judge.learned_nothing(reference(rows, "torch")):
+        return []
     slow = processors.said_of_speed(rows, report["environment"])
-    return [*(_recommended(item, rows) for item in recommend(rows)), *slow]
+    return [*(_recommended(item, rows, judge) for item in recommend(rows, judge=judge)), *slow]
 
 
 def markdown(report: Report) -> str:
@@ -57,7 +83,8 @@ def markdown(report: Report) -> str:
     lines = ["# torchshrink report", "", md(verdict(report)), ""]
     lines += [*(f"- {md(sentence)}" for sentence in recommendations(report)), ""]
     lines += markdown_table(headings, [[cell.text for cell in line] for line in cells])
-    lines += ["![Size against loss](report.png)", ""]
+    lines += [f"![Size against {judge_of(report).decides}](report.png)", ""]
+    lines += classes.markdown(report)
     lines += trials.markdown(report["search"]) if "search" in report else []
     lines += ["## Islands", ""]
     lines += [f"- {md(row['name'])}: {md(islands(row))}" for row in report["rows"] if row["islands"]] or [
@@ -87,7 +114,7 @@ def conditions(report: Report) -> dict[str, str]:
     return {
         "Task": f"{task['name']}, {task['train']} training, {task['validation']} validation and {task['test']} test "
         f"samples of shape {task['input']}, seed {task['seed']}.",
-        "Loss and dice": "computed with each file itself, in its runtime, over the whole test set.",
+        _scored(report["rows"]): "computed with each file itself, in its runtime, over the whole test set.",
         "Latency": "median of one inference at batch 1, "
         f"{task['threads']} thread(s), the files taking turns; RAM: peak of a fresh process that imports only its "
         "runtime, after loading and one inference.",
@@ -97,6 +124,11 @@ def conditions(report: Report) -> dict[str, str]:
         "Packages": f"{packages}.",
         "Command": environment_.get("command", "not recorded"),
     }
+
+
+def _scored(rows: Sequence[Row]) -> str:
+    names = list(rows[0]["metrics"]) if rows else []
+    return f"Loss and {names[0]}" if names else "Loss"
 
 
 def _ratio(before: float, after: float) -> float:
@@ -122,19 +154,21 @@ def _memory(ratio: float) -> str:
     return f"1/{ratio:.1f} of the RAM of" if ratio > 1 else f"{1 / ratio:.1f}x more RAM than"
 
 
-def _recommended(item: Recommendation, rows: Sequence[Row]) -> str:
+def _recommended(item: Recommendation, rows: Sequence[Row], judge: Judge) -> str:
     goal = item.goal[0].upper() + item.goal[1:]
     if (row := item.row or item.closest) is None:
         return f"{goal}: no exported file was verified."
     torch_row = reference(rows, "torch")
+    change = f"{judge.change(row, torch_row):+.4f}"
     if item.row is not None:
         return (
             f"{goal}: {row['name']}, {row['bytes'] / 1e6:.3f} MB, {row['latency_ms']['median']:.2f} ms, "
-            f"{row['peak_rss_mb']:.0f} MB of RAM, test loss {row['loss']:.4f} ({row['loss'] - torch_row['loss']:+.4f})."
+            f"{row['peak_rss_mb']:.0f} MB of RAM, {judge.title} {judge.text(judge.figure(row))} ({change})."
         )
+    sign = "-" if judge.higher_is_better else "+"
     return (
-        f"{goal}: no file's test loss is within {BUDGET:+g} of {torch_row['name']}; {row['name']} comes "
-        f"closest ({row['loss'] - torch_row['loss']:+.4f})."
+        f"{goal}: no file's {judge.title} is within {sign}{judge.allowance()} of {torch_row['name']}; {row['name']} "
+        f"comes closest ({change})."
     )
 
 

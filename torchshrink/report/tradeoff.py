@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from torchshrink.report.judge import Judge
 from torchshrink.report.schema import Row
+from torchshrink.settings import Budget
 
-BUDGET = 0.01  # how much test loss a smaller, faster or leaner file may cost
 NOISE = {"size": 0.0, "latency": 0.03, "RAM": 0.03, "loss": 0.001}  # relative; less is noise
-_ROUNDING = 1e-9
+BY_LOSS = Judge()
 
 
 @dataclass(frozen=True)
@@ -45,34 +46,38 @@ def reference(rows: Sequence[Row], format_: str = "tflite") -> Row:
     return (same or [row for row in rows if row["precision"] == "fp32"] or list(rows))[0]
 
 
-def recommend(rows: Sequence[Row], budget: float = BUDGET) -> list[Recommendation]:
-    """Return the exported file to take for each goal: smallest, fastest, least RAM, and lowest loss.
+def recommend(rows: Sequence[Row], budget: float | None = None, judge: Judge = BY_LOSS) -> list[Recommendation]:
+    """Return the exported file to take for each goal: smallest, fastest, least RAM, and best in what decides.
 
-    The first three may have a test loss of at most ``budget`` above the dense PyTorch model's. PyTorch checkpoints are
-    what was started from and are not recommended. Files that differ by less than the noise count as equal (latency
-    and RAM 3 %, loss 0.1 %): of those, the smallest file is taken, then the one with the lowest loss, then the first.
+    The first three may be worse than the dense PyTorch model by the judge's budget, or by ``budget`` in the units of
+    what decides. PyTorch checkpoints are what was started from and are not recommended. Files that differ by less than
+    the noise count as equal (latency and RAM 3 %, what decides 0.1 %): of those, the smallest file is taken, then the
+    best one, then the first.
     """
-    exported = [row for row in rows if row["format"] != "torch" and math.isfinite(row["loss"])]
-    limit = reference(rows, "torch")["loss"] + budget + _ROUNDING if rows else math.nan
-    affordable = [row for row in exported if row["loss"] <= limit]
-    closest = min(exported, key=lambda row: float(row["loss"]), default=None)
+    if budget is not None:
+        judge = replace(judge, budget=Budget(budget, is_share=False))
+    exported = [row for row in rows if row["format"] != "torch" and math.isfinite(judge.cost(row))]
+    limit = judge.limit(reference(rows, "torch")) if rows else math.nan
+    affordable = [row for row in exported if judge.cost(row) <= limit]
+    closest = min(exported, key=judge.cost, default=None)
     goals = {"smallest": "size", "fastest": "latency", "least RAM": "RAM"}
-    found = [Recommendation(goal, _best(affordable, measure), closest) for goal, measure in goals.items()]
-    return [*found, Recommendation("lowest loss", _best(exported, "loss"))]
+    found = [Recommendation(goal, _best(affordable, measure, judge), closest) for goal, measure in goals.items()]
+    best = "lowest loss" if judge.decides == "loss" else f"best {judge.decides}"
+    return [*found, Recommendation(best, _best(exported, "loss", judge))]
 
 
-def front(rows: Sequence[Row], measure: str) -> list[Row]:
-    """Return the rows, by rising ``measure``, that no other row beats in it or in loss without losing in the other.
+def front(rows: Sequence[Row], measure: str, judge: Judge = BY_LOSS) -> list[Row]:
+    """Return the rows, by rising ``measure``, that no other row beats in it or in what decides without losing there.
 
-    A difference below the noise, as in `recommend`, is none: of rows that are equal in the measure the one with the
-    lowest loss stays, and a loss must be lower by more than that to be worth a larger file.
+    A difference below the noise, as in `recommend`, is none: of rows that are equal in the measure the best one stays,
+    and one must be better by more than that to be worth a larger file.
     """
-    finite = [row for row in rows if math.isfinite(value(row, measure)) and math.isfinite(value(row, "loss"))]
+    finite = [row for row in rows if math.isfinite(value(row, measure)) and math.isfinite(judge.cost(row))]
     found: list[Row] = []
-    for row in sorted(finite, key=lambda row: (value(row, measure), value(row, "loss"))):
+    for row in sorted(finite, key=lambda row: (value(row, measure), judge.cost(row))):
         if found:
-            loss, cost = value(found[-1], "loss"), value(found[-1], measure)
-            if value(row, "loss") >= loss - _noise(loss, "loss"):
+            best, cost = judge.cost(found[-1]), value(found[-1], measure)
+            if judge.cost(row) >= best - _noise(best, "loss"):
                 continue
             if value(row, measure) <= cost + _noise(cost, measure):
                 found.pop()
@@ -85,11 +90,11 @@ def _noise(figure: float, measure: str) -> float:
     return abs(figure) * NOISE[measure]
 
 
-def _best(rows: Sequence[Row], measure: str) -> Row | None:
-    key: Callable[[Row], float] = lambda row: value(row, measure)  # noqa: E731
+def _best(rows: Sequence[Row], measure: str, judge: Judge) -> Row | None:
+    key: Callable[[Row], float] = judge.cost if measure == "loss" else lambda row: value(row, measure)
     known = [row for row in rows if math.isfinite(key(row))]
     if not known:
         return None
     least = min(map(key, known))
     limit = least + _noise(least, measure)
-    return min((row for row in known if key(row) <= limit), key=lambda row: (row["bytes"], row["loss"]))
+    return min((row for row in known if key(row) <= limit), key=lambda row: (row["bytes"], judge.cost(row)))

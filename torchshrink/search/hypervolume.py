@@ -37,12 +37,13 @@ def place(costs: Mapping[str, float], objectives: Sequence[str], dense: Mapping[
     """Return where costs lie in the unit cube whose far corner is the dense model.
 
     Size, latency (a share of the dense file's) and memory are on a logarithmic scale from a thousandth of the dense
-    file's (0) to as much (1); the loss goes from none (0) to twice the dense model's (1).
+    file's (0) to as much (1); the loss goes from none (0) to twice the dense model's (1); of
+    a metric that is better when higher, its negative does.
     """
     found = []
     for name in objectives:
         if name == "loss_increase":
-            found.append((dense["loss"] + costs[name]) / (2 * dense["loss"]) if dense["loss"] > 0 else 1.0)
+            found.append(0.5 + costs[name] / (2 * abs(dense["loss"])) if dense["loss"] else 1.0)
         else:
             share = costs[name] / dense[name]
             found.append(1 - math.log(max(share, _LEAST_SHARE)) / math.log(_LEAST_SHARE))

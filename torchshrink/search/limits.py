@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from torchshrink.errors import RecipeError
@@ -22,7 +23,9 @@ class Limits:
         latency: Of one inference: a share of the dense float file's in the same runtime, or milliseconds.
         latency_unit: Which of them.
         rss: Peak memory of a fresh process that loads the file and runs it once, in MB.
-        loss_increase: Validation loss above the dense model's.
+        loss_increase: How much worse than the dense model's what decides may be on the validation part: the loss above
+            it, or the metric below or above.
+        loss_share: The same as a share of the dense model's figure; see `resolved`.
     """
 
     size: float | None = None
@@ -30,6 +33,7 @@ class Limits:
     latency_unit: Literal["ratio", "ms"] = "ratio"
     rss: float | None = None
     loss_increase: float | None = None
+    loss_share: float | None = None
 
     @classmethod
     def parse(
@@ -37,9 +41,9 @@ class Limits:
         size: str | None = None,
         latency: str | None = None,
         rss: str | None = None,
-        loss_increase: float | None = None,
+        loss_increase: float | str | None = None,
     ) -> Limits:
-        """Read limits as people write them: ``120kB``, ``2ms`` or ``0.2x``, ``60MB``, 0.01.
+        """Read limits as people write them: ``120kB``, ``2ms`` or ``0.2x``, ``60MB``, ``2%`` or 0.01.
 
         Raises:
             RecipeError: Naming the option that cannot be read.
@@ -51,15 +55,21 @@ class Limits:
         if time is not None and time[1] not in ("ms", "x"):
             raise RecipeError(f"--max-latency {latency}: give 2ms, or 0.2x for a share of the dense file's latency")
         memory = _bytes(rss, "--max-rss")
-        if loss_increase is not None and not -1e9 < loss_increase < 1e9:
-            raise RecipeError(f"--max-loss-increase {loss_increase}: expected a number such as 0.01")
+        increase, is_share = _increase(loss_increase)
         return cls(
             size=_bytes(size, "--max-size"),
             latency=None if time is None else time[0],
             latency_unit="ms" if time is not None and time[1] == "ms" else "ratio",
             rss=None if memory is None else memory / 1e6,
-            loss_increase=loss_increase,
+            loss_increase=None if is_share else increase,
+            loss_share=increase if is_share else None,
         )
+
+    def resolved(self, dense: Mapping[str, float]) -> Limits:
+        """Return the limits with a share of the dense model's figure in its units."""
+        if self.loss_share is None:
+            return self
+        return replace(self, loss_increase=self.loss_share * abs(dense["loss"]), loss_share=None)
 
     @property
     def limited(self) -> dict[str, float]:
@@ -89,6 +99,20 @@ class Limits:
     def to_dict(self) -> dict[str, Any]:
         """Return what a report holds."""
         return {"limits": self.limited, "latency_unit": self.latency_unit, "objectives": list(self.objectives)}
+
+
+def _increase(given: float | str | None) -> tuple[float | None, bool]:
+    """Return by how much what decides may become worse, and whether that is a share."""
+    if given is None:
+        return None, False
+    text = str(given).strip()
+    try:
+        number = float(text.removesuffix("%"))
+    except ValueError:
+        number = math.nan
+    if not -1e9 < number < 1e9:
+        raise RecipeError(f"--max-loss-increase {given}: expected a number such as 0.01, or a share such as 2%")
+    return (number / 100, True) if text.endswith("%") else (number, False)
 
 
 def _split(text: str | None, option: str, expected: str) -> tuple[float, str] | None:

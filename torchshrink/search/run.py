@@ -99,6 +99,7 @@ def search(
             shutil.rmtree(out / folder, ignore_errors=True)
         delete(store, name)
     dense = _dense(recipe, out, make_bridge, target, progress)
+    limits = limits.resolved(dense.costs)
     space = _space(settings, dense, out, progress)
     about = {"target": target, "sampler": settings.sampler, "seed": recipe.seed}
     identity = {**about, **limits.to_dict(), "search": settings.model_dump(mode="json"), "dense": dense.key}

@@ -11,12 +11,12 @@ from torch import nn
 from torchshrink import stages
 from torchshrink.errors import RecipeError
 from torchshrink.progress import SILENT, Progress
-from torchshrink.sensitivity.measurement import SAMPLES, int8_costs, loss
+from torchshrink.sensitivity.measurement import SAMPLES, cost, int8_costs
 from torchshrink.task import Task
 
 KeepFloat = Literal["auto"] | Sequence[str]
 
-BUDGET = 0.01  # share of the float model's validation loss that int8 may add to it
+BUDGET = 0.01  # share of the float model's figure in what decides by which int8 may make it worse
 MOST = 0.5  # share of the layers that stay float at most: beyond it, int8 gains too little
 
 
@@ -27,10 +27,13 @@ class Choice:
     Attributes:
         layers: Their names, the most costly first.
         costs: By layer, how much the validation loss rises when it alone is int8, its input too.
-        loss: Of the float model.
-        all_int8: How much the loss rises when every layer is int8.
-        increase: How much it rises when ``layers`` stay float.
-        budget: The share of ``loss`` that it may rise.
+        loss: What decides, of the float model: the validation loss, for most tasks.
+        all_int8: How much worse that becomes when every layer is int8.
+        increase: How much worse when ``layers`` stay float.
+        budget: The share of ``loss`` by which it may become worse.
+        decides: What decides: ``loss``, or a metric.
+        higher_is_better: Its direction.
+        allowed: The budget in its units.
     """
 
     layers: tuple[str, ...]
@@ -39,21 +42,26 @@ class Choice:
     all_int8: float
     increase: float
     budget: float
+    decides: str = "loss"
+    higher_is_better: bool = False
+    allowed: float | None = None
 
     @property
     def is_within(self) -> bool:
-        """Return whether the loss rises no more than allowed."""
-        return self.increase <= self.budget * abs(self.loss)
+        """Return whether int8 costs no more than allowed."""
+        return self.increase <= (self.budget * abs(self.loss) if self.allowed is None else self.allowed)
 
     def __str__(self) -> str:
         """Return what was chosen, and what each layer costs, in words."""
+        sign = -1 if self.higher_is_better else 1
+        changed = f"{'changes' if sign < 0 else 'raises'} the validation {self.decides} of {self.loss:.4f} by"
         if not self.layers:
-            return f"no layer is kept float: int8 raises the validation loss of {self.loss:.4f} by {self.increase:+.4f}"
+            return f"no layer is kept float: int8 {changed} {sign * self.increase:+.4f}"
         kept = ", ".join(f"{name} (alone {self.costs[name]:+.4f})" for name in self.layers)
         limit = "within" if self.is_within else "more than"
         return (
-            f"kept float: {kept}; int8 then raises the validation loss of {self.loss:.4f} by {self.increase:+.4f} "
-            f"instead of {self.all_int8:+.4f}, {limit} the budget of {self.budget:.0%}"
+            f"kept float: {kept}; int8 then {changed} {sign * self.increase:+.4f} "
+            f"instead of {sign * self.all_int8:+.4f}, {limit} the budget of {self.budget:.0%}"
         )
 
 
@@ -68,13 +76,14 @@ def choose(
     """Return the fewest layers that must stay float for int8 without training to stay within a budget.
 
     Layers are kept in the order of what each alone costs (`torchshrink.sensitivity.int8_costs`), and how many is found
-    by bisection, each time calibrating the whole model and measuring its loss. At most half of the layers are kept;
-    where that is not enough, that half is, and ``is_within`` is false.
+    by bisection, each time calibrating the whole model and measuring what decides for the task. At most half of the
+    layers are kept; where that is not enough, that half is, and ``is_within`` is false.
 
     Args:
         model: A float module; it is left as it was.
         task: The losses are of its validation part, the ranges of its training part; the test part is not touched.
-        budget: Share of the float loss that int8 may add, at least 0.
+        budget: Share of the float model's figure by which int8 may make it worse, at least 0; a task whose own budget
+            is in units has that instead.
         samples: How many samples of each part to use, at most; the first ones.
         progress: Told about every step.
 
@@ -85,7 +94,7 @@ def choose(
     """
     if not budget >= 0:
         raise RecipeError(f"budget={budget}: the share of the loss that int8 may add must be at least 0")
-    float_loss = loss(model, task, samples)
+    float_cost = cost(model, task, samples)
     costs = int8_costs(model, task, samples, progress=progress)
     ranked = sorted(costs, key=lambda name: (-costs[name], name))
     increases: dict[int, float] = {}
@@ -93,12 +102,15 @@ def choose(
     def increase(count: int) -> float:
         if count not in increases:
             graph = stages.ptq(model, task, samples, keep_float=ranked[:count])
-            increases[count] = loss(graph, task, samples) - float_loss
-            progress.note(f"int8 with {count} of {len(ranked)} layers float: loss {increases[count]:+.4f}")
+            increases[count] = cost(graph, task, samples) - float_cost
+            worse = -increases[count] if task.higher_is_better else increases[count]
+            progress.note(f"int8 with {count} of {len(ranked)} layers float: {task.decides} {worse:+.4f}")
         return increases[count]
 
     progress.start("find the layers that must stay float")
-    allowed = budget * abs(float_loss)
+    figure = -float_cost if task.higher_is_better else float_cost
+    in_units = task.budget is not None and not task.budget.is_share
+    allowed = task.budget.amount if task.budget and in_units else budget * abs(figure)
     fails, fits = -1, int(MOST * len(ranked))
     if increase(0) <= allowed:
         fits = 0
@@ -107,7 +119,10 @@ def choose(
         while fits - fails > 1:
             middle = (fits + fails) // 2
             fails, fits = (fails, middle) if increase(middle) <= allowed else (middle, fits)
-    return Choice(tuple(ranked[:fits]), costs, float_loss, increase(0), increase(fits), budget)
+    found = tuple(ranked[:fits])
+    return Choice(
+        found, costs, figure, increase(0), increase(fits), budget, task.decides, task.higher_is_better, allowed
+    )
 
 
 def layers_to_keep(keep_float: KeepFloat, model: nn.Module, task: Task, progress: Progress = SILENT) -> list[str]:

@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as tree
 
 from torchshrink.errors import DataError, ModelError, RecipeError, ShrinkError
+from torchshrink.metrics import Scoring
 from torchshrink.model.macs import count_macs, count_parameters, evaluating
 from torchshrink.progress import SILENT, Progress
 from torchshrink.prune.layers import Layer, prunable_layers
@@ -286,11 +288,24 @@ def loss(model: nn.Module, task: Task, samples: int = SAMPLES, batch_size: int =
         return _Judge(model, task, samples, batch_size).loss
 
 
+@torch.no_grad()
+def cost(model: nn.Module, task: Task, samples: int = SAMPLES, batch_size: int = 16) -> float:
+    """Return what decides for the task on the first validation samples, so that smaller is better. Raises as `loss`."""
+    found = loss(model, task, samples, batch_size)
+    if task.decides == "loss":
+        return found
+    scoring = Scoring(task.loss, task.metrics)
+    with evaluating(model):
+        for inputs, truth in _batches(model, task.validation, samples, batch_size):
+            scoring.add(tree.tree_map(Tensor.cpu, model(inputs)), truth)
+    return scoring.scores().cost(task)
+
+
 class _Judge:
     """The loss of a model on the first validation samples."""
 
     def __init__(self, model: nn.Module, task: Task, samples: int, batch_size: int) -> None:
-        self.model, self.criterion = model, task.loss
+        self.model, self.criterion, self.kind = model, task.loss, task.kind
         self.batches = _batches(model, task.validation, samples, batch_size)
         self.samples = sum(len(inputs) for inputs, _ in self.batches)
         try:
@@ -311,8 +326,9 @@ class _Judge:
         """Return the mean loss, each sample counting the same."""
         total = 0.0
         for inputs, truth in self.batches:
-            output = self.model(inputs).cpu()
-            if output.dim() == truth.dim() and output.shape != truth.shape:
+            output = tree.tree_map(Tensor.cpu, self.model(inputs))
+            is_masks = self.kind == "segmentation" and torch.is_tensor(output)
+            if is_masks and output.dim() == truth.dim() and output.shape != truth.shape:
                 raise ValueError(f"outputs {list(output.shape[1:])} and truth {list(truth.shape[1:])} per sample")
             total += len(inputs) * float(self.criterion(output, truth))
         return total / self.samples

@@ -13,8 +13,9 @@ from torchshrink.report import samples
 from torchshrink.report.activations import CODES, Activation
 from torchshrink.report.html import svg
 from torchshrink.report.html.plots import Plot
+from torchshrink.report.judge import Judge
 from torchshrink.report.schema import Row
-from torchshrink.report.tradeoff import BUDGET, reference
+from torchshrink.report.tradeoff import BY_LOSS, reference
 
 FLOAT, INT8 = "#4c8dd6", "#2f9e44"
 
@@ -34,27 +35,25 @@ class FileActivations:
     legend: Sequence[tuple[str, str]] = ((FLOAT, "float"), (INT8, "int8"))
 
 
-def activations(rows: Sequence[Row], out: Path) -> list[FileActivations]:
+def activations(rows: Sequence[Row], out: Path, judge: Judge = BY_LOSS) -> list[FileActivations]:
     """Draw the activations of the best int8 file of each format; nothing for a run that kept none."""
     found: list[FileActivations] = []
-    for row in best(rows):
+    for row in best(rows, judge):
         if spreads := samples.activations(out, row["name"]):
             drawn = [_plot(spread, f"activation-{len(found)}-{index}") for index, spread in enumerate(spreads)]
             found.append(FileActivations(row["name"], drawn))
     return found
 
 
-def best(rows: Sequence[Row]) -> list[Row]:
-    """Return each format's smallest int8 file that is within the budget of loss, or else the one of the lowest loss."""
-    int8 = [row for row in rows if row["precision"] == "int8" and math.isfinite(row["loss"])]
-    limit = reference(rows, "torch")["loss"] + BUDGET if rows else math.nan
+def best(rows: Sequence[Row], judge: Judge = BY_LOSS) -> list[Row]:
+    """Return each format's smallest int8 file that is within the budget, or else the best one in what decides."""
+    int8 = [row for row in rows if row["precision"] == "int8" and math.isfinite(judge.cost(row))]
+    limit = judge.limit(reference(rows, "torch")) if rows else math.nan
     found: list[Row] = []
     for format_ in dict.fromkeys(row["format"] for row in int8):
         files = [row for row in int8 if row["format"] == format_]
-        affordable = [row for row in files if row["loss"] <= limit]
-        found.append(
-            min(affordable, key=lambda row: row["bytes"]) if affordable else min(files, key=lambda row: row["loss"])
-        )
+        affordable = [row for row in files if judge.cost(row) <= limit]
+        found.append(min(affordable, key=lambda row: row["bytes"]) if affordable else min(files, key=judge.cost))
     return found
 
 

@@ -14,12 +14,14 @@ from torchshrink.report import text
 from torchshrink.report.columns import table
 from torchshrink.report.html import plots
 from torchshrink.report.html.activations import activations
+from torchshrink.report.html.answers import answers
 from torchshrink.report.html.layer_bars import layer_bars
 from torchshrink.report.html.predictions import predictions
 from torchshrink.report.html.search import search_section
+from torchshrink.report.judge import Judge
 from torchshrink.report.processors import said_of_speed
 from torchshrink.report.schema import Report, Row
-from torchshrink.report.tradeoff import BUDGET, Recommendation, recommend, reference
+from torchshrink.report.tradeoff import Recommendation, recommend, reference
 
 _HERE = Path(__file__).parent
 _FORMATS = {"torch": "PyTorch", "onnx": "ONNX", "tflite": "TFLite", "h5": "Keras"}
@@ -46,7 +48,9 @@ def page(report: Report, out: Path) -> str:
 
 
 def _content(report: Report, out: Path) -> dict[str, Any]:
-    rows, task = report["rows"], report["task"]
+    rows, task, judge = report["rows"], report["task"], text.judge_of(report)
+    dense = reference(rows, "torch") if rows else None
+    is_ruin = dense is not None and judge.learned_nothing(dense)
     headings, lines = table(rows)
     script = (_HERE / "sort.js").read_text(encoding="utf-8")
     return {
@@ -55,19 +59,21 @@ def _content(report: Report, out: Path) -> dict[str, Any]:
         "rows": rows,
         "failed": report["failed"],
         "verdict": text.verdict(report),
-        "budget": BUDGET,
-        "dense": reference(rows, "torch") if rows else None,
+        "judge": judge,
+        "limit": judge.text(abs(judge.limit(dense))) if dense else "",
+        "dense": dense,
         "smaller_than": reference(rows)["name"] if rows else None,
-        "cards": [_card(item, rows) for item in recommend(rows)],
-        "slow_int8": said_of_speed(rows, report["environment"]),
+        "cards": [] if is_ruin else [_card(item, rows, judge) for item in recommend(rows, judge=judge)],
+        "slow_int8": [] if is_ruin else said_of_speed(rows, report["environment"]),
         "headings": headings,
         "lines": lines,
-        "pareto": plots.pareto(rows) if rows else [],
+        "pareto": plots.pareto(rows, judge) if rows else [],
         "ladder": plots.ladder(rows),
         "predictions": predictions(rows, out, task),
+        "answers": answers(rows, out, task),
         "layers": layer_bars(report.get("layers") or {}),
         "histograms": plots.histograms(rows, out),
-        "activations": activations(rows, out),
+        "activations": activations(rows, out, judge),
         "search": search_section(report.get("search")),
         "islands": [(row["name"], text.islands(row)) for row in rows if row["islands"]],
         "conditions": text.conditions(report),
@@ -84,10 +90,11 @@ def _content(report: Report, out: Path) -> dict[str, Any]:
     }
 
 
-def _card(item: Recommendation, rows: list[Row]) -> dict[str, Any]:
+def _card(item: Recommendation, rows: list[Row], judge: Judge) -> dict[str, Any]:
     row = item.row or item.closest
-    change = row["loss"] - reference(rows, "torch")["loss"] if row else None
-    return {"goal": item.goal, "row": item.row, "closest": item.closest, "change": change}
+    change = judge.change(row, reference(rows, "torch")) if row else None
+    figure = judge.text(judge.figure(row)) if row else ""
+    return {"goal": item.goal, "row": item.row, "closest": item.closest, "change": change, "figure": figure}
 
 
 def _recipe(out: Path) -> str | None:

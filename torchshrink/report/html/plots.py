@@ -12,9 +12,10 @@ from markupsafe import Markup
 
 from torchshrink.report import samples
 from torchshrink.report.html import svg
+from torchshrink.report.judge import Judge
 from torchshrink.report.plot import RUNG, plot_ladder
 from torchshrink.report.schema import Row
-from torchshrink.report.tradeoff import front, value
+from torchshrink.report.tradeoff import BY_LOSS, front, value
 
 COLORS = {"torch": "#e8590c", "onnx": "#4c8dd6", "tflite": "#2f9e44", "h5": "#9c6ade"}
 MARKERS = {"fp32": "o", "fp16": "s", "int8": "D", "dynamic": "^"}
@@ -23,7 +24,7 @@ _AXES = {
     "latency": "latency, median [ms]",
     "RAM": "peak RAM of a fresh process [MB]",
 }
-_TITLES = {"size": "Size and loss", "latency": "Latency and loss", "RAM": "RAM and loss"}
+_TITLES = {"size": "Size", "latency": "Latency", "RAM": "RAM"}
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,9 @@ class Plot:
     notes: Sequence[str] = ()
 
 
-def pareto(rows: Sequence[Row]) -> list[Plot]:
-    """Draw size, latency and RAM against the loss, each with the files that no other file beats."""
-    return [_pareto(rows, measure) for measure in _AXES]
+def pareto(rows: Sequence[Row], judge: Judge = BY_LOSS) -> list[Plot]:
+    """Draw size, latency and RAM against what decides, each with the files that no other file beats."""
+    return [_pareto(rows, measure, judge) for measure in _AXES]
 
 
 def ladder(rows: Sequence[Row]) -> Plot | None:
@@ -75,20 +76,22 @@ def _telling(rows: Sequence[Row]) -> list[Row]:
     return list({row["name"]: row for row in chosen if row is not None}.values())
 
 
-def _pareto(rows: Sequence[Row], measure: str) -> Plot:
-    best = front(rows, measure)
-    titles = {f"file-{index}": _tooltip(row, measure) for index, row in enumerate(rows)}
-    label = f"{_AXES[measure]} against test loss. On the front: {', '.join(row['name'] for row in best) or 'none'}"
-    picture = svg.embed(lambda path: _draw_pareto(rows, best, measure, path), f"pareto-{measure}", label, titles)
-    return Plot(_TITLES[measure], picture, [_tooltip(row, measure) for row in best])
+def _pareto(rows: Sequence[Row], measure: str, judge: Judge) -> Plot:
+    best = front(rows, measure, judge)
+    titles = {f"file-{index}": _tooltip(row, measure, judge) for index, row in enumerate(rows)}
+    label = f"{_AXES[measure]} against {judge.title}. On the front: {', '.join(row['name'] for row in best) or 'none'}"
+    draw = lambda path: _draw_pareto(rows, best, measure, judge, path)  # noqa: E731
+    picture = svg.embed(draw, f"pareto-{measure}", label, titles)
+    notes = [_tooltip(row, measure, judge) for row in best]
+    return Plot(f"{_TITLES[measure]} and {judge.decides}", picture, notes)
 
 
-def _tooltip(row: Row, measure: str) -> str:
+def _tooltip(row: Row, measure: str, judge: Judge) -> str:
     unit = "ms" if measure == "latency" else "MB"
-    return f"{row['name']}: {value(row, measure):.4g} {unit}, loss {row['loss']:.4f}"
+    return f"{row['name']}: {value(row, measure):.4g} {unit}, {judge.decides} {judge.text(judge.figure(row))}"
 
 
-def _draw_pareto(rows: Sequence[Row], best: Sequence[Row], measure: str, path: Path) -> None:
+def _draw_pareto(rows: Sequence[Row], best: Sequence[Row], measure: str, judge: Judge, path: Path) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -96,7 +99,7 @@ def _draw_pareto(rows: Sequence[Row], best: Sequence[Row], measure: str, path: P
     axes = figure.add_subplot()
     axes.plot(
         [value(row, measure) for row in best],
-        [row["loss"] for row in best],
+        [judge.figure(row) for row in best],
         color=svg.ink(),
         linewidth=1,
         linestyle="--",
@@ -109,9 +112,9 @@ def _draw_pareto(rows: Sequence[Row], best: Sequence[Row], measure: str, path: P
             "s": 34,
             "alpha": 0.75,
         }
-        axes.scatter(value(row, measure), row["loss"], linewidths=0, gid=f"file-{index}", **style)
+        axes.scatter(value(row, measure), judge.figure(row), linewidths=0, gid=f"file-{index}", **style)
     for number, row in enumerate(best, start=1):
-        place = (value(row, measure), row["loss"])
+        place = (value(row, measure), judge.figure(row))
         axes.scatter(*place, marker="o", s=110, facecolors="none", edgecolors=svg.ink(), linewidths=1)
         axes.annotate(str(number), place, (-14, -12), textcoords="offset points", fontsize=9, fontweight="bold")
     values = [value(row, measure) for row in rows if math.isfinite(value(row, measure))]
@@ -121,7 +124,7 @@ def _draw_pareto(rows: Sequence[Row], best: Sequence[Row], measure: str, path: P
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:g}"))
     axes.set_xlabel(_AXES[measure])
-    axes.set_ylabel("test loss")
+    axes.set_ylabel(f"{judge.title}{judge.unit and f' [{judge.unit}]'}")
     axes.grid(linewidth=0.6)
     axes.set_axisbelow(True)
     svg.save(figure, path)

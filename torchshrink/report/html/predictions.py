@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
 from torchshrink.report import samples
-from torchshrink.report.html import svg
+from torchshrink.report.classes import shown
+from torchshrink.report.html import reconstructions, svg
+from torchshrink.report.html.pictures import Picture, gray_or_rgb, png
 from torchshrink.report.schema import Normalization, Row, Task
 
 THRESHOLD = 0.5
@@ -22,21 +21,6 @@ EXTRA, MISSED, CONFUSED = "#e03131", "#1c7ed6", "#f783ac"  # found but not there
 CLASSES = ("#2f9e44", "#f2c037", "#9c6ade", "#22b8cf", "#8a6d3b", "#adb5bd")
 _ONE_CLASS = "#e9ecef"  # of images with a single class: white on black
 _GROUND = "#101418"
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One image of a table of predictions.
-
-    Attributes:
-        uri: The PNG itself.
-        label: What it shows.
-        caption: Stands under it.
-    """
-
-    uri: str
-    label: str
-    caption: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,18 +43,20 @@ class Predictions:
 def predictions(rows: Sequence[Row], out: Path, task: Task) -> Predictions | None:
     """Return the samples that a run kept, seen through the dense PyTorch model and each variant's smallest file.
 
-    ``None`` for a run that kept none, and for outputs that are not masks of the input's size.
+    ``None`` for a run that kept none, and for outputs that are neither masks nor images of the input's size.
     """
-    kept = samples.data(out)
-    if kept is None:
+    kept, kind = samples.data(out), task.get("kind", "segmentation")
+    if kept is None or kind not in ("segmentation", "multiclass", "reconstruction"):
         return None
     inputs, truths = kept
     found = {row["name"]: samples.outputs(out, row["name"]) for row in shown(rows)}
-    outputs = {name: array for name, array in found.items() if array is not None and array.shape == truths.shape}
+    outputs = {name: array for name, array in found.items() if array is not None and _fits(array, truths, kind)}
     if inputs.ndim not in (3, 4) or truths.shape[2:] != inputs.shape[2:] or not outputs:
         return None
-    masks = {"truth": truths > THRESHOLD, **{name: array > THRESHOLD for name, array in outputs.items()}}
-    legend = _legend(truths.shape[1], inputs.ndim - 2, task["class_names"])
+    if kind == "reconstruction":
+        return _reconstructed(inputs, truths, outputs)
+    masks, names = _masks(truths, outputs, kind, task["class_names"])
+    legend = _legend(masks["truth"].shape[1], inputs.ndim - 2, names)
     if inputs.ndim == 3:
         raw = _raw(inputs, task["normalization"])
         return Predictions((), (), _signals(raw, masks), legend)
@@ -78,13 +64,36 @@ def predictions(rows: Sequence[Row], out: Path, task: Task) -> Predictions | Non
     return Predictions(("input", *masks), pictures, (), legend)
 
 
-def shown(rows: Sequence[Row]) -> list[Row]:
-    """Return the first PyTorch row and the smallest exported file of each variant."""
-    chosen = [row for row in rows if row["format"] == "torch"][:1]
-    for variant in dict.fromkeys(row["variant"] for row in rows):
-        files = [row for row in rows if row["variant"] == variant and row["format"] != "torch"]
-        chosen += sorted(files, key=lambda row: row["bytes"])[:1]
-    return chosen
+def _fits(output: NDArray[np.float32], truths: NDArray[np.float32], kind: str) -> bool:
+    if kind == "multiclass":
+        return output.ndim == truths.ndim and output.shape[1] > 1 and output.shape[2:] == truths.shape[2:]
+    return output.shape == truths.shape
+
+
+def _masks(
+    truths: NDArray[np.float32], outputs: dict[str, NDArray[np.float32]], kind: str, names: Sequence[str]
+) -> tuple[dict[str, NDArray[np.bool_]], Sequence[str]]:
+    """Return the truth and what each file found as masks ``[N, K, *size]``, and what their classes are called.
+
+    Of class numbers, 0 is the background.
+    """
+    if kind == "segmentation":
+        return {"truth": truths > THRESHOLD, **{name: array > THRESHOLD for name, array in outputs.items()}}, names
+    count = max(array.shape[1] for array in outputs.values())
+    numbers = np.arange(1, count).reshape(1, -1, *[1] * (truths.ndim - 2))
+    found = {name: array.argmax(1)[:, None] == numbers for name, array in outputs.items()}
+    titles = names if len(names) >= count else [f"class {number}" for number in range(count)]
+    return {"truth": truths == numbers, **found}, titles[1:]
+
+
+def _reconstructed(
+    inputs: NDArray[np.float32], truths: NDArray[np.float32], outputs: dict[str, NDArray[np.float32]]
+) -> Predictions:
+    each = [(number, inputs[number], truths[number], {name: array[number] for name, array in outputs.items()})
+            for number in range(len(inputs))]  # fmt: skip
+    if inputs.ndim == 3:
+        return Predictions((), (), [reconstructions.signal(*sample) for sample in each], ())
+    return Predictions(("input", "truth", *outputs), [reconstructions.pictures(*sample) for sample in each], (), ())
 
 
 def wrong(mask: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
@@ -122,7 +131,7 @@ def _raw(inputs: NDArray[np.float32], normalization: Normalization) -> NDArray[n
 
 def _pictures(number: int, image: NDArray[np.float32], masks: dict[str, NDArray[np.bool_]]) -> list[Picture]:
     truth = masks["truth"][number]
-    found = [Picture(_gray_or_rgb(image), f"sample {number + 1}: input")]
+    found = [Picture(gray_or_rgb(image), f"sample {number + 1}: input")]
     for name, mask in masks.items():
         share = wrong(mask[number], truth)
         caption = "" if name == "truth" else f"{share:.1%} wrong"
@@ -131,29 +140,13 @@ def _pictures(number: int, image: NDArray[np.float32], masks: dict[str, NDArray[
     return found
 
 
-def _gray_or_rgb(image: NDArray[np.float32]) -> str:
-    from PIL import Image
-
-    shown_channels = image if len(image) == 3 else image[:1]
-    low, high = np.percentile(shown_channels, (0.5, 99.5))
-    scaled = np.clip((shown_channels - low) / max(float(high - low), 1e-6), 0, 1)
-    pixels = (scaled * 255).round().astype(np.uint8)
-    return _png(Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)) if len(pixels) == 3 else pixels[0]))
-
-
 def _indexed(painted: NDArray[np.uint8], classes: int) -> str:
     from PIL import Image
 
     picture = Image.fromarray(painted, "P")
     colors = [_GROUND, EXTRA, MISSED, CONFUSED, *([_ONE_CLASS] if classes == 1 else CLASSES)]
     picture.putpalette([int(color[start : start + 2], 16) for color in colors for start in (1, 3, 5)])
-    return _png(picture)
-
-
-def _png(picture: Any) -> str:
-    content = io.BytesIO()
-    picture.save(content, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
+    return png(picture)
 
 
 def _signals(inputs: NDArray[np.float32], masks: dict[str, NDArray[np.bool_]]) -> list[Markup]:

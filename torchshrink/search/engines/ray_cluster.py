@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torchshrink
+from torchshrink.data.sources import located
 from torchshrink.errors import DataError, MissingExtraError, OutputError, RecipeError, ShrinkError
 from torchshrink.files import sha256
 from torchshrink.pipeline.steps import code_version, digest
@@ -165,17 +166,15 @@ class RayEngine:
             request.folder.mkdir(parents=True)
         checkpoint = Path(request.recipe["model"]["checkpoint"])
         inputs = tuple(self._shared(path) for path in (request.reference, checkpoint))
-        data = str(request.recipe["data"])
-        path = Path(os.path.expanduser(data)).absolute()
-        is_path = path.exists()
+        path, data = located(str(request.recipe["data"]))
         # The checkpoint's path is part of what identifies the first step: the same, relative one on every machine.
         model = {**request.recipe["model"], "checkpoint": inputs[1]}
-        recipe = {**request.recipe, "model": model, "data": str(path) if is_path else data}
+        recipe = {**request.recipe, "model": model, "data": data}
         job = _Job(
             url=self._store.url,
             name=name,
             inputs=inputs,
-            data=str(path) if is_path else None,
+            data=str(path) if path else None,
             imports=str(Path.cwd()),
             threads=self._cpus,
             versions=_versions(),

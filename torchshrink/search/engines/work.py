@@ -11,6 +11,7 @@ from typing import Any
 from torchshrink import bench
 from torchshrink.bench import ratio
 from torchshrink.errors import ParityError
+from torchshrink.metrics import Scores
 from torchshrink.pipeline.artefacts import Bridge
 from torchshrink.pipeline.assemble import make_task
 from torchshrink.pipeline.job import Job
@@ -55,8 +56,9 @@ def do(
         steps: What keeps the finished steps; by default the request's folder alone.
 
     Returns:
-        ``loss``: of the validation part, of the last variant; ``seconds``; and for the last rung ``size`` in bytes,
-        ``latency`` as a share of the reference's, ``latency_ms``, ``rss`` in MB, ``macs`` and the file's ``name``.
+        ``loss``: what decides on the validation part, of the last variant, negated where higher is better;
+        ``seconds``; and for the last rung ``size`` in bytes, ``latency`` as a share of the reference's,
+        ``latency_ms``, ``rss`` in MB, ``macs`` and the file's ``name``.
 
     Raises:
         ParityError: When no file of the candidate was verified.
@@ -91,7 +93,7 @@ def measure(job: Job, row: dict[str, Any], reference: Path) -> dict[str, float]:
         "latency": ratio.paired(found[path].rounds_ms, found[reference].rounds_ms).median,
         "latency_ms": found[path].latency.median,
         "rss": found[path].peak_rss_mb,
-        "loss": row["loss"],
+        "loss": Scores(row["loss"], row["metrics"]).cost(job.task),
     }
 
 
