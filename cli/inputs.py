@@ -86,13 +86,13 @@ def load_task(
     from torchshrink.task import Normalization
 
     source, chosen = (data, seed) if data is not None else data_of(path)
-    model, description = load_network(path, factory, allow_pickle), _describe(path)
-    stored = description.get("normalization")
+    model, known = load_network(path, factory, allow_pickle), _describe(path)
+    stored = known.get("normalization")
     normalization = Normalization(tuple(stored["mean"]), tuple(stored["std"]), stored["raw"]) if stored else None
     if sized:
-        source = _of_size(source, description.get("input_shape"))
+        source = _of_size(source, known.get("input_shape"))
     try:
-        prepared = description.get("prepared", "")
+        prepared = known.get("prepared", "")
         return open_task(source, seed=chosen, normalization=normalization, prepared=prepared), model
     except DataError as error:
         if data is not None:

@@ -23,6 +23,7 @@ from torchshrink.pipeline.run import run as run_recipe
 from torchshrink.progress import Progress
 from torchshrink.report import document
 from torchshrink.report.result import Result
+from torchshrink.settings import Budget
 from torchshrink.task import Normalization, Samples, Task
 
 Data = Samples | tuple[Any, Any]
@@ -81,7 +82,7 @@ def shrink(
     train: Data,
     test: Data,
     loss: nn.Module | Callable[[Any, Any], Tensor] | str | None = None,
-    budget: str | float = "1%",
+    budget: str | float | None = None,
     *,
     out: str | Path | None = None,
     validation: float = 0.1,
@@ -96,7 +97,8 @@ def shrink(
         test: As much, for the reported figures alone.
         loss: ``loss(output, truth)``, a built-in one or `torch.nn`'s by name, or ``module:callable``; by default the
             task's.
-        budget: How much worse than ``model`` the file may be in what decides: ``"2%"``, or a number in its units.
+        budget: How much worse than ``model`` the file may be in what decides: ``"2%"``, or a number in its units; by
+            default the task's.
         out: Folder of the run, by default runs/shrink-NAME; what an earlier run left in it is replaced.
         validation: Share of the training samples that picks the best epoch.
         progress: Told about every step; by default lines on stderr.
@@ -113,7 +115,10 @@ def shrink(
     Traceback (most recent call last):
     torchshrink.errors.DataError: train has 4 inputs but 3 truths: give every input its truth
     """
+    if "task" in settings:
+        raise RecipeError("shrink: what stands below task in a recipe is said by itself: kind=, metrics=, decides=")
     of_task = {name: settings.pop(name) for name in _TASK & set(settings) - {"augment"}}
+    of_task |= {} if budget is None else {"budget": Budget.parse(budget)}
     name = type(model).__name__
     recipe = parse({**_as_it_is(settings), "data": "given", "model": {"factory": f"given:{name}"}}, "shrink")
     task = _task(name, _samples("train", train), _samples("test", test), validation, recipe.seed, of_task, loss)
@@ -154,7 +159,9 @@ def _task(
     channels = train[0][0].shape[0]
     unchanged = Normalization((0.0,) * channels, (1.0,) * channels, "as given")
     given: dict[str, Any] = {"normalization": unchanged, **_kind(train), **settings, **_loss(loss)}
-    return Task(name=name, train=parts[0], validation=parts[1], test=test, **given)
+    task = Task(name=name, train=parts[0], validation=parts[1], test=test, **given)
+    task.check()
+    return task
 
 
 def _kind(samples: Samples) -> dict[str, str]:
@@ -163,28 +170,17 @@ def _kind(samples: Samples) -> dict[str, str]:
     is_number = truth.dim() == 0 and not truth.is_floating_point()
     is_map = truth.dtype == torch.int64 and truth.shape == inputs.shape[1:]
     kind = "classification" if is_number else "multiclass" if is_map else ""
-    return {"kind": kind} if kind and "kind" in _TASK else {}
+    return {"kind": kind} if kind else {}
 
 
-def _loss(loss: Any) -> dict[str, nn.Module]:
+def _loss(loss: Any) -> dict[str, Any]:
     if loss is None:
         return {}
     if isinstance(loss, str):
         return {"loss": resolve(loss, "loss")() if ":" in loss else losses.build(loss)}
     if not callable(loss):
         raise RecipeError(f"loss {loss!r}: expected a module, a function, or a name")
-    return {"loss": loss if isinstance(loss, nn.Module) else _Function(loss)}
-
-
-class _Function(nn.Module):
-    """A loss that is a function."""
-
-    def __init__(self, function: Callable[[Any, Any], Tensor]) -> None:
-        super().__init__()
-        self.function = function
-
-    def forward(self, output: Any, truth: Any) -> Tensor:
-        return self.function(output, truth)
+    return {"loss": loss}
 
 
 def _samples(name: str, data: Data) -> Samples:

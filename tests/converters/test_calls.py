@@ -62,6 +62,7 @@ def test_data_as_tensors(tiny_task: Task) -> None:
     with pytest.raises(DataError, match="test has 4 inputs but 3 truths"):
         calls._samples("test", (inputs, truths[:3]))
     task = calls._task("net", samples, samples, 0.25, 0, {}, None)
+    assert task.kind == "classification"  # as whole numbers say
     assert (len(task.train), len(task.validation), len(task.test)) == (3, 1, 4)
     seen = {float(task.train[place][1]) for place in range(3)} | {float(task.validation[0][1])}
     assert seen == {0.0, 1.0, 2.0, 3.0}  # none twice
@@ -72,7 +73,7 @@ def test_data_as_tensors(tiny_task: Task) -> None:
 @pytest.mark.parametrize("loss", ["dice", nn.MSELoss(), squared, "torch.nn:MSELoss"])
 def test_losses(loss: Any) -> None:
     found = calls._loss(loss)["loss"]
-    assert isinstance(found, nn.Module)
+    assert callable(found)
     assert float(found(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2))) <= 1
 
 

@@ -78,6 +78,10 @@ FORMS: dict[str, Callable[[nn.Module], Any]] = {
         **prefixed(Net().state_dict(), "model."),
         **prefixed(model.state_dict(), "ema_model."),
     },
+    "averaged, without buffers": lambda model: {
+        "net": {**Net().state_dict(), **dict(model.named_buffers())},
+        "ema": {"decay": 0.99, "shadow": {name: value.detach() for name, value in model.named_parameters()}},
+    },
     "Lightning, model": lightning("model."),
     "Lightning, net": lightning("net."),
     "of before num_batches_tracked": lambda model: {
@@ -103,6 +107,25 @@ def assert_same(found: nn.Module, model: nn.Module) -> None:
 def test_forms_of_torch_save(tmp_path: Path, model: Net, form: str, ending: str) -> None:
     torch.save(FORMS[form](copy.deepcopy(model)), tmp_path / f"a{ending}")
     assert_same(checkpoint.load(tmp_path / f"a{ending}", Net), model)
+
+
+class Compiled(nn.Module):
+    """Named as torch.compile names what it wraps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._orig_mod = Net()
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self._orig_mod(x)
+        return found
+
+
+@pytest.mark.parametrize("wrap", [lambda: nn.DataParallel(Net()), Compiled, lambda: nn.DataParallel(Compiled())])
+def test_factories_of_wrapped_models(tmp_path: Path, model: Net, wrap: Callable[[], nn.Module]) -> None:
+    for form in ("state_dict", "DataParallel"):
+        torch.save(FORMS[form](model), tmp_path / "a.pt")
+        assert_same(checkpoint.load(tmp_path / "a.pt", wrap), model)
 
 
 def test_a_hugging_face_folder(tmp_path: Path, model: Net) -> None:

@@ -92,12 +92,12 @@ class Job:
         self.origin = {} if task else stated(recipe.data, recipe.seed)
         self.task = task or make_task(recipe)
         self.data_key = data_key(recipe, self.task.test, self.task.train)
+        self._start = factory or (lambda: make_model(self.recipe, self.task))
         if self.task.kind == "unlabelled":
             self._learn_from_the_model()
         self.inputs, self.truths = stack(self.task.test)
         self.metadata = self.task.metadata
         self.made: dict[str, Made] = {}
-        self._start = factory or (lambda: make_model(self.recipe, self.task))
         if factory is None and recipe.model.factory != "unet":
             factory = make_factory(recipe, self.task)
         self._read = lambda path: checkpoint.load(path, factory)
@@ -111,7 +111,7 @@ class Job:
                 "model: {checkpoint: FILE}"
             )
         self.recipe = self.recipe.model_copy(update={"loss": Loss(name="teacher")})
-        self.task = taught(self.task, make_model(self.recipe, self.task).eval())
+        self.task = taught(self.task, self._start().eval())
         self.data_key = digest([self.data_key, model_key(self.recipe)])
 
     def make(self, name: str, variant: Variant) -> None:

@@ -361,8 +361,8 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _fit_is_the_whole_loop(self) -> Recipe:
-        if self.fit is not None and (self.optimizer or self.schedule or self.distillation):
-            raise ValueError("fit is the whole training loop: leave out optimizer, schedule and distillation")
+        if self.fit is not None and (self.optimizer or self.schedule or self.imitation):
+            raise ValueError("fit is the whole training loop: leave out optimizer, schedule, distillation and teacher")
         return self
 
     @field_validator("variants")

@@ -11,6 +11,7 @@ from torchshrink.report import text
 from torchshrink.report.columns import table
 from torchshrink.report.schema import Report, Row
 from torchshrink.report.tradeoff import reference
+from torchshrink.settings import Budget
 
 
 class Result(dict[str, Any]):
@@ -20,19 +21,20 @@ class Result(dict[str, Any]):
         report: As `torchshrink.report.document.load` returns it.
         folder: Of the run.
         budget: How much worse than the dense PyTorch model a file may be in what decides: ``"2%"`` of its figure, or a
-            number in its units.
+            number in its units; by default the report's.
     """
 
-    def __init__(self, report: Report, folder: Path, budget: str | float = "1%") -> None:
+    def __init__(self, report: Report, folder: Path, budget: str | float | None = None) -> None:
         super().__init__(report)
-        self.folder, self.budget = folder, budget
+        stated: Any = report["task"].get("budget") or {"amount": 0.05}
+        self.folder, self.budget = folder, Budget(**stated) if budget is None else Budget.parse(budget)
 
     @property
     def best(self) -> Row | None:
         """The row of the smallest exported file within the budget; None when none is."""
         rows = self._report["rows"]
         limit = self._cost(reference(rows, "torch")) if rows else math.nan
-        limit += _amount(self.budget, limit)
+        limit += self.budget.of(limit)
         within = [row for row in rows if row["format"] != "torch" and self._cost(row) <= limit]
         return min(within, key=lambda row: row["bytes"], default=None)
 
@@ -69,7 +71,8 @@ class Result(dict[str, Any]):
     def _sentences(self) -> list[str]:
         best = self.best
         named = "no file" if best is None else f"{best['name']} ({self.folder / best['path']})"
-        within = f"Within a budget of {self.budget}, the smallest file: {named}."
+        allowed = f"{100 * self.budget.amount:g}%" if self.budget.is_share else f"{self.budget.amount:g}"
+        within = f"Within a budget of {allowed}, the smallest file: {named}."
         return [text.verdict(self._report), within, f"report: {self.folder / 'report.html'}"]
 
     def _cost(self, row: Row) -> float:
@@ -80,9 +83,3 @@ class Result(dict[str, Any]):
             return float(row["loss"])
         value = float(cast(Any, row["metrics"])[decides])
         return -value if task["metrics"][decides]["higher_is_better"] else value
-
-
-def _amount(budget: str | float, dense: float) -> float:
-    """Return by how much a figure may become worse, in its units."""
-    said = str(budget).strip()
-    return float(said.removesuffix("%")) / 100 * abs(dense) if said.endswith("%") else float(said)

@@ -53,12 +53,15 @@ def put(content: Any, model: nn.Module, path: Path) -> None:
     Raises:
         ModelError: When nothing fits; what does not is named in whole.
     """
-    wanted = model.state_dict()
+    model = _inner(model)
+    own = model.state_dict()
+    actual = {name.replace(_COMPILED, ""): name for name in own}
+    wanted = {name: own[full] for name, full in actual.items()}
     found = [candidate for origin, state in states(content) for candidate in _candidates(origin, state, wanted)]
     if not found:
         raise ModelError(f"{path} holds neither a module nor a state_dict")
-    best = _best(found, path)
-    state = {name: value for name, value in best.state.items() if name in wanted or not _is_counter(name)}
+    state = {**_best(found, path).state, **_averaged(found, model, wanted)}
+    state = {actual.get(name, name): value for name, value in state.items() if name in wanted or not _is_counter(name)}
     if reason := misfit(model, state):
         raise ModelError(f"{path} does not fit {type(model).__name__}: {reason}")
     try:
@@ -112,12 +115,29 @@ def _best(found: list[Candidate], path: Path) -> Candidate:
     return first[0]
 
 
+def _averaged(found: list[Candidate], model: nn.Module, wanted: Mapping[str, Tensor]) -> State:
+    """Return averaged weights that have every parameter of the model, and often none of its buffers."""
+    parameters = {name.replace(_COMPILED, "") for name, _ in model.named_parameters()}
+    for candidate in found:
+        own = {name: value for name, value in candidate.state.items() if name in wanted}
+        if _rank(candidate.origin) < 0 and parameters <= {n for n, v in own.items() if v.shape == wanted[n].shape}:
+            return own
+    return {}
+
+
 def _rank(origin: str) -> int:
     """Return -1 for averaged weights, then the place among the names of a model itself."""
     parts = origin.lower().split(".")
     if any(word in _AVERAGED for part in parts for word in part.split("_")):
         return -1
     return max(_PLAIN.index(part) if part in _PLAIN else len(_PLAIN) for part in parts)
+
+
+def _inner(model: nn.Module) -> nn.Module:
+    """Return the model inside of what wraps it, whose names have no prefix."""
+    while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        model = model.module
+    return model
 
 
 def _is_counter(name: str) -> bool:
