@@ -95,12 +95,10 @@ def damage(command: Command, undisturbed: Path, out: Path, most: int | None = No
         yield Outcome("a file cut in half", f"{name}: {problem}" if problem else "")
 
 
-def starve(command: Command, undisturbed: Path, out: Path, step_kb: int, most: int | None = None) -> Iterator[Outcome]:
+def starve(command: Command, undisturbed: Path, out: Path, step_kb: int) -> Iterator[Outcome]:
     """Give a command a disk of ``step_kb`` kB, then twice that, until it fits; then room enough."""
     whole_kb = sum(path.stat().st_size for path in undisturbed.rglob("*") if path.is_file()) // 1000
-    for number, size in enumerate(range(step_kb, whole_kb + 2 * step_kb, step_kb)):
-        if most is not None and number >= most:
-            return
+    for size in range(step_kb, whole_kb + 2 * step_kb, step_kb):
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir()
         # A file system in memory, of this process only; what stands in it is carried out when the command has ended.
