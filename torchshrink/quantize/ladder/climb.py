@@ -25,6 +25,7 @@ from torchshrink.quiet import quiet
 Effort = Literal["none", "ranges", "equalization", "bias", "rounding", "float"]
 BUDGET_DB = 30.0
 _MOST = 128  # samples that the steps after calibration look at
+_AT_ONCE = 16  # samples that are calibrated on together, at least: what an observer does for a batch takes long
 _HELD_OUT = 5  # one of so many samples is measured, where there are enough
 _FLOAT = 0.5  # share of the layers that stay float at most
 
@@ -121,7 +122,7 @@ class _Climb:
         self.model, self.portable, self.budget_db, self.progress = model, portable, budget_db, progress
         self.known, self.measured = _split(batches)
         self.some = tuple(value[:_MOST] for value in self.known)
-        self.size = len(as_tuple(batches[0])[0])
+        self.size = max(_AT_ONCE, len(as_tuple(batches[0])[0]))
         self.wanted = parity.try_out(model, self.measured)
         self.plan = Plan(keep_float=keep_float)
         self._observed: dict[tuple[bool, tuple[str, ...]], PreparedModule] = {}
