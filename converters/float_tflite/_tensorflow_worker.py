@@ -27,6 +27,7 @@ def convert(onnx: str, folder: str, keras: bool) -> None:
     import onnx2tf
 
     _leave_sums_channels_last()
+    _resize_as_said()
     settings: dict[str, Any] = {
         "input_onnx_file_path": onnx,
         "output_folder_path": folder,
@@ -51,6 +52,24 @@ def _leave_sums_channels_last() -> None:
     from onnx2tf.ops import Add
 
     Add.transpose_with_flexing_deterrence = lambda **_: None
+
+
+def _resize_as_said() -> None:
+    """Let onnx2tf read where the corners of a resized image are.
+
+    1.29.24 and 2.6.9 do up to opset 17, and take every later file for one of half pixels.
+    """
+    from onnx2tf.ops import Resize
+
+    make = Resize.make_node
+
+    def make_node(*, graph_node: Any, opset: int, **others: Any) -> Any:
+        is_known = graph_node.attrs.get("coordinate_transformation_mode") in ("align_corners", "asymmetric")
+        return make(graph_node=graph_node, opset=min(opset, 17) if is_known else opset, **others)
+
+    if not hasattr(make, "_reads_corners"):
+        make_node._reads_corners = True  # type: ignore[attr-defined]
+        Resize.make_node = make_node
 
 
 @contextlib.contextmanager

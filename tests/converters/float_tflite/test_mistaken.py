@@ -1,0 +1,60 @@
+"""What onnx2tf by itself refuses or gets wrong: the float TFLite file computes what PyTorch does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from torchshrink import bench
+from torchshrink.converters import tflite
+from torchshrink.converters.export.to_onnx import export
+from torchshrink.converters.onnx_file import save
+
+
+class Then(nn.Module):
+    """A layer, and a function of what it computes."""
+
+    def __init__(self, layer: nn.Module, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layer, self.function = layer, function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.layer(x))
+
+
+def resized(size: tuple[int, ...], **settings: object) -> nn.Module:
+    kind = nn.Conv1d if len(size) == 1 else nn.Conv2d
+    return Then(kind(3, 4, 1), lambda x: F.interpolate(x, size, **settings))  # type: ignore[arg-type]
+
+
+CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "corners": (lambda: resized((9, 19), mode="bilinear", align_corners=True), (3, 6, 8)),
+    "corners of a signal": (lambda: resized((19,), mode="linear", align_corners=True), (3, 8)),
+    "nearest of odd sizes": (lambda: resized((9, 11), mode="nearest"), (3, 6, 8)),
+}
+
+
+@pytest.fixture(scope="module")
+def errors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, float]:
+    """How far every file is off, all converted in one start of TensorFlow."""
+    folder, models, inputs = tmp_path_factory.mktemp("mistaken"), {}, {}
+    for index, (name, (make, shape)) in enumerate(CASES.items()):
+        torch.manual_seed(index)
+        models[name], inputs[name] = make().eval(), torch.randn(1, *shape)
+        save(export(models[name], inputs[name]), folder / f"{name}.onnx")
+    with tflite.float_files([folder / f"{name}.onnx" for name in CASES]) as files:
+        found = {name: bench.predict(item.fp32, inputs[name].numpy()) for name, item in zip(CASES, files, strict=True)}
+    return {
+        name: float(np.abs(values - models[name](inputs[name]).detach().numpy()).max())
+        for name, values in found.items()
+    }
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_file_computes_what_pytorch_does(errors: dict[str, float], name: str) -> None:
+    assert errors[name] < 1e-5
