@@ -22,18 +22,22 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 
-def convert(onnx: str, folder: str, keras: bool) -> None:
+def convert(path: str, folder: str, keras: bool) -> None:
     """Run onnx2tf on one file."""
+    import onnx
     import onnx2tf
 
     _leave_sums_channels_last()
     _resize_as_said()
     settings: dict[str, Any] = {
-        "input_onnx_file_path": onnx,
+        "input_onnx_file_path": path,
         "output_folder_path": folder,
         "copy_onnx_input_output_names_to_tflite": True,
         "not_use_onnxsim": True,
         "non_verbose": True,
+        "keep_shape_absolutely_input_names": [
+            item.name for item in onnx.load(path).graph.input if item.doc_string == "channels last"
+        ],
         "output_h5": keras,
     }
     if not onnx2tf.__version__.startswith("1."):
@@ -94,4 +98,4 @@ def _no_weights_as_text() -> Iterator[None]:
 
 if __name__ == "__main__":
     for job in json.loads(Path(sys.argv[1]).read_text()):
-        convert(**job)
+        convert(job["onnx"], job["folder"], job["keras"])

@@ -27,6 +27,29 @@ class Then(nn.Module):
         return self.function(self.layer(x))
 
 
+class Attention(nn.MultiheadAttention):
+    """Every token attends to every other one."""
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        attended: Tensor = super().forward(x, x, x, need_weights=False)[0]
+        return attended
+
+
+class Patches(nn.Module):
+    """As many patches as features, a norm, and a layer along the patches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cut, self.norm, self.mix = nn.Conv2d(3, 16, 2, 2), nn.LayerNorm(16), nn.Linear(16, 16)
+        self.places = nn.Parameter(torch.randn(1, 16, 16))
+        nn.init.normal_(self.norm.weight)
+        nn.init.normal_(self.norm.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.cut(x).flatten(2).transpose(1, 2) + self.places
+        return y + self.mix(F.relu(self.norm(y)).transpose(1, 2)).transpose(1, 2)
+
+
 def resized(size: tuple[int, ...], **settings: object) -> nn.Module:
     kind = nn.Conv1d if len(size) == 1 else nn.Conv2d
     return Then(kind(3, 4, 1), lambda x: F.interpolate(x, size, **settings))  # type: ignore[arg-type]
@@ -36,6 +59,10 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "corners": (lambda: resized((9, 19), mode="bilinear", align_corners=True), (3, 6, 8)),
     "corners of a signal": (lambda: resized((19,), mode="linear", align_corners=True), (3, 8)),
     "nearest of odd sizes": (lambda: resized((9, 11), mode="nearest"), (3, 6, 8)),
+    "signal": (lambda: nn.Sequential(nn.Conv1d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv1d(8, 8, 1)), (8, 8)),
+    "tokens": (lambda: nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)), (8, 8)),
+    "attention": (lambda: Attention(8, 2, batch_first=True), (8, 8)),
+    "patches": (Patches, (3, 8, 8)),
 }
 
 
