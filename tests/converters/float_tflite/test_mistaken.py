@@ -50,6 +50,20 @@ class Patches(nn.Module):
         return y + self.mix(F.relu(self.norm(y)).transpose(1, 2)).transpose(1, 2)
 
 
+class Pyramid(nn.Module):
+    """Adds up a stack of four and five dimensions, one part of it through a norm of groups."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 8, 3, 2, padding=1), nn.Conv2d(3, 8, 1)
+        self.norms = nn.ModuleList(nn.GroupNorm(4, 8) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = F.relu(self.norms[0](self.two(x)))
+        small = F.relu(self.norms[1](self.one(x)))
+        return torch.stack([F.interpolate(small, scale_factor=2.0), wide, self.two(x)]).sum(0)
+
+
 def resized(size: tuple[int, ...], **settings: object) -> nn.Module:
     kind = nn.Conv1d if len(size) == 1 else nn.Conv2d
     return Then(kind(3, 4, 1), lambda x: F.interpolate(x, size, **settings))  # type: ignore[arg-type]
@@ -63,6 +77,8 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "tokens": (lambda: nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)), (8, 8)),
     "attention": (lambda: Attention(8, 2, batch_first=True), (8, 8)),
     "patches": (Patches, (3, 8, 8)),
+    "dilated": (lambda: nn.ConvTranspose2d(3, 4, 3, 2, 1, dilation=2), (3, 6, 8)),
+    "stack": (Pyramid, (3, 6, 8)),
 }
 
 
