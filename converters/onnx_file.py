@@ -185,6 +185,17 @@ def rename(model: onnx.ModelProto, names: dict[str, str]) -> None:
             side[:] = [names.get(name, name) for name in side]
 
 
+def fold_casts(model: onnx.ModelProto) -> None:
+    """Store constants in the type that they are read in: the exporter leaves the conversion of large ones to do."""
+    arrays, cast = constants(model), {}
+    for node in model.graph.node:
+        if node.op_type == "Cast" and node.input[0] in arrays:
+            kind = helper.tensor_dtype_to_np_dtype(attribute(node, "to"))
+            cast[node.output[0]] = arrays[node.input[0]].astype(kind)
+    if cast:
+        replace_nodes(model, [node for node in model.graph.node if node.output[0] not in cast], cast)
+
+
 def add_kernel_shapes(model: onnx.ModelProto) -> None:
     """Write down every convolution's kernel shape, which is optional in ONNX and which onnx2tf looks up."""
     shapes = {name: array.shape for name, array in constants(model).items()}

@@ -129,11 +129,11 @@ OPERATORS: dict[str, Op] = {
     "RELU_N1_TO_1": Op("own", int8=True, xnnpack=True, edge_tpu=True),
     "LEAKY_RELU": Op("own", int8=True, xnnpack=True, xnnpack_int8=True, micro=True),
     "HARD_SWISH": Op("own", int8=True, xnnpack=True, micro=True),
-    "GELU": Op(int8=True),
+    "GELU": Op("own", int8=True),
     "LOGISTIC": _everywhere(Op(_UNIT)),
     "SOFTMAX": Op(_UNIT, int8=True, xnnpack=True, micro=True, edge_tpu=True),
     "TANH": _everywhere(Op(_SIGNED_UNIT)),
-    "ELU": Op(int8=True, xnnpack=True, xnnpack_int8=True, micro=True),
+    "ELU": Op("own", int8=True, xnnpack=True, xnnpack_int8=True, micro=True),
     "PRELU": Op(int8=True, xnnpack=True, micro=True, edge_tpu=True),
     # one tensor, value by value
     "EXP": Op(int8=True, micro=True),

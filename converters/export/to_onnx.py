@@ -116,6 +116,7 @@ def export(model: nn.Module, example_input: Inputs, batch: int | None = 1) -> on
     assert program is not None
     exported: onnx.ModelProto = program.model_proto
     exported = _copy_without_notes(exported)
+    onnx_file.fold_casts(exported)
     onnx_file.add_kernel_shapes(exported)
     ceil_pools.spell_out(exported)
     _check(exported, model, lively(example_input, batch or 2))

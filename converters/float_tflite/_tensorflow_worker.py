@@ -22,17 +22,22 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 
-def convert(onnx: str, folder: str, keras: bool) -> None:
+def convert(path: str, folder: str, keras: bool) -> None:
     """Run onnx2tf on one file."""
+    import onnx
     import onnx2tf
 
     _leave_sums_channels_last()
+    _resize_as_said()
     settings: dict[str, Any] = {
-        "input_onnx_file_path": onnx,
+        "input_onnx_file_path": path,
         "output_folder_path": folder,
         "copy_onnx_input_output_names_to_tflite": True,
         "not_use_onnxsim": True,
         "non_verbose": True,
+        "keep_shape_absolutely_input_names": [
+            item.name for item in onnx.load(path).graph.input if item.doc_string == "channels last"
+        ],
         "output_h5": keras,
     }
     if not onnx2tf.__version__.startswith("1."):
@@ -51,6 +56,24 @@ def _leave_sums_channels_last() -> None:
     from onnx2tf.ops import Add
 
     Add.transpose_with_flexing_deterrence = lambda **_: None
+
+
+def _resize_as_said() -> None:
+    """Let onnx2tf read where the corners of a resized image are.
+
+    1.29.24 and 2.6.9 do up to opset 17, and take every later file for one of half pixels.
+    """
+    from onnx2tf.ops import Resize
+
+    make = Resize.make_node
+
+    def make_node(*, graph_node: Any, opset: int, **others: Any) -> Any:
+        is_known = graph_node.attrs.get("coordinate_transformation_mode") in ("align_corners", "asymmetric")
+        return make(graph_node=graph_node, opset=min(opset, 17) if is_known else opset, **others)
+
+    if not hasattr(make, "_reads_corners"):
+        make_node._reads_corners = True  # type: ignore[attr-defined]
+        Resize.make_node = make_node
 
 
 @contextlib.contextmanager
@@ -75,4 +98,4 @@ def _no_weights_as_text() -> Iterator[None]:
 
 if __name__ == "__main__":
     for job in json.loads(Path(sys.argv[1]).read_text()):
-        convert(**job)
+        convert(job["onnx"], job["folder"], job["keras"])

@@ -32,7 +32,10 @@ class Constants:
         TensorFlow puts them in that order, and onnx2tf 2.x names them by their place.
         """
         defaults = onnx_file.constants(model)
-        names = [item.name for item in model.graph.input if item.name in defaults]
+        kept = [item for item in model.graph.input if not _has_equal_sides(defaults.get(item.name))]
+        del model.graph.input[:]
+        model.graph.input.extend(kept)
+        names = [item.name for item in kept if item.name in defaults]
         if names:
             onnx_file.rename(model, {name: _NAME.format(index) for index, name in enumerate(names)})
             model.graph.input.sort(key=lambda item: item.name)
@@ -57,6 +60,12 @@ class Constants:
                 )
             tensor.buffer = tflite_file.add_buffer(tflite, np.ascontiguousarray(moved, np.float32).tobytes())
             graph.inputs = [other for other in graph.inputs if other != position]
+
+
+def _has_equal_sides(value: NDArray[Any] | None) -> bool:
+    """Return whether onnx2tf could mistake a constant's channels; no weight can be multiplied by one with two sides."""
+    sides = [side for side in value.shape if side > 1] if value is not None else []
+    return len(set(sides)) < len(sides)
 
 
 def _take_input(model: Any, name: str) -> int:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import onnx_ir
-from onnx import ModelProto, helper
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, helper
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from torchshrink.converters import onnx_file
 from torchshrink.quiet import quiet
 
 _OPSET_OF_GELU = 20
@@ -36,6 +39,59 @@ def split_norms(model: ModelProto) -> ModelProto:
         output = node.output[0]
         node.op_type, node.output[0] = "ReduceSumSquare", f"{output}_squared"
         model.graph.node.insert(index + 1, helper.make_node("Sqrt", [node.output[0]], [output], f"{output}_root"))
+    return model
+
+
+def add_up_stacks(model: ModelProto) -> ModelProto:
+    """Write the sum of tensors that were stacked for it as a chain of sums: onnx2tf mixes up five dimensions."""
+    made, arrays = onnx_file.producers(model), onnx_file.constants(model)
+    nodes: list[NodeProto] = []
+    for node in model.graph.node:
+        stack = made.get(node.input[0]) if node.op_type == "ReduceSum" and len(node.input) > 1 else None
+        axes = arrays.get(node.input[1]) if stack is not None else None
+        parts = _stacked(stack, axes, made, arrays) if stack is not None and axes is not None else []
+        if len(parts) < 2 or onnx_file.attribute(node, "keepdims", 1):
+            nodes.append(node)
+            continue
+        total, output = parts[0], node.output[0]
+        for index, part in enumerate(parts[1:], 1):
+            result = output if index == len(parts) - 1 else f"{output}_{index}"
+            nodes.append(helper.make_node("Add", [total, part], [result], f"{result}_added"))
+            total = result
+    if len(nodes) > len(model.graph.node):
+        onnx_file.replace_nodes(model, nodes)
+        onnx_file.replace_nodes(model, list(model.graph.node))  # what only the stacks read
+    return model
+
+
+def _stacked(stack: NodeProto, axes: NDArray[Any], made: dict[str, NodeProto], arrays: Any) -> list[str]:
+    """Return which tensors were stacked along the one of ``axes``; none where it is no stack."""
+    parts = [made[name] for name in stack.input if name in made and made[name].op_type == "Unsqueeze"]
+    is_stack = stack.op_type == "Concat" and len(parts) == len(stack.input)
+    places = [arrays.get(part.input[1]) if len(part.input) > 1 else None for part in parts]
+    wanted = [onnx_file.attribute(stack, "axis")]
+    is_one = axes.tolist() == wanted and all(place is not None and place.tolist() == wanted for place in places)
+    return [part.input[0] for part in parts] if is_stack and is_one else []
+
+
+def spread_kernels(model: ModelProto) -> ModelProto:
+    """Write zeros into the kernels of transposed convolutions with a dilation: TFLite has none."""
+    arrays = onnx_file.constants(model)
+    spread: dict[str, NDArray[Any]] = {}
+    for node in model.graph.node:
+        steps = onnx_file.attribute(node, "dilations") if node.op_type == "ConvTranspose" else None
+        if steps is None or set(steps) == {1} or node.input[1] not in arrays:
+            continue
+        weight, name = arrays[node.input[1]], f"{node.input[1]}_spread"
+        size = [step * (side - 1) + 1 for step, side in zip(steps, weight.shape[2:], strict=True)]
+        spread[name] = np.zeros((*weight.shape[:2], *size), weight.dtype)
+        spread[name][(..., *(slice(None, None, step) for step in steps))] = weight
+        kept = [item for item in node.attribute if item.name not in ("dilations", "kernel_shape")]
+        del node.attribute[:]
+        node.attribute.extend([*kept, helper.make_attribute("kernel_shape", size)])
+        node.input[1] = name
+    if spread:
+        onnx_file.replace_initializers(model, spread)
     return model
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -42,10 +43,25 @@ def settle(model: Any, source: onnx.ModelProto, name: str) -> None:
         if not _is_same(found[int(index)], expected[output]):
             raise ConversionError(
                 f"onnx2tf made a file of {name} that computes something else: output {output!r} differs by "
-                f"{_difference(found[int(index)], wanted):.2g} of {np.ptp(wanted):.2g}; replace the operations that it "
-                "converts wrong (torchshrink verify names the first)"
+                f"{_difference(found[int(index)], wanted):.2g} of {np.ptp(wanted):.2g}"
+                f"{_first_wrong(source, sample, found)}; write the model with other operations there"
             )
         _move_channels(model, position, int(index), found, wanted)
+
+
+def _first_wrong(source: onnx.ModelProto, sample: runtimes.Sample, found: Mapping[int, NDArray[Any]]) -> str:
+    """Name the first operation whose values no tensor of the file has, nor any that is computed from them."""
+    inferred = onnx.shape_inference.infer_shapes(source).graph
+    floats = {item.name for item in inferred.value_info if item.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
+    computed = floats & {name for node in source.graph.node for name in node.output}
+    expected = runtimes.onnx_values(source, computed, sample)
+    known = [np.sort(values, axis=None) for values in found.values()]
+    right = {name for name, values in expected.items() if any(_is_same(e, np.sort(values, axis=None)) for e in known)}
+    for node in reversed(source.graph.node):  # what is inside of a fused operation leads to one that is right
+        if right & set(node.output):
+            right.update(node.input)
+    wrong = next((node for node in source.graph.node if not right & set(node.output)), None)
+    return "" if wrong is None else f", from the {wrong.op_type} on that computes {wrong.output[0]!r}"
 
 
 def _is_same(found: NDArray[Any], wanted: NDArray[Any]) -> bool:

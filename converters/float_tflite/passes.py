@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from onnx import ModelProto
 
-from torchshrink.converters.float_tflite import forms
+from torchshrink.converters.float_tflite import equal_sizes, forms
 from torchshrink.converters.float_tflite.constants import Constants
 from torchshrink.converters.float_tflite.names import Names
 from torchshrink.converters.float_tflite.signals import lift
@@ -37,8 +37,11 @@ class Before:
 
 PASSES: tuple[Callable[[], Pass], ...] = (
     partial(Before, forms.fold_constants),
+    partial(Before, forms.add_up_stacks),
+    partial(Before, forms.spread_kernels),
     partial(Before, lift),
     Names,  # while constants among the inputs still show by their values
+    partial(Before, equal_sizes.spell_out),  # of true inputs: constants still have their values
     Constants,
     partial(Before, forms.fuse_gelu),
     partial(Before, forms.split_norms),

@@ -122,3 +122,20 @@ def test_what_fails_on_a_file_that_is_wrong(tmp_path: Path) -> None:
     onnx.save(model, path)
     with pytest.raises(ModelError, match=r"m\.onnx is no valid ONNX: .*; export it again"), onnx_file.blamed(path):
         raise IndexError("list index out of range")
+
+
+def test_constants_are_stored_as_they_are_read(onnx_model: Any) -> None:
+    nodes = [
+        helper.make_node("Cast", ["codes"], ["small"], to=TensorProto.INT8),
+        helper.make_node("DequantizeLinear", ["small", "scale"], ["numbers"]),
+        helper.make_node("Cast", ["x"], ["real"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["real", "numbers"], ["y"]),
+    ]
+    constants = {"codes": np.array([-3, 5]), "scale": np.float32(0.5)}
+    model = onnx_model(nodes, {"x": (1, 2)}, {"y": (1, 2)}, constants)
+    onnx_file.fold_casts(model)
+    assert [node.op_type for node in model.graph.node] == ["DequantizeLinear", "Cast", "Mul"]
+    stored = onnx_file.constants(model)
+    assert stored.keys() == {"small", "scale"}
+    assert stored["small"].dtype == np.int8
+    assert stored["small"].tolist() == [-3, 5]

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
+from torch.nn import functional as F
 
 from torchshrink import quantize
 from torchshrink.converters import qdq, tflite, tflite_file
@@ -23,10 +24,41 @@ from torchshrink.converters.export.to_onnx import export
 from torchshrink.converters.onnx_file import save
 from torchshrink.converters.proof import scales, verify
 
+
+class Transposed(nn.Module):
+    """A transposed convolution of every channel alone, with gaps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.randn(4, 1, 3, 3, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv_transpose2d(x, self.get_buffer("weight"), stride=2, groups=4, dilation=2)
+
+
+class Slopes(nn.Module):
+    """A PReLU whose channels differ."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor([0.1, 0.5, -0.25, 1.5]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.prelu(x, self.slope)
+
+
 # By TFLite's name: what PyTorch computes between two convolutions. Channels and both sides differ.
 CASES: dict[str, Callable[[Tensor], Tensor]] = {
     "ABS": torch.abs,
+    "CONCATENATION": lambda x: torch.stack([x[:, 3], x[:, 0], x[:, -2], x[:, 1]], 1),
+    "ELU": F.elu,
+    "GELU": F.gelu,
+    "MEAN": lambda x: x.sum((2, 3), keepdim=True),
     "REDUCE_MAX": lambda x: x.amax((2, 3), keepdim=True),
+    "REDUCE_MIN": lambda x: x.min(2, keepdim=True).values,
+    "RELU": Slopes(),
+    "RESIZE_BILINEAR": lambda x: F.interpolate(x, (9, 11), mode="bilinear", align_corners=True),
+    "TRANSPOSE_CONV": Transposed(),
 }
 
 

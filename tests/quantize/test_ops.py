@@ -203,15 +203,16 @@ def test_what_has_no_int8_kernel_stays_float(operation: str, example: Tensor) ->
     assert_close(model, graph, example)
 
 
-def test_grouped_transposed_convolutions_stay_float(example: Tensor) -> None:
+@pytest.mark.parametrize("is_qat", [False, True])
+def test_grouped_transposed_convolutions_are_whole_ones_where_nothing_is_trained(is_qat: bool, example: Tensor) -> None:
     model = nn.Sequential(
         nn.Conv2d(2, 4, 1), nn.ConvTranspose2d(4, 4, 2, stride=2, groups=2), nn.Conv2d(4, 1, 1)
     ).eval()
-    prepared = quantize.prepare_ptq(model, example)
-    quantize.calibrate(prepared, [example])
+    prepared = (quantize.prepare_qat if is_qat else quantize.prepare_ptq)(model, example)
+    prepared(example)
     graph = quantize.convert(prepared)
     weight = only(graph, "conv_transpose2d").args[1]
-    assert getattr(graph, weight.target).is_floating_point()
+    assert (weight.op == "get_attr") == is_qat  # int8 codes otherwise
     assert_close(model, graph, example)
 
 

@@ -59,6 +59,15 @@ REWRITTEN: dict[str, tuple[Callable[[Tensor], Tensor], list[str]]] = {
     "silu": (F.silu, ["sigmoid", "mul"]),
     "hardsigmoid": (F.hardsigmoid, ["add", "hardtanh", "mul"]),
     "prelu": (nn.PReLU(), ["leaky_relu"]),
+    "channel shuffle": (lambda x: torch.channel_shuffle(x, 2), ["reshape", "transpose", "reshape"]),
+    "one of a side": (lambda x: x[..., -2], ["slice", "squeeze"]),
+    "one of a side, before others": (lambda x: x.select(1, 2), ["slice", "squeeze"]),
+    "stack": (lambda x: torch.stack([x, x.flip(3)], 2), ["flip", "unsqueeze", "unsqueeze", "cat"]),
+    "sum of a stack": (lambda x: torch.stack([x, x.flip(3), x.abs()]).sum(0), ["flip", "abs", "add", "add"]),
+    "sum": (lambda x: x.sum((1, -1)), ["mean", "mul"]),
+    "sum that stays": (lambda x: x.sum(2, keepdim=True), ["mean", "mul"]),
+    "maximum": (lambda x: x.max(2).values, ["amax"]),
+    "minimum that stays": (lambda x: x.min(-1, keepdim=True)[0], ["amin"]),
     "clamp": (lambda x: x.clamp(-0.25, 0.5), ["hardtanh"]),
     "clamp at zero": (lambda x: x.clamp(min=0), ["relu"]),
     "clamp_min": (lambda x: torch.clamp_min(x, 0), ["relu"]),
@@ -82,6 +91,11 @@ KEPT: dict[str, tuple[Callable[[Tensor], Tensor], list[str]]] = {
     "average of all": (lambda x: F.adaptive_avg_pool2d(x, 1), ["adaptive_avg_pool2d"]),
     "uneven windows": (lambda x: F.adaptive_avg_pool2d(x, 3), ["adaptive_avg_pool2d"]),
     "indices": (lambda x: F.adaptive_max_pool2d(x, 2, return_indices=True)[1], ["adaptive_max_pool2d", "getitem"]),
+    "maximum and its place": (
+        lambda x: (lambda found: found[0] + found[1])(x.max(2)),
+        ["max", "getitem", "getitem", "add"],
+    ),
+    "sum of the batch": (lambda x: x.sum((0, 1)), ["sum"]),
     "parts of the batch": (lambda x: torch.cat(x.split(1)), ["split"]),
 }
 
@@ -126,6 +140,30 @@ def test_parameters_are_constants_unless_they_are_trained() -> None:
     assert functions(graph) == ["add", "mul"]
     inputs = torch.randn(3, 2, 8, 12)
     torch.testing.assert_close(graph(inputs), model(inputs))
+
+
+WEIGHTED: dict[str, nn.Module] = {
+    "slopes": nn.PReLU(4),
+    "groups": nn.ConvTranspose2d(4, 6, 3, 2, 1, 1, groups=2),
+    "depthwise": nn.ConvTranspose2d(4, 4, (2, 3), 2, groups=4, bias=False),
+    "dilated": nn.ConvTranspose2d(4, 2, 3, 1, 1, dilation=2),
+    "both": nn.ConvTranspose2d(4, 8, (3, 2), (2, 1), 1, groups=4, dilation=(2, 3)),
+    "signal": nn.Sequential(nn.Flatten(2), nn.ConvTranspose1d(4, 4, 3, 2, dilation=3, groups=2)),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHTED)
+def test_weights_that_are_not_trained_are_written_with_zeros(name: str) -> None:
+    model, graph = rewritten(WEIGHTED[name], is_qat=False)
+    inputs = torch.randn(3, 2, 8, 12, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(graph(inputs), model(inputs), rtol=1e-5, atol=1e-6)
+    for node in graph.graph.nodes:
+        assert node.target != torch.ops.aten.prelu.default
+        if "conv_transpose" in str(node.target):
+            assert len(node.args) <= 6
+    assert functions(rewritten(WEIGHTED[name], is_qat=True)[1]) in (
+        ["prelu"], ["conv_transpose2d"], ["flatten", "conv_transpose1d"]
+    )  # fmt: skip
 
 
 def test_what_stays_float_is_left_alone() -> None:

@@ -6,8 +6,8 @@ does to ``y`` would be lost. torch.export keeps such a change as an operation on
 
 from __future__ import annotations
 
-import math
 import operator
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -79,8 +79,8 @@ def _renewed(write: Writer, view: Any, new: dict[Node, Node]) -> Node:
     return new[view]
 
 
-def _is_part(node: Node) -> bool:
-    return node.target is operator.getitem and node.args[0].target in _PARTS  # type: ignore[union-attr]
+def _is_part(node: Any) -> bool:
+    return node.target is operator.getitem and node.args[0].target in _PARTS
 
 
 def _root(node: Any) -> Any:
@@ -99,7 +99,7 @@ def _is_view(node: Node) -> bool:
         return False  # nobody can change what is expanded: that is a value which was written here
     value, before = node.meta.get("val"), source.meta.get("val")
     are_tensors = isinstance(value, Tensor) and isinstance(before, Tensor)
-    return are_tensors and (node.target not in _COPIES or torch._C._is_alias_of(value, before))
+    return are_tensors and (node.target not in _COPIES or torch._C._is_alias_of(value, before))  # type: ignore[attr-defined]
 
 
 def _views(root: Node) -> list[Node]:
@@ -142,13 +142,14 @@ def _slice(
     write: Writer, value: Node, whole: Node, dim: int = 0, start: int | None = None, end: int | None = None,
     step: int = 1,
 ) -> Node | None:  # fmt: skip
-    size = whole.meta["val"].shape[dim]
-    start, end = start or 0, math.inf if end is None else end
-    if start == 0 and (end == math.inf or end >= 2**62) and step == 1:
-        return value
-    if not isinstance(size, int) or step != 1:
+    size, start = whole.meta["val"].shape[dim], start or 0
+    if isinstance(start, Node) or isinstance(end, Node) or step != 1:
         return None
-    start, end, _ = slice(start, None if end == math.inf else end).indices(size)
+    if start == 0 and (end is None or end == sys.maxsize):
+        return value
+    if not isinstance(size, int):
+        return None
+    start, end, _ = slice(start, end).indices(size)
     before = [write.call(aten.slice.Tensor, whole, dim, 0, start)] if start else []
     after = [write.call(aten.slice.Tensor, whole, dim, end, size)] if end < size else []
     return write.call(aten.cat.default, [*before, value, *after], dim) if before or after else value

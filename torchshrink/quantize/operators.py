@@ -66,6 +66,11 @@ def _over_everything(node: Node) -> bool:
     return set(sizes) == {1}
 
 
+def _plain(node: Node) -> bool:
+    """Return False for another factor than 1."""
+    return set(node.args[1:]) <= {1}
+
+
 def _whole_windows(node: Node) -> bool:
     """Return False where windows reach over an edge and yet count what is outside, or round their number up."""
     settings: dict[int, Any] = dict(enumerate(node.args))
@@ -110,6 +115,8 @@ OPERATORS: dict[Any, Operator] = {
     aten.hardtanh.default: _HARDTANH,
     aten.hardtanh_.default: _HARDTANH,
     aten.abs.default: _SINGLE,
+    aten.elu.default: Operator("single", has_kernel=_plain),
+    aten.elu_.default: Operator("single", has_kernel=_plain),
     aten.gelu.default: _SINGLE,
     aten.hardswish.default: _SINGLE,
     aten.hardswish_.default: _SINGLE,
@@ -127,12 +134,15 @@ OPERATORS: dict[Any, Operator] = {
     aten.avg_pool1d.default: _AVERAGE,
     aten.avg_pool2d.default: _AVERAGE,
     aten.amax.default: _MOVED,
+    aten.amin.default: _MOVED,
     aten.max_pool1d.default: _MOVED,
     aten.max_pool2d.default: _MOVED,
     aten.upsample_nearest1d.default: _MOVED,
     aten.upsample_nearest1d.vec: _MOVED,
     aten.upsample_nearest2d.default: _MOVED,
     aten.upsample_nearest2d.vec: _MOVED,
+    aten.upsample_linear1d.default: _MOVED,
+    aten.upsample_linear1d.vec: _MOVED,
     aten.upsample_bilinear2d.default: _MOVED,
     aten.upsample_bilinear2d.vec: _MOVED,
     # only moved

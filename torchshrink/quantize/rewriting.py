@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import operator
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
@@ -28,15 +30,18 @@ _POOLS = {
     aten.adaptive_max_pool2d.default: aten.max_pool2d.default,
 }
 _SPLITS = {aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default}
-_SEVERAL = _SPLITS | {aten.adaptive_max_pool1d.default, aten.adaptive_max_pool2d.default}  # results, each an item
+_EXTREMES = {aten.max.dim: aten.amax.default, aten.min.dim: aten.amin.default}
+_SEVERAL = (
+    _SPLITS | _EXTREMES.keys() | {aten.adaptive_max_pool1d.default, aten.adaptive_max_pool2d.default}
+)  # results, each an item
 
 
 def rewrite(graph: GraphModule, kept: AbstractSet[Node], is_qat: bool) -> None:
     """Replace, in place, what has no int8 kernel but is made of operations that have; all compute the same in float.
 
     Differences, negation, division by a number and ``alpha`` become sums and products with constant tensors, which
-    can be quantized; SiLU, hard-swish and hard-sigmoid become their factors; pools, parts and named padding become
-    plain forms.
+    can be quantized; SiLU, hard-swish and hard-sigmoid become their factors; pools, parts, sums, stacks, transposed
+    convolutions with groups or a dilation, and named padding become plain forms.
 
     Args:
         graph: An exported graph.
@@ -54,7 +59,7 @@ def rewrite(graph: GraphModule, kept: AbstractSet[Node], is_qat: bool) -> None:
             node.replace_all_uses_with(replacement)
             graph.graph.erase_node(node)
     for node in reversed(list(graph.graph.nodes)):
-        if not node.users and (node.target is operator.getitem or node.target in _SEVERAL):
+        if not node.users and (node.target is operator.getitem or node.target in _SEVERAL | {aten.stack.default}):
             graph.graph.erase_node(node)
     graph.recompile()
 
@@ -106,8 +111,62 @@ def _hardswish(write: Writer, source: Node) -> Node:
 
 def _prelu(write: Writer, source: Node, slope: Node) -> Node | None:
     """Write a PReLU with one slope for all channels as a LeakyReLU; the slope is not trained any further."""
-    values: Tensor = dict(write.graph.named_parameters())[str(slope.target)]
-    return write.call(aten.leaky_relu.default, source, values.item()) if values.numel() == 1 else None
+    values = (dict(write.graph.named_parameters()) | dict(write.graph.named_buffers())).get(str(slope.target))
+    if values is None:
+        return None
+    if values.numel() == 1:
+        return write.call(aten.leaky_relu.default, source, values.item())
+    return None if write.is_qat else _prelu_of_channels(write, source, values)
+
+
+def _prelu_of_channels(write: Writer, source: Node, slopes: Tensor) -> Node:
+    """Write ``relu(x) - slope * relu(-x)``."""
+    below = write.call(aten.relu.default, _negate(write, source))
+    slopes = -slopes.reshape(-1, *[1] * (source.meta["val"].dim() - 2))
+    scaled = write.call(aten.mul.Tensor, below, write.constant(slopes))
+    return write.call(aten.add.Tensor, write.call(aten.relu.default, source), scaled)
+
+
+def _channel_shuffle(write: Writer, source: Node, groups: int) -> Node | None:
+    """Write the channels as rows and columns, which are swapped."""
+    _, channels, *size = source.meta["val"].shape
+    if not all(isinstance(side, int) for side in size):
+        return None
+    rows = write.call(aten.reshape.default, source, [-1, groups, channels // groups, *size])
+    return write.call(aten.reshape.default, write.call(aten.transpose.int, rows, 1, 2), [-1, channels, *size])
+
+
+def _select(write: Writer, source: Node, dim: int, index: Any) -> Node | None:
+    if not isinstance(index, int) or not isinstance(source.meta["val"].shape[dim], int):
+        return None  # a sample of the batch, whose size is free
+    index = index % source.meta["val"].shape[dim]
+    return write.call(aten.squeeze.dim, write.call(aten.slice.Tensor, source, dim, index, index + 1), dim)
+
+
+def _stack(write: Writer, parts: Sequence[Node], dim: int = 0) -> Node | None:
+    if all(_adds_up(user, write.node) for user in write.node.users):
+        return None  # `_sum` takes it apart
+    return write.call(aten.cat.default, [write.call(aten.unsqueeze.default, part, dim) for part in parts], dim)
+
+
+def _adds_up(node: Node, stack: Node) -> bool:
+    """Return whether a node is the sum of the tensors of a stack, and of nothing else."""
+    dims: Any = node.args[1] if len(node.args) == 2 else []
+    rank, dim = stack.meta["val"].dim(), stack.args[1] if len(stack.args) > 1 else 0
+    return node.target == aten.sum.dim_IntList and [each % rank for each in dims] == [dim % rank]
+
+
+def _sum(write: Writer, source: Node, dims: list[int] | None = None, keepdim: bool = False) -> Node | None:
+    """Write a sum as the mean, times how many there are; the sum of a stack as a chain of sums."""
+    if source.target == aten.stack.default and _adds_up(write.node, source):
+        parts: Any = source.args[0]
+        total: Node = functools.reduce(lambda left, right: write.call(aten.add.Tensor, left, right), parts)
+        return total
+    sizes = [source.meta["val"].shape[dim] for dim in dims or []]
+    if not sizes or not all(isinstance(size, int) for size in sizes) or write.node.kwargs:
+        return None
+    mean = write.call(aten.mean.dim, source, dims, keepdim)
+    return write.call(aten.mul.Tensor, mean, write.constant(math.prod(sizes)))
 
 
 def _clamp(write: Writer, source: Node, low: float | None = None, high: float | None = None) -> Node | None:
@@ -153,7 +212,7 @@ def _even_pool(write: Writer, target: Any, source: Node, size: list[int]) -> Nod
 
 
 def _item(write: Writer, source: Node, index: int) -> Node | None:
-    """Write a part of a tensor as a slice, the values of an adaptive max pool as a plain pool."""
+    """Write a part of a tensor as a slice, the values of an adaptive max pool or of a maximum without its indices."""
     if source.target in _SPLITS:
         dim: Any = source.args[2] if len(source.args) > 2 else source.kwargs.get("dim", 0)
         sizes = [part.shape[dim] for part in source.meta["val"]]
@@ -161,9 +220,47 @@ def _item(write: Writer, source: Node, index: int) -> Node | None:
             return None  # parts of the batch, whose size is free
         return write.call(aten.slice.Tensor, source.args[0], dim, sum(sizes[:index]), sum(sizes[: index + 1]))
     needs_indices = any(item.args[1] == 1 and item.users for item in source.users)
+    if source.target in _EXTREMES and not needs_indices:
+        dim, keepdim = (*source.args[1:], False)[:2]
+        return write.call(_EXTREMES[source.target], source.args[0], [dim], keepdim)
     if source.target in _POOLS and not needs_indices:
         return _even_pool(write, source.target, *source.args)  # type: ignore[arg-type]
     return None
+
+
+def _transposed_convolution(write: Writer, *arguments: Any) -> Node | None:
+    """Write one with groups or a dilation as one without: kernels with zeros between them, or around those of a group.
+
+    What is trained stays as it is, for its zeros would be trained too.
+    """
+    place = dict(enumerate(arguments))
+    groups, dilation = place.get(6, 1), place.get(7, [1])
+    weight = write.known(arguments[1])
+    if write.is_qat or not isinstance(weight, Tensor) or (groups == 1 and set(dilation) == {1}):
+        return None
+    weight = _without_groups(_spread(weight, dilation), groups)
+    settings = [place.get(index, default) for index, default in ((2, None), (3, [1]), (4, [0]), (5, [0]))]
+    return write.call(write.node.target, arguments[0], write.constant(weight), *settings)
+
+
+def _spread(weight: Tensor, dilation: Sequence[int]) -> Tensor:
+    """Return kernels with zeros where a dilated one skips a value."""
+    steps = list(dilation) if len(dilation) == weight.dim() - 2 else [dilation[0]] * (weight.dim() - 2)
+    size = [step * (side - 1) + 1 for step, side in zip(steps, weight.shape[2:], strict=True)]
+    spread = weight.new_zeros(*weight.shape[:2], *size)
+    places: Any = (..., *(slice(None, None, step) for step in steps))
+    spread[places] = weight.detach()
+    return spread
+
+
+def _without_groups(weight: Tensor, groups: int) -> Tensor:
+    """Return kernels ``[inputs, outputs, *size]`` that are zero between the channels of two groups."""
+    inputs, outputs = weight.shape[0] // groups, weight.shape[1]
+    whole = weight.new_zeros(weight.shape[0], outputs * groups, *weight.shape[2:])
+    for group in range(groups):
+        rows = slice(group * inputs, (group + 1) * inputs)
+        whole[rows, group * outputs : (group + 1) * outputs] = weight[rows].detach()
+    return whole
 
 
 def _name_padding(write: Writer, *arguments: Any) -> Node | None:
@@ -199,6 +296,12 @@ _REWRITES: dict[Any, Callable[..., Node | None]] = {
     aten.hardswish.default: _hardswish,
     aten.hardswish_.default: _hardswish,
     aten.prelu.default: _prelu,
+    aten.channel_shuffle.default: _channel_shuffle,
+    aten.select.int: _select,
+    aten.stack.default: _stack,
+    aten.sum.dim_IntList: _sum,
+    aten.conv_transpose1d.default: _transposed_convolution,
+    aten.conv_transpose2d.input: _transposed_convolution,
     aten.clamp.default: _clamp,
     aten.clamp_.default: _clamp,
     aten.clamp_min.default: _clamp_min,

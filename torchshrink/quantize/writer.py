@@ -13,7 +13,7 @@ class Writer:
     """Adds operations before ``node``, as calls of the same module."""
 
     def __init__(self, graph: GraphModule, node: Node, is_qat: bool) -> None:
-        self.graph, self.node = graph, node
+        self.graph, self.node, self.is_qat = graph, node, is_qat
         self.constants = dict(graph.named_buffers()) | ({} if is_qat else dict(graph.named_parameters()))
 
     def call(self, target: Any, *args: Any) -> Node:

@@ -16,7 +16,8 @@ from onnx_metadata import get_metadata
 from torch import Tensor, nn
 
 from torchshrink import quantize
-from torchshrink.converters import runtimes, to_onnx
+from torchshrink.converters import qdq, runtimes, to_onnx
+from torchshrink.converters.export.to_onnx import export
 from torchshrink.converters.onnx_file import load
 from torchshrink.errors import ModelError, ParityError, UnsupportedOpError
 
@@ -50,6 +51,18 @@ def test_a_batch_is_exported_for_one_sample(tmp_path: Path) -> None:
     assert path == tmp_path / "one.onnx"
     (side, *_) = onnx.load(str(path)).graph.input[0].type.tensor_type.shape.dim
     assert side.dim_value == 1
+
+
+def test_zero_points_are_stored_for_any_number_of_channels() -> None:
+    """The exporter converts constants of up to 8192 values."""
+    inputs = torch.randn(4, 2)
+    prepared = quantize.prepare_ptq(nn.Linear(2, 8200).eval(), inputs)
+    quantize.calibrate(prepared, [inputs])
+    exported = export(quantize.convert(prepared), inputs)
+    assert "Cast" not in {node.op_type for node in exported.graph.node}
+    floats, ranges = qdq.split(exported)
+    assert [len(range_.scale) for range_ in ranges.values() if range_.axis is not None] == [8200]
+    assert [node.op_type for node in floats.graph.node] == ["Gemm"]
 
 
 def test_every_convolution_says_its_kernel_shape(unet: Any) -> None:

@@ -87,3 +87,13 @@ def test_what_cannot_be_put_back_is_an_error(
     constants.before(with_default)
     with pytest.raises(ConversionError, match=message):
         constants.after(model)
+
+
+def test_a_constant_with_equal_sides_stays_one(onnx_model: Any) -> None:
+    """Its layout is known to onnx2tf by its values only, and no weight can be multiplied by it."""
+    nodes = [helper.make_node("Add", ["x", "places"], ["y"])]
+    places = np.arange(9, dtype=np.float32).reshape(1, 3, 3)
+    model = onnx_model(nodes, {"x": (1, 3, 3), "places": (1, 3, 3)}, {"y": (1, 3, 3)}, {"places": places})
+    changed = Constants().before(model)
+    assert [item.name for item in changed.graph.input] == ["x"]
+    assert [item.name for item in changed.graph.initializer] == ["places"]

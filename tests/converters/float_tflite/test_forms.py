@@ -152,3 +152,52 @@ def test_masks_and_norms_in_tflite(tmp_path: Path) -> None:
         for (model, shape), item in zip(cases.values(), files, strict=True):
             inputs = torch.randn(shape, generator=torch.Generator().manual_seed(0))
             assert np.abs(bench.predict(item.fp32, inputs) - model(inputs).detach().numpy()).max() < 1e-5
+
+
+# --- stacks and transposed convolutions ---
+
+
+class AddedUp(nn.Module):
+    """Stacks what comes of two branches, to add them up; one has a norm of groups, as in a feature pyramid."""
+
+    def __init__(self, dim: int = 0, end: Callable[[Tensor], Tensor] = lambda stack: stack.sum(0)) -> None:
+        super().__init__()
+        self.one, self.two, self.norm = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(2, 4, 1), nn.GroupNorm(2, 4)
+        self.dim, self.end = dim, end
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.end(torch.stack([self.norm(self.one(x)), self.two(x), x[:, :1] + self.two(x)], self.dim))
+
+
+def test_tensors_stacked_for_a_sum_are_added_up(run_onnx: Callable[..., NDArray[Any]]) -> None:
+    model, inputs = AddedUp().eval(), torch.randn(1, 2, 6, 8, generator=torch.Generator().manual_seed(0))
+    written = forms.add_up_stacks(export(model, inputs))
+    assert not {"Unsqueeze", "Concat", "ReduceSum"} & set(kinds(written))
+    onnx.checker.check_model(written)
+    assert np.abs(run_onnx(written, inputs.numpy()) - model(inputs).detach().numpy()).max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("dim", "end"), [(0, lambda x: x.sum(1)), (0, lambda x: x.sum(0, keepdim=True).flatten(0, 1)), (2, torch.exp)]
+)
+def test_other_stacks_stay(dim: int, end: Callable[[Tensor], Tensor]) -> None:
+    exported = export(AddedUp(dim, end).eval(), torch.randn(1, 2, 6, 8))
+    before = kinds(exported)
+    assert kinds(forms.add_up_stacks(exported)) == before
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (nn.ConvTranspose2d(2, 3, 3, 2, 1, dilation=2), (2, 5, 6)),
+        (nn.ConvTranspose2d(4, 4, (3, 2), groups=2, dilation=(2, 3)), (4, 5, 6)),
+        (nn.ConvTranspose1d(2, 3, 4, 2, dilation=3), (2, 9)),
+    ],
+)
+def test_dilated_kernels_get_zeros(
+    layer: nn.Module, shape: tuple[int, ...], run_onnx: Callable[..., NDArray[Any]]
+) -> None:
+    inputs = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
+    written = forms.spread_kernels(export(layer.eval(), inputs))
+    assert not [item for node in written.graph.node for item in node.attribute if item.name == "dilations"]
+    assert np.abs(run_onnx(written, inputs.numpy()) - layer(inputs).detach().numpy()).max() < 1e-5

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from torchshrink.converters import tflite, tflite_file
 from torchshrink.converters.export.to_onnx import export
-from torchshrink.converters.float_tflite import layout
+from torchshrink.converters.float_tflite import layout, passes
 from torchshrink.converters.onnx_file import save
 from torchshrink.converters.proof import verify
 from torchshrink.errors import ConversionError
@@ -90,13 +90,18 @@ def test_a_file_of_something_else_is_refused(converted: dict[str, tuple[nn.Modul
         layout.settle(model, graph, "model.onnx")
 
 
-def test_what_onnx2tf_converts_wrong_is_refused(tmp_path: Path) -> None:
-    """Bilinear resizing that aligns corners: a file that loads and is wrong."""
-    model = nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True), nn.Conv2d(4, 1, 1)
-    )
+def test_a_file_that_came_out_wrong_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names where it goes wrong: at the second of three convolutions."""
+
+    def spoil(model: onnx.ModelProto) -> onnx.ModelProto:
+        weight = next(item for item in model.graph.initializer if list(item.dims) == [4, 4, 1, 1])
+        weight.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(weight), weight.name))
+        return model
+
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Conv2d(4, 1, 1))
     path = tmp_path / "model.onnx"
     save(export(model, torch.zeros(1, 1, 8, 8)), path)
-    with pytest.raises(ConversionError, match="computes something else"):
+    monkeypatch.setattr(tflite, "PASSES", (*tflite.PASSES, lambda: passes.Before(spoil)))
+    with pytest.raises(ConversionError, match=r"computes something else.*from the Conv on that computes 'conv2d_1'"):
         tflite.to_tflite(path, tmp_path / "model.tflite")
     assert not (tmp_path / "model.tflite").exists()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, helper
 
 from torchshrink.converters import environment, qdq, tflite, tflite_file
-from torchshrink.converters.int8_tflite import quantize
+from torchshrink.converters.int8_tflite import matching, quantize
 from torchshrink.converters.int8_tflite.matching import Match
 from torchshrink.converters.onnx_file import save
 from torchshrink.converters.ranges import Range
@@ -336,3 +338,15 @@ def test_a_float_file_that_is_wrong_is_refused(cases: Any, tmp_path: Path) -> No
     with pytest.raises(ConversionError, match=r"wrong\.tflite does not compute what its ONNX file computes"):
         quantize.quantize(tmp_path / "wrong.tflite", case.floats, case.ranges, tmp_path / "model.tflite")
     assert not (tmp_path / "model.tflite").exists()
+
+
+def test_one_of_two_random_inputs_must_agree(onnx_model: Any) -> None:
+    """Deep models amplify the rounding of the larger one."""
+    model = onnx_model([helper.make_node("Neg", ["x"], ["y"])], {"x": (1, 3)}, {"y": (1, 3)}, {})
+    graph: Any = SimpleNamespace(outputs=[0])
+    expected = np.array([[0, 1, 2], [-40, 0, 90]], np.float32)
+    for row, is_wrong in ([0], False), ([1], False), ([0, 1], True):
+        found = expected.copy()
+        found[row] += 1
+        with pytest.raises(ConversionError, match="is off by 1;") if is_wrong else contextlib.nullcontext():
+            matching._check_outputs(graph, Path("m.tflite"), model, {"y": expected}, {0: found})
