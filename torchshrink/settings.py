@@ -97,7 +97,7 @@ def check_names(name: str, value: Any) -> None:
     Raises:
         RecipeError: Saying how to write it.
     """
-    if isinstance(value, str) or not all(isinstance(each, str) for each in value):
+    if not isinstance(value, list | tuple | set) or not all(isinstance(each, str) for each in value):
         raise RecipeError(f"{name}={value!r}: expected a list of names, such as ['head']")
 
 

@@ -20,8 +20,8 @@ INTRODUCTION = (
 )
 REASONS = (
     "What refused them: {counts} (operators: one computes something else from the same inputs; scales: one differs "
-    "from the learned one, looked at last; noise: further from the float computation than the graph; runtime: it does "
-    "not take the file)."
+    "from the learned one, or a stored weight or bias does, looked at last; noise: further from the float computation "
+    "than the graph; runtime: it does not take the file)."
 )
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "asimddp", "i8mm")
 
