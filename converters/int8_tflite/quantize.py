@@ -19,7 +19,7 @@ import onnx
 from numpy.typing import NDArray
 
 from torchshrink.converters import runtimes, tflite_file
-from torchshrink.converters.int8_tflite import consistency, decomposition, ends, matching, mend, partition
+from torchshrink.converters.int8_tflite import consistency, decomposition, ends, fast_forms, matching, mend, partition
 from torchshrink.converters.int8_tflite.matching import Match
 from torchshrink.converters.ranges import Range, Ranges
 from torchshrink.converters.tflite_file import Graph
@@ -74,6 +74,7 @@ def quantize(
     mend.restore_grids(quantized, learned)
     mend.drop_idle(quantized)
     consistency.check(quantized, model, target.name)
+    fast_forms.rewrite(quantized)
     tflite_file.write(quantized, target)
     return match
 
