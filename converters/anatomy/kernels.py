@@ -25,7 +25,7 @@ _IN_ONNXRUNTIME = {
 # Kinds whose int8 form takes 1.5 times as long as their float form or more, and not for want of dot products:
 # `docs/operators.md` has the figures. In LiteRT their int8 kernels are none of XNNPACK's.
 SLOWER_IN_INT8: dict[Runtime, frozenset[str]] = {
-    "LiteRT": frozenset({"ABS", "AVERAGE_POOL_2D", "HARD_SWISH", "RELU", "SOFTMAX"}),
+    "LiteRT": frozenset({"ABS", "AVERAGE_POOL_2D", "HARD_SWISH", "RELU", "RELU6", "SOFTMAX"}),
     "ONNX Runtime": frozenset({"depthwise QLinearConv", "QLinearAveragePool", "Resize"}),
 }
 # ONNX Runtime puts these around its float convolutions and poolings.

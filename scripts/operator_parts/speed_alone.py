@@ -9,7 +9,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from torchshrink.converters import tflite_file
 
-NAMES = {"HARD_SWISH": 1, "ELU": 1, "RELU": 2, "EXP": 2}  # with the version of the int8 form
+NAMES = {"HARD_SWISH": 1, "ELU": 1, "RELU": 2, "RELU6": 2, "EXP": 2}  # with the version of the int8 form
 _SCALE = 1 / 16  # values in [-8, 8)
 
 
