@@ -48,16 +48,16 @@ def findings(operations: Sequence[Operation], detours: Sequence[Detour], runtime
 def _slow_kernels(operations: Sequence[Operation], total: float, runtime: Runtime) -> list[str]:
     """Name the kinds that compute in int8 and still take much of the time, although they multiply nothing.
 
-    Those that take longer than in float are named even where they take little.
+    Those that take longer than in float are named even where they take little, or multiply.
     """
-    idle = [operation for operation in operations if operation.precision == "int8" and not operation.macs]
-    spent = {
-        kind: total_ms([each for each in idle if each.kind == kind]) for kind in dict.fromkeys(o.kind for o in idle)
-    }
-    slower = kernels.SLOWER_IN_INT8[runtime]
+    slower = {each.full_kind for each in operations if kernels.is_slower(each, runtime)}
+    spent: dict[str, float] = {}
+    for each in operations:
+        if each.precision == "int8" and (not each.macs or each.full_kind in slower):
+            spent[each.full_kind] = spent.get(each.full_kind, 0.0) + (each.ms or 0.0)
     return [
-        f"{kind} computes in int8, but takes {share(ms, total)} of the time: its int8 kernel in {runtime} is slow"
-        f"{'er than its float one' if kind in slower else ''}; {kernels.advice(kind, runtime)}."
+        f"{kind} computes in int8, but takes {share(ms, total)} of the time: its int8 kernel in {runtime} is "
+        f"{'slower than its float one' if kind in slower else 'slow'}; {kernels.advice(kind, runtime)}."
         for kind, ms in sorted(spent.items(), key=lambda item: -item[1])
         if ms > (_WORTH_SAYING if kind in slower else _SLOW) * total
     ]

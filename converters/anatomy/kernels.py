@@ -11,6 +11,7 @@ from typing import Literal
 
 from ai_edge_litert import schema_py_generated as schema
 
+from torchshrink.converters.anatomy.operations import Operation
 from torchshrink.converters.tflite_ops import row
 
 Runtime = Literal["LiteRT", "ONNX Runtime"]
@@ -21,11 +22,11 @@ _IN_ONNXRUNTIME = {
     "Reshape", "Resize", "Sigmoid", "Slice", "Softmax", "SpaceToDepth", "Split",
     "Squeeze", "Tile", "Transpose", "Unsqueeze", "Where",
 }  # fmt: skip
-# Kinds whose int8 form takes longer than their float form in `docs/operators.md`, on a processor without int8 dot
-# products, and that are no weighted sums: those gain where there are some.
+# Kinds whose int8 form takes 1.5 times as long as their float form or more, and not for want of dot products:
+# `docs/operators.md` has the figures. In LiteRT their int8 kernels are none of XNNPACK's.
 SLOWER_IN_INT8: dict[Runtime, frozenset[str]] = {
-    "LiteRT": frozenset({"HARD_SWISH"}),
-    "ONNX Runtime": frozenset(),
+    "LiteRT": frozenset({"ABS", "AVERAGE_POOL_2D", "HARD_SWISH", "RELU", "RELU6", "SOFTMAX"}),
+    "ONNX Runtime": frozenset({"depthwise QLinearConv", "QLinearAveragePool", "Resize"}),
 }
 # ONNX Runtime puts these around its float convolutions and poolings.
 _LAYOUT = {"ReorderInput", "ReorderOutput"}
@@ -40,7 +41,13 @@ _ACTIVATIONS = {
     "Softplus", "Softsign", "Tanh", "ThresholdedRelu",
 }  # fmt: skip
 _ADVICE = {
+    "AVERAGE_POOL_2D": "use max pooling, or a convolution with a stride",
+    "QLinearAveragePool": "use max pooling, or a convolution with a stride",
+    "Resize": "resize linearly, or use a transposed convolution whose kernel is as large as its stride",
+    "depthwise QLinearConv": "keep it float (keep_float), or ship the TFLite file",
     "HARD_SWISH": "replace it by ReLU or ReLU6",
+    "RELU": "put it right after a convolution, a sum or a product, which computes it along",
+    "RELU6": "put it right after a convolution, a sum or a product, which computes it along",
     "SQUARE": "write it as x * x, a MUL",
     "POW": "write a whole power as a product, x * x",
     "Pow": "write a whole power as a product, x * x",
@@ -72,6 +79,11 @@ def has_int8(kind: str, runtime: Runtime) -> bool:
     if runtime == "ONNX Runtime":
         return kind in _IN_ONNXRUNTIME | _LAYOUT
     return hasattr(schema.BuiltinOperator, kind) and row(kind).int8 is not False and not kind.startswith("STABLEHLO")
+
+
+def is_slower(operation: Operation, runtime: Runtime) -> bool:
+    """Return whether an operation computes in int8 and takes longer than in float."""
+    return operation.precision == "int8" and operation.full_kind in SLOWER_IN_INT8[runtime]
 
 
 def is_layout(kind: str) -> bool:

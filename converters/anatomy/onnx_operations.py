@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ _CODES = {"int8", "uint8", "int16", "uint16"}
 _CONVERSIONS = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
 # These compute in integers although their input or output may be float.
 _INTEGER_KINDS = {"ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "QGemm"}
+# Where convolutions have their weight.
+_CONVOLUTIONS = {"Conv": 1, "FusedConv": 1, "ConvInteger": 1, "QLinearConv": 3}
 
 Shapes = dict[str, list[int]]
 Inputs = dict[str, NDArray[Any]]
@@ -138,9 +140,27 @@ def _operations(graph: Any, events: dict[str, list[dict[str, Any]]]) -> list[Ope
         precision = _precision(node.op_type, {types[name] for name in inputs + outputs if name in types})
         median_us = float(np.median([call["dur"] for call in calls])) if calls else None
         ms = None if median_us is None else median_us / 1e3
-        macs = _macs(node, shapes)
-        found.append(Operation(node.op_type, outputs[0], precision, inputs, outputs, macs, ms))
+        found.append(
+            Operation(
+                node.op_type,
+                outputs[0],
+                precision,
+                inputs,
+                outputs,
+                _macs(node, shapes),
+                ms,
+                is_depthwise(node, shapes),
+            )
+        )
     return found
+
+
+def is_depthwise(node: NodeProto, shapes: Mapping[str, Sequence[int]]) -> bool:
+    """Return whether a node convolves every channel alone."""
+    if node.op_type not in _CONVOLUTIONS or attribute(node, "group", 1) == 1:
+        return False
+    weight = shapes.get(node.input[_CONVOLUTIONS[node.op_type]])
+    return weight is not None and weight[1] == 1
 
 
 def _type_name(elem_type: int) -> str:

@@ -24,6 +24,7 @@ class Operation:
         outputs: The tensors that it computes.
         macs: Multiply-accumulates of one inference.
         ms: How long it takes; None where that was not measured.
+        is_depthwise: Whether it convolves every channel alone.
     """
 
     kind: str
@@ -33,6 +34,12 @@ class Operation:
     outputs: tuple[str, ...]
     macs: int = 0
     ms: float | None = None
+    is_depthwise: bool = False
+
+    @property
+    def full_kind(self) -> str:
+        """Kind, and whether it is depthwise."""
+        return f"depthwise {self.kind}" if self.is_depthwise else self.kind
 
     @property
     def label(self) -> str:

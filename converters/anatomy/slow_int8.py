@@ -10,12 +10,12 @@ import numpy as np
 from onnx import ModelProto
 
 from torchshrink.converters import tflite_file
-from torchshrink.converters.anatomy import findings, kernels, tflite_operations
+from torchshrink.converters.anatomy import findings, kernels, onnx_operations, tflite_operations
 from torchshrink.converters.anatomy.inspect import FORMATS
 from torchshrink.converters.anatomy.kernels import Runtime
 from torchshrink.converters.anatomy.operations import Operation
 from torchshrink.converters.contents import read_weights
-from torchshrink.converters.onnx_file import DEQUANTIZE, QUANTIZE, load, producers
+from torchshrink.converters.onnx_file import DEQUANTIZE, QUANTIZE, constants, load, producers
 from torchshrink.runtime.processors import has_dot_products, instructions
 
 _WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
@@ -36,8 +36,7 @@ def expected(path: Path) -> tuple[str, ...]:
     runtime: Runtime = "ONNX Runtime" if path.suffix == ".onnx" else "LiteRT"
     is_onnx = runtime == "ONNX Runtime"
     operations = _integer(load(path)) if is_onnx else tflite_operations.read(tflite_file.read(path))[0]
-    kinds = dict.fromkeys(each.kind for each in operations if each.precision == "int8")
-    slower = [kind for kind in kinds if kind in kernels.SLOWER_IN_INT8[runtime]]
+    slower = list(dict.fromkeys(each.full_kind for each in operations if kernels.is_slower(each, runtime)))
     said = findings.processor(operations, instructions(), has_dot_products())
     if not slower:
         return said
@@ -76,19 +75,23 @@ def timed(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _integer(model: ModelProto) -> list[Operation]:
     """Return the operations of an ONNX graph that compute between dequantized values and quantized ones."""
-    sources = producers(model)
+    sources, shapes = producers(model), {name: array.shape for name, array in constants(model).items()}
     read: dict[str, set[str]] = {}
     for node in model.graph.node:
         for name in node.input:
             read.setdefault(name, set()).add(node.op_type)
+        if node.op_type == DEQUANTIZE and node.input[0] in shapes:
+            shapes[node.output[0]] = shapes[node.input[0]]
     found = []
     for node in model.graph.node:
         before = {sources[name].op_type for name in node.input if name in sources}
         after = set().union(*(read.get(name, set()) for name in node.output))
         is_between = before == {DEQUANTIZE} and after == {QUANTIZE}
         if is_between or node.op_type.startswith(_INTEGERS):
-            kind = node.op_type.removeprefix(_INTEGERS)
-            found.append(Operation(_INTEGERS + kind, node.output[0], "int8", (), (), int(kind in _WEIGHTED)))
+            plain = node.op_type.removeprefix(_INTEGERS)
+            kind = plain if plain in kernels.SLOWER_IN_INT8["ONNX Runtime"] else _INTEGERS + plain
+            depthwise = onnx_operations.is_depthwise(node, shapes)
+            found.append(Operation(kind, node.output[0], "int8", (), (), int(plain in _WEIGHTED), None, depthwise))
     return found
 
 

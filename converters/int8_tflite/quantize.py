@@ -26,6 +26,7 @@ from torchshrink.converters.int8_tflite import (
     consistency,
     decomposition,
     ends,
+    fast_forms,
     matching,
     mend,
     partition,
@@ -76,6 +77,7 @@ def quantize(
     mend.restore_grids(quantized, learned)
     mend.drop_idle(quantized)
     consistency.check(quantized, model, target.name)
+    fast_forms.rewrite(quantized)
     tflite_file.write(quantized, target)
     return match
 

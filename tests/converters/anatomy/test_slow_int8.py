@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 from program import call
 
 from torchshrink.bench import session
 from torchshrink.bench.measurement import Latency, Measurement
 from torchshrink.cli import shown
 from torchshrink.converters import probe
-from torchshrink.converters.anatomy import kernels, slow_int8
+from torchshrink.converters.anatomy import findings, kernels, onnx_operations, slow_int8
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +62,26 @@ def test_operators_that_are_slower_in_int8(
     (said,) = slow_int8.expected(files[f"int8{ending}"])
     assert said.startswith(f"{kind} takes longer in int8 than in float in {runtime}: torchshrink bench")
     assert slow_int8.expected(files[f"float{ending}"]) == ()
+
+
+def test_depthwise_convolutions_of_onnx(
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(slow_int8, "has_dot_products", lambda: True)
+    model = onnx.load(str(files["int8.onnx"]))
+    (convolution,) = (node for node in model.graph.node if node.op_type == "Conv")
+    convolution.attribute.append(helper.make_attribute("group", 32))
+    (codes,) = (item for item in model.graph.initializer if item.name == "codes")
+    codes.CopyFrom(numpy_helper.from_array(np.ones((32, 1, 3, 3), np.int8), "codes"))
+    onnx.save(model, str(tmp_path / "depthwise.onnx"))
+    (said,) = slow_int8.expected(tmp_path / "depthwise.onnx")
+    assert said.startswith("depthwise QLinearConv takes longer in int8 than in float in ONNX Runtime")
+    operations = [replace(each, ms=1.0) for each in onnx_operations.read(tmp_path / "depthwise.onnx")]
+    assert [each.kind for each in operations if each.is_depthwise] == ["QLinearConv"]
+    lines = findings.findings(operations, (), "ONNX Runtime")
+    assert any(
+        "slower than its float one; keep it float (keep_float), or ship the TFLite file" in each for each in lines
+    )
 
 
 def rows(files: dict[str, Path], **ms: float) -> list[dict[str, Any]]:

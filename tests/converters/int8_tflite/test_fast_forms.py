@@ -1,0 +1,62 @@
+"""Slow int8 operations in other forms: the same codes, in kernels of XNNPACK and in LiteRT's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+from torchshrink.converters import runtimes, tflite_file
+from torchshrink.converters.int8_tflite import fast_forms
+from torchshrink.converters.tflite_file import Graph
+
+INT8, FLOAT32, Op = schema.TensorType.INT8, schema.TensorType.FLOAT32, schema.BuiltinOperator
+CODES = np.arange(-128, 128, dtype=np.int8).reshape(1, 16, 16, 1)
+
+
+def clamp(low: float, high: float) -> Any:
+    return lambda values: np.clip(values, low, high)
+
+
+EXPECTED = {"RELU": clamp(0, np.inf), "RELU6": clamp(0, 6), "RELU_N1_TO_1": clamp(-1, 1)}
+
+
+def write(builder: Any, kind: str, scales: tuple[float, float], dtype: int = INT8) -> Any:
+    ends = [
+        builder.tensor(name, CODES.shape, dtype, **({"scale": scale} if dtype == INT8 else {}))
+        for name, scale in zip(("input", "output"), scales, strict=True)
+    ]
+    builder.operator(getattr(Op, kind), ends[:1], ends[1:])
+    return builder.finish(ends[:1], ends[1:])
+
+
+@pytest.mark.parametrize("scales", [(0.1, 0.1), (0.1, 0.043), (0.03, 0.07)])
+@pytest.mark.parametrize("kind", EXPECTED)
+def test_the_same_codes_in_a_kernel_of_xnnpack(
+    tflite_builder: Any, tmp_path: Path, kind: str, scales: tuple[float, float]
+) -> None:
+    model = write(tflite_builder, kind, scales)
+    assert fast_forms.rewrite(model) == 1
+    assert fast_forms.rewrite(model) == 0
+    tflite_file.write(model, tmp_path / "model.tflite")
+    exact = EXPECTED[kind](CODES * np.float64(scales[0])) / scales[1]
+    for resolver in (OpResolverType.AUTO, OpResolverType.BUILTIN_REF):
+        with runtimes.silent_stderr():
+            opened = Interpreter(str(tmp_path / "model.tflite"), experimental_op_resolver_type=resolver)
+            opened.allocate_tensors()
+        opened.set_tensor(opened.get_input_details()[0]["index"], CODES)
+        opened.invoke()
+        found = opened.get_tensor(opened.get_output_details()[0]["index"])
+        assert np.abs(found - np.clip(exact, -128, 127)).max() <= 0.51  # rounded, ties either way
+        is_taken = any(each["op_name"] == "DELEGATE" for each in opened._get_ops_details())
+        assert is_taken == (resolver == OpResolverType.AUTO)
+
+
+def test_float_is_left_alone(tflite_builder: Any) -> None:
+    model = write(tflite_builder, "RELU", (1, 1), FLOAT32)
+    assert fast_forms.rewrite(model) == 0
+    assert [Graph(model).kind(each) for each in Graph(model).operators] == ["RELU"]
