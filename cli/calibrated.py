@@ -56,7 +56,7 @@ def convert(
             "--ranges and for other precisions", param_hint="--data",
         )  # fmt: skip
     out = out or source.with_name(f"{source.stem}-int8.{to}")
-    check_output(out, overwrite, (f".{to}",))
+    check_output(out, overwrite, (f".{to}",), sources=(source,))
     with console.Progress() as progress:
         progress.start(f"read {source.name}")
         from torchshrink.converters.onnx_file import load

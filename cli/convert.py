@@ -90,8 +90,8 @@ def convert(
 
     A float ONNX file of any exporter becomes int8, TFLite or ONNX, with --data to calibrate it on.
     """
-    to = to or ("onnx" if out is not None and out.suffix.lower() == ".onnx" else "tflite")
     if data is not None:
+        to = to or ("onnx" if out is not None and out.suffix.lower() == ".onnx" else "tflite")
         given = calibrated.Settings(effort, budget_db, keep_float, mean, std, shape, target, io, sparse)
         calibrated.convert(source, data, out, to, precision, ranges, given, overwrite, as_json)
         return
@@ -101,8 +101,8 @@ def convert(
         )
     if io == "float" and target != "litert":
         raise typer.BadParameter(f"float: {target} has no floats", param_hint="--io")
-    out = out or source.with_suffix(f".{to}")
-    check_output(out, overwrite, (f".{to}",), sources=(source, ranges))
+    out = out or source.with_suffix(".tflite")
+    check_output(out, overwrite, (".tflite",), sources=(source, ranges))
     if ranges is not None and not ranges.is_file():
         raise ModelError(f"no such file of ranges: {ranges}")
     if ranges is not None and source.suffix != ".onnx":

@@ -38,7 +38,8 @@ def test_imports_only_its_runtime(name: str, request: pytest.FixtureRequest) -> 
     assert runtimes & modules == {expected}
     ours = {name for name in modules if name.startswith("torchshrink")}
     ours -= {"torchshrink.errors", "torchshrink.runtime.external_data"}  # what looks at an ONNX file first
-    assert ours == {"torchshrink"} | {f"torchshrink.runtime{name}" for name in ("", "._model_files", ".onnx_session")}
+    rooms = ("", "._model_files", ".limits", ".onnx_session")
+    assert ours == {"torchshrink"} | {f"torchshrink.runtime{name}" for name in rooms}
 
 
 def test_torch_file_does_not_import_the_rest(pt2_file: Path) -> None:
@@ -146,7 +147,7 @@ def test_runtime_chatter_does_not_reach_the_protocol(
 def test_environment_sets_threads_and_drops_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://example.invalid")
     monkeypatch.setenv("http_proxy", "http://example.invalid")
-    environment = process._environment(3)
+    environment = process.environment(3)
     assert environment["OMP_NUM_THREADS"] == "3"
     assert environment["PATH"] == os.environ["PATH"]
     assert not [name for name in environment if name.lower().endswith("_proxy")]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as tree
 
 from torchshrink.errors import ModelError
 from torchshrink.usercode import calling
@@ -43,11 +44,11 @@ def check_answer(model: nn.Module, example: Tensor, wanted: Sequence[int] | None
     Args:
         model: It is left as it was.
         example: ``[1, C, *size]``.
-        wanted: The shape of the example's truth; None where any will do.
+        wanted: The shape of the example's truth; None where any will do, of several tensors too.
 
     Raises:
         ModelError: When the module raises something, computes in another type than float32, or answers with something
-            else than one tensor of the wanted shape.
+            else than tensors, or than one of the wanted shape.
     """
     for name, weight in model.named_parameters():
         if weight.is_floating_point() and weight.dtype != torch.float32:
@@ -62,9 +63,13 @@ def check_answer(model: nn.Module, example: Tensor, wanted: Sequence[int] | None
         for module, is_training in modes:
             module.training = is_training
     shapes = f"for an input of {list(example.shape)}"
-    if not isinstance(answer, Tensor):
+    if wanted is None:
+        parts = tree.tree_leaves(answer)
+        if not parts or not all(isinstance(part, Tensor) for part in parts):
+            raise ModelError(f"{type(model).__name__} returns {_kind(answer)} {shapes}: it must return tensors")
+    elif not isinstance(answer, Tensor):
         raise ModelError(f"{type(model).__name__} returns {_kind(answer)} {shapes}: it must return one tensor")
-    if wanted is not None and list(answer.shape) != list(wanted):
+    elif list(answer.shape) != list(wanted):
         raise ModelError(
             f"{type(model).__name__} returns {list(answer.shape)} {shapes}, whose truth is {list(wanted)}: give the "
             "model one output channel for each channel of the truth"

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from torchshrink.errors import ModelError
-from torchshrink.quantize.modes import owner
+from torchshrink.quantize.modes import is_counter, owner
 from torchshrink.quantize.writer import Writer
 
 aten = torch.ops.aten
@@ -31,7 +31,7 @@ def spell_out(graph: GraphModule) -> None:
         ModelError: When a change cannot be written so.
     """
     for node in list(graph.graph.nodes):
-        if not changes_values(node) or _root(node.args[0]).op == "get_attr":
+        if not changes_values(node) or is_counter(node) or _root(node.args[0]).op == "get_attr":
             continue
         if _is_part(_root(node.args[0])):
             raise _refusal(node)

@@ -41,7 +41,7 @@ def switch(graph: GraphModule, is_training: bool, frozen_statistics: bool = Fals
             name, value = node.meta[_KEY]
             is_on = learns if _has_statistics(node) else is_training
             _set(node, name, value if is_on else False if isinstance(value, bool) else 0.0)
-        elif _is_counter(node):
+        elif is_counter(node):
             node.args = (node.args[0], int(learns))
     graph.recompile()
 
@@ -60,7 +60,7 @@ def set_cumulative(graph: GraphModule) -> None:
 def forget_counters(graph: GraphModule) -> None:
     """Drop what counts the batches that norms have seen, which training alone needs, in place."""
     for node in reversed(list(graph.graph.nodes)):
-        if _is_counter(node) and not node.users:
+        if is_counter(node) and not node.users:
             graph.graph.erase_node(node)
 
 
@@ -118,7 +118,7 @@ def _has_statistics(node: Node) -> bool:
     return "running_mean" in _arguments(node)
 
 
-def _is_counter(node: Node) -> bool:
+def is_counter(node: Node) -> bool:
     """Return whether a node counts the batches that a norm has seen."""
     counted: Any = node.args[0] if node.target is aten.add_.Tensor else None
     while isinstance(counted, Node) and counted.target is aten.add_.Tensor:  # a norm that is called once more
