@@ -124,7 +124,9 @@ CASES: dict[str, Case] = {
     "amin": Case(_call(lambda a, _: a.amin((2, 3), keepdim=True)), ("amin",)),
     "max_pool2d": Case(lambda: nn.MaxPool2d(2), ("max_pool1d", "max_pool2d")),
     "upsample, nearest": Case(lambda: nn.Upsample(scale_factor=2), ("upsample_nearest1d", "upsample_nearest2d")),
-    "upsample, bilinear": Case(lambda: nn.Upsample(scale_factor=2, mode="bilinear"), ("upsample_bilinear2d", "upsample_linear1d")),
+    "upsample, bilinear": Case(
+        lambda: nn.Upsample(scale_factor=2, mode="bilinear"), ("upsample_bilinear2d", "upsample_linear1d")
+    ),
     "pad with zeros": Case(lambda: nn.ZeroPad2d(1), ("pad",)),
     "pad, reflected": Case(lambda: nn.ReflectionPad2d(1), ()),
     "pixel_shuffle": Case(lambda: nn.PixelShuffle(2), ("pixel_shuffle",)),

@@ -48,7 +48,7 @@ def test_no_command_replaces_what_it_reads(command: str, tmp_path: Path) -> None
         (
             ("train", "--data", "synthetic:cells?size=64&size=32", "--out", "o.safetensors"),
             3,
-            "size stands there twice",
+            "size is said twice",
         ),
         (("train", "--data", "synthetic:cells?train=99999999999999999999", "--out", "o.safetensors"), 3, "cannot use"),
         (("convert", "m.onnx", "--ranges", "nowhere.json"), 3, "no such file of ranges: nowhere.json"),
@@ -79,7 +79,7 @@ def test_weights_that_are_no_numbers(value: float, tmp_path: Path) -> None:
 
     tensors = load_file(path)
     tensors[name].view(-1)[0] = value
-    with checkpoint._open(path) as file:
+    with checkpoint.opened(path) as file:
         save_file(tensors, tmp_path / "n.safetensors", file.metadata())
     with pytest.raises(ModelError, match=r"n.safetensors cannot be used: .* not finite"):
         checkpoint.load(tmp_path / "n.safetensors")
