@@ -83,7 +83,7 @@ data: {DATA}
 model: {{arguments: {{widths: [4, 8]}}}}
 variants:
   dense: {{train: {{epochs: 1}}}}
-  odd: {{from: dense, prune: {{amounts: {{nowhere: 0.5}}, epochs: 1}}}}
+  odd: {{from: dense, channels: {{target_macs: 0.00001, epochs: 1}}}}
   odder: {{from: odd, prune: {{amount: 0.5, epochs: 1}}}}
   few: {{from: dense, cluster: {{count: 4, epochs: 1}}}}
 formats: [tflite]
@@ -92,10 +92,10 @@ measure: {{runs: 5}}
 """)
     result = call("run", recipe, "--out", tmp_path / "out")
     assert result.code == 3
-    assert "'nowhere' is no layer that can be pruned" in result.stderr.splitlines()[-1]
+    assert "cannot be met" in result.stderr.splitlines()[-1]
     assert "few/tflite-fp32" in result.stdout
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert {row["variant"] for row in report["rows"]} == {"dense", "few"}
     assert [item["name"] for item in report["failed"]] == ["odd", "odder"]
     assert "'odd', which it comes from, failed" in report["failed"][1]["reason"]
-    assert "nowhere" in (tmp_path / "out" / "report.md").read_text()
+    assert "cannot be met" in (tmp_path / "out" / "report.md").read_text()
