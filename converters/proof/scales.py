@@ -103,7 +103,7 @@ def _in_tflite(graph: Graph, path: Path, entry: runtimes.Sample) -> dict[int, _H
         name, range_, codes = graph.name(index), graph.grid(index), graph.constant(index)
         if range_ is None or tensor.type in stored.BIAS_TYPES:
             continue
-        if codes is not None and has_grid_of_result(graph, index):
+        if codes is not None and (has_grid_of_result(graph, index) or _is_lone_zero(codes, range_)):
             continue
         if tensor.sparsity is not None:
             codes = sparse.decode(graph.model, tensor)
@@ -117,6 +117,11 @@ def _in_tflite(graph: Graph, path: Path, entry: runtimes.Sample) -> dict[int, _H
 def has_grid_of_result(graph: Graph, index: int) -> bool:
     """Return whether a constant is only put into results, such as the value of a PADV2, and is on their grid."""
     return all(row(graph.kind(reader)).grid == "output" for reader in graph.readers(index))
+
+
+def _is_lone_zero(codes: NDArray[Any], range_: Range) -> bool:
+    """Return whether a constant is a single zero, which a clamp that was written as a sum adds (`fast_forms`)."""
+    return codes.size == 1 and int(codes.ravel()[0]) == range_.zero_point[0]
 
 
 def _in_onnx(model: onnx.ModelProto, entry: runtimes.Sample) -> list[_Held]:

@@ -135,7 +135,7 @@ def test_checkpoints_of_before_have_no_layers(rewrite: Callable[..., Path]) -> N
 
 
 def test_slim_models_without_layers_do_not_fit(slim: nn.Module, rewrite: Callable[..., Path]) -> None:
-    with pytest.raises(ModelError, match=r"slim\.safetensors does not fit Sequential: size mismatch for 0\.weight"):
+    with pytest.raises(ModelError, match=r"slim\.safetensors .* 16 of 19 tensors of another .*0\.weight \[4,"):
         checkpoint.load(rewrite(slim, lambda architecture: architecture.pop("layers")), net)
 
 
@@ -218,5 +218,5 @@ def test_weights_that_are_missing(slim: nn.Module, path: Path) -> None:
     header, tensors = checkpoint.describe(path), load_file(path)
     del tensors["5.weight"]
     save_file(tensors, path, metadata={"torchshrink": json.dumps(header)})
-    with pytest.raises(ModelError, match=r"does not fit Sequential: Missing key.*5\.weight"):
+    with pytest.raises(ModelError, match=r"does not fit Sequential: .*not in the file: 5\.weight"):
         checkpoint.load(path, net)

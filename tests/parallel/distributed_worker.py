@@ -20,6 +20,7 @@ from torchshrink import quantize, stages
 from torchshrink.data import open_task
 from torchshrink.errors import ShrinkError
 from torchshrink.losses import FocalTversky
+from torchshrink.metrics import stack
 from torchshrink.model.unet import UNet
 from torchshrink.parallel import group
 from torchshrink.parallel.whole_batch import whole_batch
@@ -34,7 +35,7 @@ def cells(train: int) -> Task:
     """Return images in double precision, in which rounding does not grow to anything in a few steps."""
 
     def double(samples: Samples) -> TensorDataset:
-        inputs, truth = samples.tensors  # type: ignore[attr-defined]
+        inputs, truth = stack(samples)
         return TensorDataset(inputs.double(), truth)
 
     task = open_task(f"synthetic:cells?size=32&train={train}&test=8", seed=0)  # a tenth of them validates
