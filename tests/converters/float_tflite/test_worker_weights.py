@@ -39,7 +39,8 @@ def test_configurations_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
             raise RuntimeError("it does not convert")
 
     stub(monkeypatch, "onnx2tf", convert=convert, __version__="1.29.24")
-    stub(monkeypatch, "onnx2tf.ops", Add=type("Add", (), {}))
+    resize = type("Resize", (), {"make_node": staticmethod(lambda **_: None)})
+    stub(monkeypatch, "onnx2tf.ops", Add=type("Add", (), {}), Resize=resize)
     for name in ("tf_keras", "tf_keras.src", "tf_keras.src.engine"):
         stub(monkeypatch, name)
     stub(monkeypatch, "tf_keras.src.engine.functional", Functional=Functional)
