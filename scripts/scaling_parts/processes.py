@@ -69,7 +69,8 @@ def _watch(family: Sequence[int], peaks: dict[str, float]) -> None:
     first, *children = family
     peaks["peak_mb"] = max(peaks.get("peak_mb", 0.0), peak_mb(first))
     for child in children:
-        kind = _kind(child)  # asked first: until a child runs its own program, its memory is that of its parent
+        # Asked first: until a child runs its own program, its memory and its arguments are those of its parent.
+        kind = _kind(child) if _arguments(child) != _arguments(first) else None
         if kind is not None:
             peaks[kind] = max(peaks.get(kind, 0.0), peak_mb(child))
 
@@ -84,12 +85,15 @@ def _cpu_seconds(process: int) -> float:
 
 
 def _kind(process: int) -> str | None:
-    try:
-        arguments = Path(f"/proc/{process}/cmdline").read_text().split("\0")
-    except OSError:
-        return None
-    names = {Path(argument).name for argument in arguments}
+    names = {Path(argument).name for argument in _arguments(process)}
     return next((kind for script, kind in CHILDREN.items() if script in names), None)
+
+
+def _arguments(process: int) -> list[str]:
+    try:
+        return Path(f"/proc/{process}/cmdline").read_text().split("\0")
+    except OSError:
+        return []
 
 
 def _descendants(process: int) -> list[int]:

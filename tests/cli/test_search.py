@@ -40,7 +40,7 @@ def finished(folder: Path) -> dict[int, tuple[Any, ...]]:
     return {trial.number: tuple(trial.values) for trial in study.trials if trial.values}
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_killed_search_goes_on_and_its_recipe_repeats_it(tmp_path: Path) -> None:
     recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
     recipe.write_text(RECIPE)

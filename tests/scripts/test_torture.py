@@ -81,7 +81,7 @@ def test_figures_of_the_moment_do_not_count(tmp_path: Path) -> None:
     assert ordeals.different(command(tmp_path), tmp_path / "a", tmp_path / "b") == ""
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_short_form(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-P", SCRIPTS / "torture", "--short", "--work", tmp_path],

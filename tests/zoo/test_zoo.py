@@ -19,7 +19,7 @@ REFUSED = {(name, format_): "5 dimensions" for name in ("volume",) for format_ i
 INT8 = [name for name in FORMATS if "int8" in name]
 
 # What no model of tests/converters has: a network as it is published, and ends of every kind.
-OFTEN = ("mobilenet-v3", "two-inputs", "dictionary", "batch-of-4", "volume")
+OFTEN = ("two-inputs", "dictionary", "volume")
 
 
 @pytest.fixture(scope="session")

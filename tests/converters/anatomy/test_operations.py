@@ -90,14 +90,24 @@ class Converted:
     onnx: Path
 
 
+# One of each way to be computed: in itself, written in other operations, with numbers of its own, with two inputs.
+OFTEN = ("prelu", "hard-swish", "by a number", "gate of channels", "average over padding", "unshuffle")
+
+
 @pytest.fixture(scope="module")
-def all_converted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Converted]]:
-    """Quantize every model and convert all of them in one start of TensorFlow."""
+def all_converted(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Converted]]:
+    """Quantize the models that are asked for and convert all of them in one start of TensorFlow."""
+    calls = [getattr(item, "callspec", None) for item in request.session.items]
+    asked = {call.params.get("converted") for call in calls if call is not None}
     folder = tmp_path_factory.mktemp("operations")
     torch.manual_seed(0)
     inputs = torch.randn(16, 2, 8, 12)
     prepared: dict[str, Any] = {}
     for index, (name, operation) in enumerate(OPERATIONS.items()):
+        if name not in asked:
+            continue
         module = quantize.prepare_ptq(Between(operation.function, operation.channels).eval(), inputs)
         quantize.calibrate(module, [inputs])
         graph = quantize.convert(module)
@@ -115,7 +125,9 @@ def all_converted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str
         yield found
 
 
-@pytest.fixture(params=OPERATIONS)
+@pytest.fixture(
+    params=[pytest.param(each, marks=() if each in OFTEN else pytest.mark.exhaustive) for each in OPERATIONS]
+)
 def converted(request: pytest.FixtureRequest, all_converted: dict[str, Converted]) -> Converted:
     return all_converted[request.param]
 

@@ -291,7 +291,7 @@ def converted(onnx_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Iter
         yield {name: item.fp32 for name, item in zip(sources, files, strict=True)}
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", MODELS)
 def test_the_tflite_file_computes_the_same(converted: dict[str, Path], name: str) -> None:
     with torch.inference_mode():

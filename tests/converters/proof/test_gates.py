@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import thinned
 import torch
 from numpy.typing import NDArray
 from onnx import numpy_helper
@@ -54,8 +55,9 @@ def test_a_damaged_weight_fails_the_comparison(
     assert parity["reason"]
 
 
-@pytest.mark.parametrize("layer", LAYERS)
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    ("name", "layer"), thinned.product(FILES, LAYERS, often=lambda name, layer: layer == "middle" or "int8" in name)
+)
 def test_the_first_divergence_is_the_damaged_layer(
     unet2d: Any, name: str, layer: str, damage: Callable[[Path, int], Path]
 ) -> None:

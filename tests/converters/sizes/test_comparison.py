@@ -63,7 +63,7 @@ def test_a_float_model(unet2d: Any, tmp_path: Path) -> None:
     assert parity.passed
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_quantized_graph(unet2d: Any, tmp_path: Path) -> None:
     rows = comparison.sizes(unet2d.quantized, unet2d.inputs[:1], tmp_path)
     assert {(row.path.name, row.precision) for row in rows} == INT8
