@@ -71,7 +71,7 @@ def test_to_tflite(folder: Path) -> None:
         (["--data", "data", "--mean", "a,b"], 2, "expected numbers such as 0.485,0.456,0.406"),
         (["--data", "data", "--shape", "1,3,9,9"], 3, "has the shape N,3,6,8, which [1, 3, 9, 9] does not fit"),
         (["--to", "onnx"], 2, "needs a float ONNX file and --data"),
-        (["--data", "data", "--out", "net.onnx", "--to", "onnx"], 3, "net.onnx exists"),
+        (["--data", "data", "--out", "net.onnx", "--overwrite"], 3, "net.onnx is what is read"),
         (["--data", "data", "--keep-float", "heads"], 3, "keep_float 'heads' is no module of Rebuilt; near it: head"),
     ],
 )  # fmt: skip
