@@ -93,6 +93,7 @@ def test_names_and_order_of_several_inputs_and_outputs(zoo: Callable[[str], dict
         assert tensors(zoo("dictionary")[format_].path, "outputs") == ["mask", "edge"]  # type: ignore[arg-type]
 
 
+@pytest.mark.exhaustive
 def test_a_batch_is_part_of_the_file(zoo: Callable[[str], dict[str, Result]]) -> None:
     graph = tflite_file.read(zoo("batch-of-4")["tflite-int8-qat"].path).subgraphs[0]  # type: ignore[arg-type]
     assert [list(graph.tensors[index].shape) for index in graph.inputs] == [[4, 16, 16, 1]]
