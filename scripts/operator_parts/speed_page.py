@@ -13,7 +13,7 @@ from speed_work import FILES, ROUNDS, RUNS
 
 from torchshrink.bench.environment import environment
 
-NOISE = 1.1  # times the float time: measured again, figures moved by less
+NOISE = 1.1  # times the float time: what is slower by less is not marked as such
 INTRODUCTION = (
     "Every operator that the quantizer annotates (`torchshrink/quantize/operators.py`), as torchshrink exports it: "
     "between two 1x1 convolutions of {channels} channels on {size}x{size}, calibrated, on one thread. A figure is the "
