@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import stat
 import sys
 from argparse import Namespace
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from script import load
 
 from torchshrink.errors import ModelError
 from torchshrink.losses import FocalTversky
@@ -28,17 +26,7 @@ import page  # noqa: E402
 from contenders import Toolkit, Variant  # noqa: E402
 from page import Row  # noqa: E402
 
-
-def load_script() -> ModuleType:
-    loader = SourceFileLoader("compare_toolkits", str(SCRIPTS / "compare_toolkits"))
-    spec = importlib.util.spec_from_loader("compare_toolkits", loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    loader.exec_module(module)
-    return module
-
-
-script = load_script()
+script = load("compare_toolkits")
 TOOL = Toolkit("tool", "tool", "tool.py", (Variant("a", "first", "mine"), Variant("b", "second", "mine")))
 
 

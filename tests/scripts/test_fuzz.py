@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from script import load
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS / "safety_parts"))
 
 import readers  # noqa: E402
 
-
-def load_script() -> ModuleType:
-    loader = SourceFileLoader("fuzz", str(SCRIPTS / "fuzz"))
-    spec = importlib.util.spec_from_loader("fuzz", loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["fuzz"] = module
-    loader.exec_module(module)
-    return module
-
-
-script = load_script()
+script = load("fuzz")
 IN_THIS_PROCESS = [name for name in readers.READERS if name not in ("onnxruntime", "litert")]
 
 

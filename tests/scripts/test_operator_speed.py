@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from script import load
 
 from torchshrink import bench
 from torchshrink.converters.anatomy import kernels
@@ -26,17 +24,7 @@ import speed_cases  # noqa: E402
 import speed_page  # noqa: E402
 import speed_work  # noqa: E402
 
-
-def load_script() -> ModuleType:
-    loader = SourceFileLoader("operator_speed", str(ROOT / "scripts" / "operator_speed"))
-    spec = importlib.util.spec_from_loader("operator_speed", loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    loader.exec_module(module)
-    return module
-
-
-script = load_script()
+script = load("operator_speed")
 
 
 def row(name: str, tflite: tuple[float, float], onnx: tuple[float, float], **more: Any) -> dict[str, Any]:

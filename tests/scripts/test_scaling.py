@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from script import load
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS / "scaling_parts"))
@@ -21,17 +19,7 @@ import scaling_page  # noqa: E402
 import searching  # noqa: E402
 import work  # noqa: E402
 
-
-def load_script() -> ModuleType:
-    loader = SourceFileLoader("scaling", str(SCRIPTS / "scaling"))
-    spec = importlib.util.spec_from_loader("scaling", loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    loader.exec_module(module)
-    return module
-
-
-script = load_script()
+script = load("scaling")
 DRIVERS = {"parameters": [1.0, 16.0, 64.0], "activations": [1.0, 4.0, 4.2]}
 ABOUT = {"machine": "a machine, no GPU", "date": "2026-01-02", "command": "scripts/scaling", "versions": "v"} | {
     "limit": 240.0

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from script import load
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS / "safety_parts"))
@@ -39,15 +37,6 @@ def command(tmp_path: Path, *options: str) -> ordeals.Command:
     return ordeals.Command([sys.executable, str(tmp_path / "program.py"), *options], ("report.json",))
 
 
-def load_script() -> ModuleType:
-    loader = SourceFileLoader("torture", str(SCRIPTS / "torture"))
-    spec = importlib.util.spec_from_loader("torture", loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    loader.exec_module(module)
-    return module
-
-
 def test_what_is_stood(tmp_path: Path) -> None:
     made = command(tmp_path)
     seconds = ordeals.finish(made, tmp_path / "a")
@@ -58,7 +47,7 @@ def test_what_is_stood(tmp_path: Path) -> None:
     ]
     assert [outcome.ordeal for outcome in found] == ["SIGKILL", "SIGTERM", "two processes", *["a file cut in half"] * 2]
     assert [outcome.problem for outcome in found] == [""] * 5
-    assert "| SIGKILL | 1 | 1 | none |" in load_script().table(found)
+    assert "| SIGKILL | 1 | 1 | none |" in load("torture").table(found)
 
 
 def test_what_is_not(tmp_path: Path) -> None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from script import load
 from torch import nn
 
 from torchshrink import quantize
@@ -24,17 +22,7 @@ sys.path.insert(0, str(SCRIPTS / "verifier_parts"))
 import harm_onnx  # noqa: E402
 import score_page  # noqa: E402
 
-
-def load_script() -> ModuleType:
-    loader = SourceFileLoader("verifier_score", str(SCRIPTS / "verifier_score"))
-    spec = importlib.util.spec_from_loader("verifier_score", loader)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    loader.exec_module(module)
-    return module
-
-
-script = load_script()
+script = load("verifier_score")
 
 
 def verdict(number: int, said: str, **by: str) -> dict[str, Any]:
