@@ -1,6 +1,8 @@
 """Dice and IoU against sets of positions."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -123,3 +125,13 @@ def test_any_sequence_of_pairs_is_data(size: int, count: int | None, expected: l
     shown = [value for inputs, truth in found for value in inputs[:, 0, 0].tolist()]
     assert shown == [0.0, 1.0, 2.0, 3.0, 4.0][: sum(expected)]
     assert metrics.evaluate(torch.nn.Identity(), pairs[1:], losses.Dice(), size).dice == 1.0
+
+
+@pytest.mark.parametrize(
+    ("decides", "higher", "better"),
+    [("loss", False, (0.2, 0.9)), ("dice", True, (0.5, 1.0)), ("mae", False, (0.5, 0.1))],
+)
+def test_what_decides_costs_less_where_it_is_better(decides: str, higher: bool, better: tuple[float, float]) -> None:
+    task: Any = SimpleNamespace(decides=decides, higher_is_better=higher)
+    loss, figure = better
+    assert metrics.Scores(loss, {decides: figure}).cost(task) < metrics.Scores(0.5, {decides: 0.9}).cost(task)
