@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import subprocess
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -17,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 
-from torchshrink.converters import environment, foreign, half, qdq, runtimes, sparse, speed, targets, tflite_file
+from torchshrink.converters import foreign, half, prepared, qdq, runtimes, sparse, speed, targets, tflite_file
 from torchshrink.converters import ranges as range_store
 from torchshrink.converters.export.to_onnx import Precision
 from torchshrink.converters.float_tflite import layout
@@ -44,7 +42,7 @@ _WORKER = Path(__file__).parent / "float_tflite" / "_tensorflow_worker.py"
 
 @dataclass(frozen=True)
 class FloatFiles:
-    """What one run of onnx2tf leaves: a TFLite file, and the folder of the SavedModel."""
+    """What one run of onnx2tf leaves: a TFLite file, and the folder that it is in."""
 
     fp32: Path
     folder: Path
@@ -164,7 +162,7 @@ def float_files(onnx_paths: Sequence[Path], keras: bool = False) -> Iterator[lis
 
     Args:
         onnx_paths: Float ONNX files.
-        keras: Also write ``model_float32.h5`` into each folder.
+        keras: Also write a SavedModel and ``model_float32.h5`` into each folder.
 
     Raises:
         ConversionError: When onnx2tf fails; the text names its log, kept in the folder for temporary files.
@@ -218,22 +216,14 @@ def _run(root: Path, folders: Sequence[Path], keras: bool, onnx_paths: Sequence[
     order.write_text(
         json.dumps([{"onnx": str(out.parent / "model.onnx"), "folder": str(out), "keras": keras} for out in outputs])
     )
-    result = subprocess.run(
-        [environment.python(), "-P", str(_WORKER), str(order)],
-        capture_output=True,
-        text=True,
-        errors="replace",
-        cwd=root,
-        env={name: value for name, value in os.environ.items() if name != "PYTHONOPTIMIZE"},  # TensorFlow cannot
-        check=False,
-    )
+    status, said = prepared.run(_WORKER, order, root)
     missing = [index for index, out in enumerate(outputs) if not (out / "model_float32.tflite").is_file()]
-    if result.returncode == 0 and not missing:
+    if status == 0 and not missing:
         return
     failed = missing[0] if missing else 0
     handle, log = tempfile.mkstemp(prefix=f"{onnx_paths[failed].stem}-", suffix=".onnx2tf.log")
     with open(handle, "w") as file:
-        file.write(result.stdout + result.stderr)
-    lines = [line for line in (result.stdout + result.stderr).splitlines() if "error" in line.lower()]
-    reason = lines[-1].strip()[:200] if lines else f"exit status {result.returncode}"
+        file.write(said)
+    lines = [line for line in said.splitlines() if "error" in line.lower()]
+    reason = lines[-1].strip()[:200] if lines else f"exit status {status}"
     raise ConversionError(f"onnx2tf could not convert {onnx_paths[failed].name} ({reason}); its log is {log}")

@@ -1,25 +1,20 @@
-"""Convert float ONNX files to TFLite with onnx2tf. Run as a script in a process of its own, never imported.
+"""Convert float ONNX files to TFLite with onnx2tf. Run as a script in a process of its own, see `prepared.py`.
 
 TensorFlow takes seconds and hundreds of megabytes to load, onnx2tf prints pages, exits the interpreter on errors and
 may rewrite its input: none of that may happen in the user's process.
 
 Usage: ``python _tensorflow_worker.py JOBS.json`` with ``[{"onnx": FILE, "folder": FOLDER, "keras": BOOL}, ...]``.
-Every folder receives ``model_float32.tflite`` and a SavedModel; with ``keras`` also ``model_float32.h5``.
+Every folder receives ``model_float32.tflite``; with ``keras`` also a SavedModel and ``model_float32.h5``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 
 def convert(path: str, folder: str, keras: bool) -> None:
@@ -43,8 +38,34 @@ def convert(path: str, folder: str, keras: bool) -> None:
     if not onnx2tf.__version__.startswith("1."):
         # 2.x writes files by itself unless told otherwise: some did not load, and biases stayed operators of their own.
         settings["tflite_backend"] = "tf_converter"
-    with contextlib.nullcontext() if keras else _no_weights_as_text():
+    Path(folder).mkdir(parents=True)
+    with contextlib.nullcontext() if keras else _no_weights_as_text(), _nothing_else(keras):
         onnx2tf.convert(**settings)
+
+
+class _Done(BaseException):
+    """The float32 file is written, and onnx2tf need not go on."""
+
+
+@contextlib.contextmanager
+def _nothing_else(keras: bool) -> Iterator[None]:
+    """Keep onnx2tf from what nobody reads, a float16 file and a SavedModel: each is a third of its time."""
+    import tensorflow as tf
+    from onnx2tf import onnx2tf
+
+    def stop(**_: Any) -> None:
+        raise _Done
+
+    names, save = onnx2tf.rewrite_tflite_inout_opname, tf.saved_model.save
+    onnx2tf.rewrite_tflite_inout_opname = stop  # called first for the float32 file; passes see to its names
+    if not keras:
+        tf.saved_model.save = lambda *_: None
+    try:
+        yield
+    except _Done:
+        pass
+    finally:
+        onnx2tf.rewrite_tflite_inout_opname, tf.saved_model.save = names, save
 
 
 def _leave_sums_channels_last() -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from torchshrink.converters import environment, runtimes, tflite_file
+from torchshrink.converters import environment, prepared, runtimes, tflite_file
 from torchshrink.converters.int8_tflite import (
     _quantizer_worker,
     consistency,
@@ -149,12 +148,11 @@ def _elsewhere(
         (folder / "names.json").write_text(json.dumps(list(statistics)))
         arrays = {f"{i}_{end}": value[end] for i, value in enumerate(statistics.values()) for end in ("min", "max")}
         np.savez(folder / "statistics.npz", **arrays)
-        command = [environment.python(), "-P", _quantizer_worker.__file__, str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", cwd=folder, check=False)
+        _, said = prepared.run(Path(_quantizer_worker.__file__), folder, folder)
         if made.is_file():
             return made.read_bytes()
         refused = folder / "refused"
-        raise ValueError(refused.read_text() if refused.is_file() else done.stderr.strip()[-200:])
+        raise ValueError(refused.read_text() if refused.is_file() else said.strip()[-200:])
 
 
 def _statistics(graph: Graph, grids: Mapping[int, Range]) -> dict[str, dict[str, NDArray[np.float64]]]:

@@ -14,7 +14,7 @@ from typing import Any
 
 _EVERY_S = 0.05
 # What a child is, by the script that it runs.
-CHILDREN = {"_tensorflow_worker.py": "converter_mb", "_worker.py": "runtime_mb"}
+CHILDREN = {"_fork_host.py": "converter_mb", "_worker.py": "runtime_mb"}
 
 
 def run(command: Sequence[str], limit_s: float) -> dict[str, Any]:

@@ -18,9 +18,10 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "stages", "sensitivity", "pipeline", "search",
     ),
     "converters": (
-        "environment", "onnx_file", "ranges", "runtimes", "qdq", "tflite_checks", "tflite_file", "tflite_ops",
-        "correspondence", "foreign", "half", "sparse", "speed", "targets", "contents", "probe", "anatomy",
-        "export", "float_tflite", "int8_tflite", "proof", "rebuild", "tflite", "__init__", "sizes", "bridge", "calls",
+        "environment", "_fork_host", "prepared", "onnx_file", "ranges", "runtimes", "qdq", "tflite_checks",
+        "tflite_file", "tflite_ops", "correspondence", "foreign", "half", "sparse", "speed", "targets", "contents",
+        "probe", "anatomy", "export", "float_tflite", "int8_tflite", "proof", "rebuild", "tflite", "__init__", "sizes",
+        "bridge", "calls",
     ),
     "cli": (
         "console", "options", "inputs", "shown", "calibrated", "doctor", "predict", "train", "convert", "run", "report",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import runpy
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import onnx
@@ -28,7 +28,7 @@ def stub(monkeypatch: pytest.MonkeyPatch, name: str, **members: Any) -> None:
     monkeypatch.setitem(sys.modules, name, module)
 
 
-def test_configurations_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_configurations_are_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found: list[Any] = []
 
     def convert(**settings: Any) -> None:
@@ -40,6 +40,8 @@ def test_configurations_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
             raise RuntimeError("it does not convert")
 
     stub(monkeypatch, "onnx2tf", convert=convert, __version__="1.29.24")
+    stub(monkeypatch, "onnx2tf.onnx2tf", rewrite_tflite_inout_opname=None)
+    stub(monkeypatch, "tensorflow", saved_model=SimpleNamespace(save=None))
     resize = type("Resize", (), {"make_node": staticmethod(lambda **_: None)})
     stub(monkeypatch, "onnx2tf.ops", Add=type("Add", (), {}), Resize=resize)
     for name in ("tf_keras", "tf_keras.src", "tf_keras.src.engine"):
@@ -47,9 +49,9 @@ def test_configurations_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     stub(monkeypatch, "tf_keras.src.engine.functional", Functional=Functional)
     worker = runpy.run_path(str(WORKER))
     monkeypatch.setattr(onnx, "load", lambda _: onnx.ModelProto())
-    worker["convert"]("model.onnx", "out", keras=False)
-    worker["convert"]("model.onnx", "out", keras=True)
+    worker["convert"]("model.onnx", str(tmp_path / "a"), keras=False)
+    worker["convert"]("model.onnx", str(tmp_path / "b"), keras=True)
     with pytest.raises(RuntimeError, match="it does not convert"):
-        worker["convert"]("broken", "out", keras=False)
+        worker["convert"]("broken", str(tmp_path / "c"), keras=False)
     assert found == [None, {"layers": ["every weight"]}, None]
     assert Functional().get_config() == {"layers": ["every weight"]}
