@@ -1,4 +1,4 @@
-"""Figures of how well outputs match truths: built in through torchmetrics, or the user's own.
+"""The built-in figures of how well outputs match truths, most of them torchmetrics' own, made when they are needed.
 
 Outputs and truths are either of one shape (probabilities against 0 and 1, or numbers against numbers), or class scores
 ``[N, K, *size]`` against class numbers ``[N, *size]``. Of the former, values beyond [0, 1] are taken for logits.
@@ -6,87 +6,20 @@ Outputs and truths are either of one shape (probabilities against 0 and 1, or nu
 
 from __future__ import annotations
 
-import copy
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as tree
 
 from torchshrink.errors import DataError, RecipeError
+from torchshrink.meters.metric import Meter, Metric
 
 THRESHOLD = 0.5
 LEFT_OUT = -100  # the class number that cross-entropy leaves out
-
-
-class Meter(Protocol):
-    """What sums a figure up over batches, as torchmetrics has it."""
-
-    def reset(self) -> None:
-        """Forget everything."""
-
-    def update(self, output: Any, truth: Any, /) -> None:
-        """Take a batch."""
-
-    def compute(self) -> Any:
-        """Return the figure over all batches so far."""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One figure of how well outputs match truths.
-
-    Attributes:
-        measure: A torchmetrics object, or a function of all outputs and all truths of a part, as the model and the
-            data set give them, that returns one number.
-        higher_is_better: Its direction.
-        unit: Of its numbers, such as ``dB``; empty for shares and for the units of the truth.
-    """
-
-    measure: Callable[[Any, Any], Any] | Meter
-    higher_is_better: bool
-    unit: str = ""
-
-    def meter(self) -> Meter:
-        """Return a meter that has seen nothing yet."""
-        if not (hasattr(self.measure, "update") and hasattr(self.measure, "compute")):
-            return _Gathered(self.measure)
-        meter: Meter = copy.deepcopy(self.measure)  # type: ignore[assignment]
-        meter.reset()
-        return meter
-
-
-def metric(name: str, source: Any = None) -> Metric:
-    """Return the metric that a task calls ``name``.
-
-    Args:
-        name: Of a built-in one when ``source`` is None.
-        source: A `Metric`, a built-in one's name, or a torchmetrics object or function with ``higher_is_better``.
-
-    Raises:
-        RecipeError: When there is none, or its direction is not known.
-
-    >>> metric("psnr").higher_is_better, metric("error", "mae").higher_is_better
-    (True, False)
-    """
-    if isinstance(source, Metric):
-        return source
-    if source is None or isinstance(source, str):
-        if (key := source or name) not in BUILT_IN:
-            raise RecipeError(f"unknown metric {key!r}: expected one of {', '.join(BUILT_IN)}, or a function")
-        return BUILT_IN[key]
-    direction = getattr(source, "higher_is_better", None)
-    if not callable(source):
-        raise RecipeError(f"metric {name!r} is {source!r}: expected a function, a torchmetrics object or a Metric")
-    if direction is None:
-        raise RecipeError(
-            f"metric {name!r} does not say which way is better: give Metric(function, higher_is_better=True) or False"
-        )
-    return Metric(source, bool(direction))
 
 
 def dice(probability: Tensor, truth: Tensor) -> Tensor:
@@ -121,24 +54,6 @@ def class_scores(output: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     if len(truth) and (highest := int(truth.max())) >= output.shape[1]:
         raise DataError(f"a truth is class {highest}, but the model gives {output.shape[1]} scores, from class 0 on")
     return output.float(), truth.long()
-
-
-class _Gathered:
-    """Calls a function once, with everything that there is."""
-
-    def __init__(self, function: Callable[[Any, Any], Any]) -> None:
-        self._function = function
-        self.reset()
-
-    def reset(self) -> None:
-        self._seen: list[tuple[Any, Any]] = []
-
-    def update(self, output: Any, truth: Any) -> None:
-        self._seen.append((output, truth))
-
-    def compute(self) -> Any:
-        outputs, truths = zip(*self._seen, strict=True)
-        return self._function(_joined(outputs), _joined(truths))
 
 
 class _Overlap:
@@ -316,6 +231,35 @@ BUILT_IN = {
 }
 
 
+def metric(name: str, source: Any = None) -> Metric:
+    """Return the metric that a task calls ``name``.
+
+    Args:
+        name: Of a built-in one when ``source`` is None.
+        source: A `Metric`, a built-in one's name, or a torchmetrics object or function with ``higher_is_better``.
+
+    Raises:
+        RecipeError: When there is none, or its direction is not known.
+
+    >>> metric("psnr").higher_is_better, metric("error", "mae").higher_is_better
+    (True, False)
+    """
+    if isinstance(source, Metric):
+        return source
+    if source is None or isinstance(source, str):
+        if (key := source or name) not in BUILT_IN:
+            raise RecipeError(f"unknown metric {key!r}: expected one of {', '.join(BUILT_IN)}, or a function")
+        return BUILT_IN[key]
+    direction = getattr(source, "higher_is_better", None)
+    if not callable(source):
+        raise RecipeError(f"metric {name!r} is {source!r}: expected a function, a torchmetrics object or a Metric")
+    if direction is None:
+        raise RecipeError(
+            f"metric {name!r} does not say which way is better: give Metric(function, higher_is_better=True) or False"
+        )
+    return Metric(source, bool(direction))
+
+
 def _range(low: float, high: float) -> float:
     return 1.0 if low >= 0 and high <= 1 else high - low
 
@@ -333,11 +277,6 @@ def _numbers(output: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
         )
     output, truth = output.float().reshape(truth.shape), truth.float()
     return (output, truth) if truth.dim() > 1 else (output[:, None], truth[:, None])
-
-
-def _joined(parts: tuple[Any, ...]) -> Any:
-    """Return batches of tensors, or of dictionaries and sequences of them, as one."""
-    return tree.tree_map(lambda *tensors: torch.cat(tensors) if torch.is_tensor(tensors[0]) else tensors[0], *parts)
 
 
 def _counts(probability: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
