@@ -81,8 +81,9 @@ def sweep(
         from torchshrink.converters.bridge import Bridge
         from torchshrink.pipeline.chosen import choose
         from torchshrink.pipeline.ladder import ladder
-        from torchshrink.pipeline.recipe import Model, Recipe
+        from torchshrink.pipeline.recipe import Recipe
         from torchshrink.pipeline.run import run
+        from torchshrink.pipeline.subject import Model
         from torchshrink.report import document
         from torchshrink.report.plot import plot_ladder
 

@@ -42,7 +42,8 @@ def train(
         from torchshrink import stages
         from torchshrink.pipeline import assemble
         from torchshrink.pipeline.origin import stated
-        from torchshrink.pipeline.recipe import Model, Recipe
+        from torchshrink.pipeline.recipe import Recipe
+        from torchshrink.pipeline.subject import Model
 
         arguments = {} if factory else {"widths": _numbers(widths)}
         recipe = Recipe(data=data, seed=seed, model=Model(factory=factory or "unet", arguments=arguments))

@@ -15,7 +15,7 @@ from torchshrink import bench
 from torchshrink.errors import ModelError
 from torchshrink.pipeline import recipe
 from torchshrink.pipeline import run as pipeline
-from torchshrink.sensitivity.measurement import layer_costs
+from torchshrink.sensitivity.layer_info import layer_costs
 
 
 def test_counted_by_hand() -> None:

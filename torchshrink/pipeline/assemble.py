@@ -21,7 +21,8 @@ from torchshrink.model import libraries
 from torchshrink.model.checked import check_answer, check_module
 from torchshrink.model.unet import UNet
 from torchshrink.own_loop import Loop
-from torchshrink.pipeline.recipe import Loss, MetricChoice, Recipe
+from torchshrink.pipeline.recipe import Recipe
+from torchshrink.pipeline.subject import Loss, MetricChoice
 from torchshrink.settings import Budget
 from torchshrink.task import Task, batches
 from torchshrink.usercode import calling, told

@@ -27,7 +27,7 @@ from torchshrink.pipeline.build import build, teacher_of
 from torchshrink.pipeline.elsewhere import check_emulators, elsewhere
 from torchshrink.pipeline.keys import data_key, int8_key, model_key
 from torchshrink.pipeline.origin import stated
-from torchshrink.pipeline.recipe import Loss, Recipe, Variant
+from torchshrink.pipeline.recipe import Recipe, Variant
 from torchshrink.pipeline.rows import (
     UNCOMPARED,
     Row,
@@ -40,12 +40,13 @@ from torchshrink.pipeline.rows import (
     task_row,
 )
 from torchshrink.pipeline.steps import Result, Steps, Work, digest
+from torchshrink.pipeline.subject import Loss
 from torchshrink.progress import Progress
 from torchshrink.quantize.noise import to_rows
 from torchshrink.report import samples
 from torchshrink.report.activations import Activation, Reader
 from torchshrink.sensitivity.keep_float import layers_to_keep
-from torchshrink.sensitivity.measurement import layer_costs
+from torchshrink.sensitivity.layer_info import layer_costs
 from torchshrink.sensitivity.room import room_cost
 from torchshrink.task import Task
 from torchshrink.unlabelled import taught

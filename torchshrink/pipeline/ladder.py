@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from torchshrink.pipeline.recipe import Channels, Dense, Pruning, Recipe, Variant
+from torchshrink.pipeline.recipe import Recipe, Variant
+from torchshrink.pipeline.stage_settings import Channels, Dense, Pruning
 
 SPARSITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 CHANNELS = (0.25, 0.5, 0.75)

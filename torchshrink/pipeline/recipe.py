@@ -6,38 +6,26 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic.dataclasses import dataclass
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from torchshrink.errors import RecipeError
 from torchshrink.files import atomic, read
 from torchshrink.pipeline import plain_yaml
+from torchshrink.pipeline.stage_settings import Channels, Clustering, Dense, Pruning, Qat
+from torchshrink.pipeline.subject import Loss, Model, Strict, TaskChoice
 from torchshrink.runtime.processors import HERE, KINDS
 from torchshrink.settings import (
-    Budget,
     Float,
-    Importance,
     Int,
-    Kind,
     Natural,
     Positive,
     Sampler,
-    Scheduling,
-    Scope,
     Seed,
     Share,
     Threads,
     Training,
     Whole,
 )
-
-_STEP = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-
-class Strict(BaseModel):
-    """Rejects unknown keys and cannot be changed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
@@ -111,85 +99,6 @@ class Search(Strict):
     sampler: Sampler = "tpe"
 
 
-@dataclass(frozen=True, config=_STEP)
-class Dense(Training):
-    """Training from the model's own weights, from those of another variant, or from new ones."""
-
-    reinitialize: bool = False
-
-
-@dataclass(frozen=True, config=_STEP)
-class Pruning(Training):
-    """Set weights to zero while fine-tuning; see `torchshrink.stages.prune`."""
-
-    amount: Share | None = None
-    amounts: dict[str, Float] | None = None
-    method: str = "magnitude"
-    schedule: Scheduling = "polynomial"
-    ignore: tuple[str, ...] | None = None
-    epochs: Whole = 20
-    lr: Positive = 2e-3
-
-    @field_validator("method")
-    @classmethod
-    def _method_exists(cls, name: str) -> str:
-        from torchshrink.prune import methods  # which loads torch, as a recipe without pruning does not
-
-        try:
-            methods.method(name)
-        except RecipeError as error:
-            raise ValueError(str(error)) from None
-        return name
-
-    @model_validator(mode="after")
-    def _says_how_much_once(self) -> Pruning:
-        if self.amount is not None and self.amounts is not None:
-            raise ValueError("give amount for all layers or amounts by layer, not both")
-        return self
-
-
-@dataclass(frozen=True, config=_STEP)
-class Channels(Training):
-    """Remove channels and fine-tune, in rounds; see `torchshrink.stages.channels`."""
-
-    amount: Share | None = None
-    amounts: dict[str, Float] | None = None
-    target_macs: Positive | None = None
-    target_params: Positive | None = None
-    importance: Importance = "l2"
-    scope: Scope = "global"
-    round_to: Natural = 1
-    rounds: Natural = 1
-    ignore: tuple[str, ...] = ()
-    epochs: Whole = 20
-    lr: Positive = 2e-3
-
-    @model_validator(mode="after")
-    def _has_one_goal(self) -> Channels:
-        goals = [self.amount, self.amounts, self.target_macs, self.target_params]
-        if sum(goal is not None for goal in goals) != 1:
-            raise ValueError("give exactly one of amount, amounts, target_macs and target_params")
-        return self
-
-
-@dataclass(frozen=True, config=_STEP)
-class Clustering(Training):
-    """Share a few values among the weights of every layer; see `torchshrink.stages.cluster`."""
-
-    count: Annotated[Int, Field(ge=2, le=256)] = 16
-    ignore: tuple[str, ...] | None = None
-    epochs: Whole = 10
-    lr: Positive = 5e-4
-
-
-@dataclass(frozen=True, config=_STEP)
-class Qat(Training):
-    """Quantization-aware training."""
-
-    epochs: Natural = 10
-    lr: Positive = 5e-4
-
-
 class Variant(Strict):
     """One model: where it comes from, the one thing that is done to it, and whether files are made of it."""
 
@@ -215,97 +124,6 @@ class Variant(Strict):
         if self.source is None and self.train is None:
             raise ValueError(f"'{names}' needs a 'from': the variant that it starts from")
         return self
-
-
-class Model(Strict):
-    """The architecture, and weights to start from; see `trust_pickle` for ``allow_pickle``, which no file may set."""
-
-    factory: str = "unet"
-    arguments: dict[str, Any] = Field(default_factory=dict)
-    checkpoint: str | None = None
-    allow_pickle: bool = Field(False, exclude=True)
-
-    @field_validator("allow_pickle")
-    @classmethod
-    def _is_not_set_by_a_file(cls, value: bool) -> bool:
-        if value:
-            raise ValueError("only the command line can allow it: pass --allow-pickle")
-        return value
-
-
-class Loss(Strict):
-    """A loss with its settings: built-in, of ``torch.nn`` (``CrossEntropyLoss``), ``module:callable`` or ``teacher``.
-
-    With ``teacher``, every fine-tuning imitates the first trained variant's outputs and looks at no truth.
-    """
-
-    name: str = "focal_tversky"
-    settings: dict[str, Any] = Field(default_factory=dict)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _may_be_a_name(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
-
-    @field_validator("settings")
-    @classmethod
-    def _are_numbers(cls, settings: dict[str, Any]) -> dict[str, Any]:
-        """Take ``1e-5`` for a number, which YAML has for a text."""
-        return {key: _number(value) for key, value in settings.items()}
-
-
-def _number(value: Any) -> Any:
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
-
-
-class MetricChoice(Strict):
-    """One of a task's metrics.
-
-    Attributes:
-        use: A built-in one, or ``module:callable``; by default the built-in one that is called like it.
-        better: Which way is better; built-in and torchmetrics ones say it themselves.
-    """
-
-    use: str | None = None
-    better: Literal["higher", "lower"] | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _may_be_a_name(cls, value: Any) -> Any:
-        return {"use": value} if isinstance(value, str) else value or {}
-
-
-class TaskChoice(Strict):
-    """What the data is for, where it does not say so itself; see `torchshrink.task.Task`.
-
-    Attributes:
-        kind: What a truth is.
-        metrics: By name, or a list of built-in ones.
-        decides: The metric, or ``loss``, that picks the best epoch and that files are judged by.
-        budget: How much worse than the dense model a file may be in it: a share such as ``2%``, or in its units.
-    """
-
-    kind: Kind | None = None
-    metrics: dict[str, MetricChoice] = Field(default_factory=dict)
-    decides: str | None = None
-    budget: str | float | None = None
-
-    @field_validator("metrics", mode="before")
-    @classmethod
-    def _may_be_names(cls, value: Any) -> Any:
-        return {name: {} for name in value} if isinstance(value, list) else value
-
-    @field_validator("budget")
-    @classmethod
-    def _is_a_budget(cls, value: str | float | None) -> str | float | None:
-        try:
-            Budget.parse(value) if value is not None else None
-        except RecipeError as error:
-            raise ValueError(str(error)) from None
-        return value
 
 
 class Measuring(Strict):

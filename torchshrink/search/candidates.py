@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torchshrink.pipeline.recipe import Channels, Dense, Pruning, Qat, Recipe, Search, Variant
+from torchshrink.pipeline.recipe import Recipe, Search, Variant
+from torchshrink.pipeline.stage_settings import Channels, Dense, Pruning, Qat
 from torchshrink.search.space import LEAST_SPARSITY, Choices, Resolved, shares
 from torchshrink.settings import Importance
 

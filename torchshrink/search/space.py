@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torchshrink import prune, sensitivity
 from torchshrink.errors import ModelError
 from torchshrink.model.macs import evaluating
-from torchshrink.pipeline.recipe import Space, Strict
+from torchshrink.pipeline.recipe import Space
+from torchshrink.pipeline.subject import Strict
 from torchshrink.progress import SILENT, Progress
 from torchshrink.task import Task
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +13,11 @@ from torch.utils import _pytree as tree
 
 from torchshrink.errors import DataError, ModelError, RecipeError, ShrinkError
 from torchshrink.metrics import Scoring
-from torchshrink.model.macs import count_macs, count_parameters, evaluating
+from torchshrink.model.macs import evaluating
 from torchshrink.progress import SILENT, Progress
-from torchshrink.prune.layers import Layer, prunable_layers
+from torchshrink.prune.layers import Layer
 from torchshrink.sensitivity import substitutes
-from torchshrink.sensitivity.substitutes import TRANSPOSED, Range
+from torchshrink.sensitivity.layer_info import check_plain, found_layers, sparsity
 from torchshrink.task import Samples, Task, batches
 
 AMOUNTS = (0.3, 0.5, 0.7, 0.9)
@@ -27,32 +25,6 @@ SAMPLES = 64
 BUDGET = 0.01  # loss that the suggested pruning may cost before it is fine-tuned
 
 _EVALUATIONS = 8  # of the whole model, at most, to find a suggestion
-
-
-@dataclass(frozen=True)
-class LayerInfo:
-    """What a layer is.
-
-    Attributes:
-        name: As in ``model.named_modules()``.
-        kind: Its class, such as ``"Conv2d"``.
-        shape: Of its weight.
-        parameters: Weights and biases.
-        macs: Multiply-accumulates of one sample in all calls of the layer; 0 when the model never calls it, also when
-            it uses the layer's weight in a function of its own (they count as other operations of the model then).
-        sparsity: Share of the weights that are exactly zero, in [0, 1].
-        least: The smallest weight.
-        greatest: The largest weight.
-    """
-
-    name: str
-    kind: str
-    shape: tuple[int, ...]
-    parameters: int
-    macs: int
-    sparsity: float
-    least: float
-    greatest: float
 
 
 @dataclass(frozen=True)
@@ -85,49 +57,6 @@ class Suggestion:
     amounts: dict[str, float]
     increase: float
     budget: float
-
-
-def layers(model: nn.Module, example_input: Tensor | tuple[Tensor, ...]) -> list[LayerInfo]:
-    """Return every layer that can be pruned: convolutions, transposed ones too, and linear layers.
-
-    Their ``macs`` add up to `torchshrink.bench.count_macs`, but for products that are not of such a layer, as those of
-    an attention or an LSTM.
-
-    Args:
-        model: Any module; it is left as it was.
-        example_input: ``[N, C, *size]``, or a tuple of inputs; their first samples are used.
-
-    Raises:
-        ModelError: When there is no such layer, or the model does not run on the input.
-
-    >>> [(layer.name, layer.parameters, layer.macs) for layer in layers(nn.Linear(3, 2), torch.zeros(1, 3))]
-    [('', 8, 6)]
-    """
-    found = _found(model)
-    macs = dict.fromkeys(found, 0)
-
-    def counter(name: str) -> Callable[..., None]:
-        def count(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-            # Each output of a convolution is a sum of so many products; each input of a transposed one makes so many.
-            values = (args[0] if args else kwargs["input"]) if isinstance(layer, TRANSPOSED) else output
-            macs[name] += values.numel() * math.prod(layer.weight.shape[1:])
-
-        return count
-
-    with ExitStack() as stack:
-        for name, layer in found.items():
-            stack.callback(layer.register_forward_hook(counter(name), with_kwargs=True).remove)
-        try:
-            count_macs(model, example_input)
-        except ShrinkError:
-            raise
-        except Exception as error:  # whatever the model does with an input that does not fit it
-            first = example_input[0] if isinstance(example_input, tuple) else example_input
-            raise ModelError(
-                f"{type(model).__name__} does not run on an input of shape {tuple(first.shape)}: "
-                f"{type(error).__name__}: {error}"
-            ) from error
-    return [_describe(name, layer, macs[name]) for name, layer in found.items()]
 
 
 def measure(
@@ -168,12 +97,12 @@ def measure(
     """
     if samples < 1 or not amounts or not all(0 < amount < 1 for amount in amounts):
         raise RecipeError(f"samples={samples}, amounts={list(amounts)}: needs samples, and sparsities between 0 and 1")
-    found = _found(model, ignore)
-    _check_plain(found)
+    found = found_layers(model, ignore)
+    check_plain(found)
     progress.start("measure the sensitivity of each layer")
     with evaluating(model), torch.no_grad():
         judge = _Judge(model, task, samples, batch_size)
-        ranges = _ranges(model, found, _batches(model, task.train, samples, batch_size))
+        ranges = substitutes.ranges(model, found, _batches(model, task.train, samples, batch_size))
         pruned: dict[str, dict[float, float]] = {}
         int8: dict[str, float] = {}
         for done, (name, layer) in enumerate(found.items()):
@@ -216,14 +145,14 @@ def suggest(
     """
     if not 0 <= budget < math.inf:
         raise RecipeError(f"budget={budget}: the loss may rise by a finite number that is not negative")
-    found = _found(model)
+    found = found_layers(model)
     if missing := sensitivity.pruned.keys() - found.keys():
         raise ModelError(f"{type(model).__name__} has no layer {sorted(missing)[0]!r}: measure its sensitivity again")
     found = {name: found[name] for name in sensitivity.pruned}
-    _check_plain(found)
+    check_plain(found)
     worst = {name: _running_maximum(costs) for name, costs in sensitivity.pruned.items()}
     thresholds = sorted({cost for costs in worst.values() for cost in costs.values() if math.isfinite(cost)})
-    zeros = {name: _sparsity(layer.weight) for name, layer in found.items()}
+    zeros = {name: sparsity(layer.weight) for name, layer in found.items()}
 
     def choose(threshold: float) -> dict[str, float]:
         best = {name: max((a for a, cost in worst[name].items() if cost <= threshold), default=0.0) for name in found}
@@ -233,7 +162,7 @@ def suggest(
     result = Suggestion(choose(-1.0), 0.0, budget)
     with evaluating(model), torch.no_grad():
         judge = _Judge(model, task, sensitivity.samples, batch_size)
-        called = set(_ranges(model, found, judge.batches[:1]))
+        called = set(substitutes.ranges(model, found, judge.batches[:1]))
         fits, fails = -1, len(thresholds)  # positions in thresholds
         for done in range(_EVALUATIONS):
             if fails - fits < 2:
@@ -260,18 +189,21 @@ def int8_costs(
 
     Args and Raises as `measure`.
     """
-    found = _found(model)
-    _check_plain(found)
+    found = found_layers(model)
+    check_plain(found)
     progress.start("measure what int8 costs in each layer")
     with evaluating(model), torch.no_grad():
         judge = _Judge(model, task, samples, batch_size)
         batches = _batches(model, task.train, samples, batch_size)
-        entries, results = _ranges(model, found, batches, of_inputs=True), _ranges(model, found, batches)
+        entries, results = (
+            substitutes.ranges(model, found, batches, of_inputs=True),
+            substitutes.ranges(model, found, batches),
+        )
         costs = {}
         for done, (name, limits) in enumerate(results.items()):
             progress.update(done, len(results), name or type(model).__name__)
             layer = found[name]
-            with _int8_input(layer, entries[name]), substitutes.int8_output(layer, limits):
+            with substitutes.int8_input(layer, entries[name]), substitutes.int8_output(layer, limits):
                 costs[name] = judge.increase(layer, substitutes.int8_weight(layer))
         progress.update(len(results), len(results))
     return costs
@@ -339,42 +271,6 @@ class _Judge:
             return self() - self.loss
 
 
-def _found(model: nn.Module, ignore: Sequence[str] = ()) -> dict[str, Layer]:
-    found = prunable_layers(model, ignore)
-    if not found:
-        raise ModelError(f"{type(model).__name__} has no convolution or linear layer: give the float model")
-    return found
-
-
-def _check_plain(found: Mapping[str, Layer]) -> None:
-    """Refuse weights that are computed from others: exchanging them would have no effect."""
-    for name, layer in found.items():
-        if "weight" not in dict(layer.named_parameters(recurse=False)):
-            raise ModelError(
-                f"the weight of {name or type(layer).__name__} is masked or parametrized: make it permanent first, "
-                "a mask with torchshrink.prune.remove"
-            )
-
-
-def _describe(name: str, layer: Layer, macs: int) -> LayerInfo:
-    weight = layer.weight.detach()
-    least, greatest = torch.aminmax(weight)
-    return LayerInfo(
-        name=name,
-        kind=type(layer).__name__,
-        shape=tuple(weight.shape),
-        parameters=sum(parameter.numel() for parameter in layer.parameters()),
-        macs=macs,
-        sparsity=_sparsity(weight),
-        least=float(least),
-        greatest=float(greatest),
-    )
-
-
-def _sparsity(weight: Tensor) -> float:
-    return 1 - int(torch.count_nonzero(weight)) / max(weight.numel(), 1)
-
-
 def _running_maximum(costs: Mapping[float, float]) -> dict[float, float]:
     """Return for each sparsity the greatest cost up to it, at least 0; an unknown cost is infinite."""
     known = [0.0, *(math.inf if math.isnan(costs[amount]) else costs[amount] for amount in sorted(costs))]
@@ -385,59 +281,3 @@ def _batches(model: nn.Module, samples: Samples, count: int, batch_size: int) ->
     tensors = itertools.chain(model.parameters(), model.buffers())
     device = next((tensor.device for tensor in tensors), torch.device("cpu"))
     return [(inputs.to(device), truth) for inputs, truth in batches(samples, batch_size, count)]
-
-
-@contextmanager
-def _int8_input(layer: Layer, limits: Range) -> Iterator[None]:
-    """Round what a layer is given, as `substitutes.int8_output` rounds what one returns."""
-    entry: Any = nn.Identity()
-    hook = layer.register_forward_pre_hook(lambda _, inputs: (entry(inputs[0]), *inputs[1:]))
-    try:
-        with substitutes.int8_output(entry, limits):
-            yield
-    finally:
-        hook.remove()
-
-
-def _ranges(
-    model: nn.Module, found: Mapping[str, Layer], batches: Sequence[tuple[Tensor, Tensor]], of_inputs: bool = False
-) -> dict[str, Range]:
-    """Return the least and greatest output (or input) of each layer that the model calls."""
-    ranges: dict[str, Range] = {}
-
-    def observer(name: str) -> Callable[..., None]:
-        def observe(_layer: nn.Module, inputs: Any, output: Tensor) -> None:
-            low, high = torch.aminmax(inputs[0] if of_inputs else output)
-            before = ranges.get(name, (low, high))
-            ranges[name] = torch.minimum(low, before[0]), torch.maximum(high, before[1])
-
-        return observe
-
-    with ExitStack() as stack:
-        for name, layer in found.items():
-            stack.callback(layer.register_forward_hook(observer(name)).remove)
-        for inputs, _ in batches:
-            model(inputs)
-    return ranges
-
-
-def layer_costs(model: nn.Module, example_input: Tensor | tuple[Tensor, ...]) -> list[dict[str, Any]]:
-    """Return one entry per convolution and linear layer, in the order of the model.
-
-    Args:
-        model: A float module; it is left as it was.
-        example_input: ``[N, C, *size]``, or a tuple of inputs; their first samples are used.
-
-    Returns:
-        ``name`` as in ``model.named_modules()``, or the layer's class when the model is that layer alone; ``params``,
-        weights and biases; ``nonzero``, how many of these are not zero; ``macs``, multiply-accumulates of one sample,
-        zero weights included.
-
-    Raises:
-        ModelError: When there is no such layer, or the model does not run on the input.
-    """
-    found = []
-    for layer in layers(model, example_input):
-        params, nonzero = count_parameters(model.get_submodule(layer.name))
-        found.append({"name": layer.name or layer.kind, "params": params, "nonzero": nonzero, "macs": layer.macs})
-    return found

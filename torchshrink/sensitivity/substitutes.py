@@ -145,3 +145,37 @@ def all_pruned(found: Mapping[str, Layer], amounts: Mapping[str, float], called:
             else:
                 stack.enter_context(replaced(layer, without(amount)))
         yield
+
+
+@contextmanager
+def int8_input(layer: Layer, limits: Range) -> Iterator[None]:
+    """Round what a layer is given, as `int8_output` rounds what one returns."""
+    entry: Any = nn.Identity()
+    hook = layer.register_forward_pre_hook(lambda _, inputs: (entry(inputs[0]), *inputs[1:]))
+    try:
+        with int8_output(entry, limits):
+            yield
+    finally:
+        hook.remove()
+
+
+def ranges(
+    model: nn.Module, found: Mapping[str, Layer], batches: Sequence[tuple[Tensor, Tensor]], of_inputs: bool = False
+) -> dict[str, Range]:
+    """Return the least and greatest output (or input) of each layer that the model calls."""
+    limits: dict[str, Range] = {}
+
+    def observer(name: str) -> Callable[..., None]:
+        def observe(_layer: nn.Module, inputs: Any, output: Tensor) -> None:
+            low, high = torch.aminmax(inputs[0] if of_inputs else output)
+            before = limits.get(name, (low, high))
+            limits[name] = torch.minimum(low, before[0]), torch.maximum(high, before[1])
+
+        return observe
+
+    with ExitStack() as stack:
+        for name, layer in found.items():
+            stack.callback(layer.register_forward_hook(observer(name)).remove)
+        for inputs, _ in batches:
+            model(inputs)
+    return limits
