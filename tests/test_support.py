@@ -83,6 +83,27 @@ def test_costly_tests_are_marked(request: pytest.FixtureRequest) -> None:
         assert not costly or item.get_closest_marker("slow"), item.nodeid
 
 
+JUNIT = """<testsuites><testsuite>
+<testcase classname="tests.a.test_b" name="test_c[1-x]" time="0.1"/>
+<testcase classname="tests.a.test_b" name="test_c[2]" time="{}"/>
+<testcase classname="tests.test_d" name="test_e" time="7.5"/>
+</testsuite></testsuites>"""
+
+
+def test_costs_are_of_the_slowest_case_at_its_fastest(tmp_path: Path) -> None:
+    files = [tmp_path / "1.xml", tmp_path / "2.xml"]
+    for file, seconds in zip(files, (3.0, 0.5), strict=True):
+        file.write_text(JUNIT.format(seconds))
+    assert costs.slowest_case(files) == {"tests/a/test_b.py::test_c": 0.5, "tests/test_d.py::test_e": 7.5}
+
+
+def test_what_took_long_is_slow(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    item = request.node
+    assert not costs.is_costly(item)
+    monkeypatch.setattr(costs, "long", lambda: {item.nodeid})
+    assert costs.is_costly(item)
+
+
 def test_a_thinned_product_has_every_combination() -> None:
     found = thinned.product("ab", (1, 2, 3), often=lambda letter, number: letter == "a" or number == 2)
     assert [each.values for each in found] == [(letter, number) for letter in "ab" for number in (1, 2, 3)]

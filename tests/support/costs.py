@@ -1,10 +1,16 @@
-"""Which tests take seconds: found by what they ask for and call, so that no mark has to be remembered."""
+"""Which tests take long: as measured by a whole run, and of new ones by what they ask for and call.
+
+So no mark has to be remembered. ``scripts/costs`` writes down what was measured.
+"""
 
 from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Iterable
+from pathlib import Path
 from types import FunctionType
+from xml.etree import ElementTree
 
 import pytest
 
@@ -16,11 +22,38 @@ COSTLY = {
 }
 
 
+MEASURED = Path(__file__).parents[1] / "costs.txt"
+LONG_S = 0.4
+
+
 def is_costly(item: pytest.Function) -> bool:
-    """Whether a test, a fixture of it, or a function of their own modules that they call names what is costly."""
+    """Whether a test took long, or names what is costly, itself, in a fixture or in a function of its module."""
+    if item.nodeid.split("[")[0] in long():
+        return True
     fixtures = [each.func for defined in item._fixtureinfo.name2fixturedefs.values() for each in defined]
     used = {name for function in (item.function, *fixtures) for name in names(function)} | set(item.fixturenames)
     return item.get_closest_marker("exhaustive") is not None or not COSTLY.isdisjoint(used)
+
+
+@functools.cache
+def long() -> frozenset[str]:
+    """Return the test functions that took long, as pytest names them without parameters."""
+    lines = MEASURED.read_text().splitlines()
+    return frozenset(line.split()[1] for line in lines if not line.startswith("#"))
+
+
+def slowest_case(files: Iterable[Path]) -> dict[str, float]:
+    """Return the seconds of each test function's slowest case, by JUnit files; of several, a case's shortest counts."""
+    cases: dict[tuple[str, str], float] = {}
+    for file in files:
+        for case in ElementTree.parse(file).getroot().iter("testcase"):
+            key = case.attrib["classname"], case.attrib["name"]
+            cases[key] = min(cases.get(key, float("inf")), float(case.attrib["time"]))
+    found: dict[str, float] = {}
+    for (module, name), seconds in cases.items():
+        function = f"{module.replace('.', '/')}.py::{name.split('[')[0]}"
+        found[function] = max(found.get(function, 0.0), seconds)
+    return found
 
 
 @functools.cache
