@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import random
 import shlex
@@ -10,8 +11,9 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +42,15 @@ class Command:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What was done, and what was wrong then; an ordeal that this machine does not allow is not done."""
+class Ordeal:
+    """One thing that befalls a command: its kind, which one of its kind, and what tries it.
 
-    ordeal: str
-    problem: str = ""
-    is_done: bool = True
+    Trying returns what was wrong then, nothing when it was stood, and None where this machine does not allow it.
+    """
+
+    kind: str
+    which: str
+    attempt: Callable[[], str | None]
 
 
 def finish(command: Command, out: Path) -> float:
@@ -61,62 +66,82 @@ def finish(command: Command, out: Path) -> float:
     return time.monotonic() - began
 
 
-def kill(command: Command, undisturbed: Path, out: Path, count: int, seconds: float, seed: int) -> Iterator[Outcome]:
+def kill(command: Command, undisturbed: Path, out: Path, count: int, seconds: float, seed: int) -> list[Ordeal]:
     """Kill a command at random moments within ``seconds``, and call it again each time."""
-    chance = random.Random(seed)
-    for number in range(count):
-        kind = (signal.SIGKILL, signal.SIGTERM)[number % 2]
+
+    def attempt(kind: signal.Signals, moment: float) -> str:
         shutil.rmtree(out, ignore_errors=True)
         process = command.start(out)
-        time.sleep(chance.uniform(0, seconds))
+        time.sleep(moment)
         process.send_signal(kind)
         _end(process)
-        yield Outcome(kind.name, _again(command, undisturbed, out))
+        return _again(command, undisturbed, out)
+
+    chance = random.Random(seed)
+    kinds = (signal.SIGKILL, signal.SIGTERM)
+    return [
+        Ordeal(kind.name, str(number), partial(attempt, kind, chance.uniform(0, seconds)))
+        for number, kind in enumerate(itertools.islice(itertools.cycle(kinds), count))
+    ]
 
 
-def crowd(command: Command, undisturbed: Path, out: Path) -> Iterator[Outcome]:
+def crowd(command: Command, undisturbed: Path, out: Path) -> list[Ordeal]:
     """Start a command twice on one folder: one of the two says that it is in use."""
-    shutil.rmtree(out, ignore_errors=True)
-    found = [_end(process) for process in [command.start(out), command.start(out)]]
-    codes, said = sorted(code for code, _ in found), " ".join(text for _, text in found)
-    problem = "" if codes == [0, 3] and "in use by another process" in said else f"exit codes {codes}"
-    yield Outcome("two processes", problem or different(command, undisturbed, out))
+
+    def attempt() -> str:
+        shutil.rmtree(out, ignore_errors=True)
+        found = [_end(process) for process in [command.start(out), command.start(out)]]
+        codes, said = sorted(code for code, _ in found), " ".join(text for _, text in found)
+        problem = "" if codes == [0, 3] and "in use by another process" in said else f"exit codes {codes}"
+        return problem or different(command, undisturbed, out)
+
+    return [Ordeal("two processes", "", attempt)]
 
 
-def damage(command: Command, undisturbed: Path, out: Path, most: int | None = None) -> Iterator[Outcome]:
+def damage(command: Command, undisturbed: Path, out: Path, most: int | None = None) -> list[Ordeal]:
     """Cut each file of a finished folder in half, one at a time, and call the command again."""
-    names = sorted(path.relative_to(undisturbed) for path in undisturbed.rglob("*") if path.stat().st_size > 1)
-    for name in [name for name in names if (undisturbed / name).is_file()][:most]:
+
+    def attempt(name: Path) -> str:
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(undisturbed, out)
         content = (out / name).read_bytes()
         (out / name).write_bytes(content[: len(content) // 2])
         problem = _again(command, undisturbed, out)
-        yield Outcome("a file cut in half", f"{name}: {problem}" if problem else "")
+        return f"{name}: {problem}" if problem else ""
+
+    names = sorted(path.relative_to(undisturbed) for path in undisturbed.rglob("*") if path.stat().st_size > 1)
+    names = [name for name in names if (undisturbed / name).is_file()][:most]
+    return [Ordeal("a file cut in half", str(name), partial(attempt, name)) for name in names]
 
 
-def starve(command: Command, undisturbed: Path, out: Path, step_kb: int) -> Iterator[Outcome]:
+def starve(command: Command, undisturbed: Path, out: Path, step_kb: int) -> list[Ordeal]:
     """Give a command a disk of ``step_kb`` kB, then twice that, until it fits; then room enough."""
     whole_kb = sum(path.stat().st_size for path in undisturbed.rglob("*") if path.is_file()) // 1000
-    for size in range(step_kb, whole_kb + 2 * step_kb, step_kb):
-        shutil.rmtree(out, ignore_errors=True)
-        out.mkdir()
-        # A file system in memory, of this process only; what stands in it is carried out when the command has ended.
-        inner = f"mount -t tmpfs -o size={size}k tmpfs {shlex.quote(str(out))} || exit 99\n"
-        inner += f"{shlex.join([*command.words, '--out', str(out / 'run')])}; code=$?\n"
-        inner += f"tar -C {shlex.quote(str(out))} -cf {shlex.quote(str(out))}.tar run; exit $code"
-        code, said = _end(
-            subprocess.Popen(
-                ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", inner],
-                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-            )
-        )  # fmt: skip
-        if code == 99 or "unshare" in said:
-            yield Outcome("a full disk", "this machine lets nobody mount a file system", is_done=False)
-            return
-        subprocess.run(["tar", "-C", str(out), "-xf", f"{out}.tar"], check=True)
-        problem = "" if code == 0 or (code == 3 and "Traceback" not in said) else f"exit code {code}: {said[-200:]}"
-        yield Outcome("a full disk", problem or _again(command, undisturbed, out / "run"))
+    return [
+        Ordeal("a full disk", f"{size} kB", partial(_starved, command, undisturbed, out, size))
+        for size in range(step_kb, whole_kb + 2 * step_kb, step_kb)
+    ]
+
+
+def _starved(command: Command, undisturbed: Path, out: Path, size_kb: int) -> str | None:
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir()
+    # A file system in memory, of this process only; what stands in it is carried out when the command has ended.
+    inner = f"mount -t tmpfs -o size={size_kb}k tmpfs {shlex.quote(str(out))} || exit 99\n"
+    inner += f"{shlex.join([*command.words, '--out', str(out / 'run')])}; code=$?\n"
+    inner += f"tar -C {shlex.quote(str(out))} -cf {shlex.quote(str(out))}.tar run; exit $code"
+    code, said = _end(
+        subprocess.Popen(
+            ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", inner],
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=out.parent,
+        )
+    )  # fmt: skip
+    if code == 99 or "unshare" in said:
+        return None
+    subprocess.run(["tar", "-C", str(out), "-xf", f"{out}.tar"], check=True)
+    problem = "" if code == 0 or (code == 3 and "Traceback" not in said) else f"exit code {code}: {said[-200:]}"
+    problem = problem or _again(command, undisturbed, out / "run")
+    return f"{size_kb} kB: {problem}" if problem else ""
 
 
 def different(command: Command, undisturbed: Path, out: Path) -> str:

@@ -45,17 +45,27 @@ def test_what_is_stood(tmp_path: Path) -> None:
         *ordeals.crowd(command(tmp_path, "--lock"), tmp_path / "a", tmp_path / "c"),
         *ordeals.damage(made, tmp_path / "a", tmp_path / "d", 2),
     ]
-    assert [outcome.ordeal for outcome in found] == ["SIGKILL", "SIGTERM", "two processes", *["a file cut in half"] * 2]
-    assert [outcome.problem for outcome in found] == [""] * 5
-    assert "| SIGKILL | 1 | 1 | none |" in load("torture").table(found)
+    assert [ordeal.kind for ordeal in found] == ["SIGKILL", "SIGTERM", "two processes", *["a file cut in half"] * 2]
+    outcomes = [(ordeal.kind, ordeal.attempt()) for ordeal in found]
+    assert [problem for _, problem in outcomes] == [""] * 5
+    assert "| SIGKILL | 1 | 1 | none |" in load("torture").table(outcomes)
+
+
+def test_a_second_start_goes_on(tmp_path: Path) -> None:
+    found = iter(["exit code 4"])
+    ordeal = ordeals.Ordeal("SIGKILL", "0", lambda: next(found))
+    for _ in range(2):
+        record = load("torture").Record(tmp_path / "outcomes.jsonl")
+        assert record.problem("run", ordeal) == "exit code 4"
 
 
 def test_what_is_not(tmp_path: Path) -> None:
     ordeals.finish(command(tmp_path), tmp_path / "a")
     (two,) = ordeals.crowd(command(tmp_path), tmp_path / "a", tmp_path / "b")
-    assert two.problem.startswith("exit codes")  # neither saw the other; the later one may miss its temporary file
-    wrong = next(ordeals.damage(command(tmp_path, "--wrong"), tmp_path / "a", tmp_path / "c"))
-    assert wrong.problem.endswith("other report.json")
+    # Neither saw the other; the later one may miss its temporary file.
+    assert (two.attempt() or "").startswith("exit codes")
+    wrong = ordeals.damage(command(tmp_path, "--wrong"), tmp_path / "a", tmp_path / "c")[0]
+    assert (wrong.attempt() or "").endswith("other report.json")
     (tmp_path / "a" / ".half-0123abcd.json").write_text("{")
     assert ordeals.different(command(tmp_path), tmp_path / "a", tmp_path / "a") == "left .half-0123abcd.json"
     with pytest.raises(RuntimeError, match="ended with 1"):

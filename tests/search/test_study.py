@@ -6,7 +6,7 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from pydantic import TypeAdapter
 
 from torchshrink.errors import DataError, MissingExtraError, OutputError
@@ -16,7 +16,7 @@ from torchshrink.search.limits import Limits
 from torchshrink.search.outlook import Outlook
 from torchshrink.search.result import collect
 from torchshrink.search.space import Resolved
-from torchshrink.search.study import Study, delete, state_of
+from torchshrink.search.study import _REMEMBERED, Study, _telling, delete, state_of
 
 ABOUT = {"target": "litert", "sampler": "tpe", "seed": 0}
 DENSE = {"size": 40_000.0, "latency": 1.0, "rss": 60.0, "loss": 0.2}
@@ -191,3 +191,17 @@ def test_a_store_that_is_damaged_later(tmp_path: Path, space: Resolved) -> None:
     for use in (study.trials, lambda: study.ask(space), lambda: study.keep("seconds", 1.0)):
         with pytest.raises(OutputError, match=r"study\.db cannot be used"):
             use()
+
+
+def test_the_sampler_models_the_newest_and_the_best() -> None:
+    def finished(size: float, violation: float = 0.0) -> FrozenTrial:
+        return create_trial(values=[size, size], params={}, distributions={}, constraints={"limits": violation})
+
+    few = [finished(float(size)) for size in range(_REMEMBERED)]
+    assert _telling(few) == few
+    newest = [finished(9e9)] * (_REMEMBERED // 2)
+    older = [finished(float(-size), violation=float(size % 3 == 0)) for size in range(3000)]
+    found = _telling([*older, *newest])
+    assert found[_REMEMBERED // 2 :] == newest
+    wanted = [-float(size) for size in range(3000) if size % 3][-(_REMEMBERED // 2) :]
+    assert [trial.values[0] for trial in found[: _REMEMBERED // 2]] == wanted  # within the limits, smallest last

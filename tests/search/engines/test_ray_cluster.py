@@ -115,7 +115,8 @@ def mark(path: Path) -> None:
     """Change what a step found, which its key does not cover: who takes it as done finds the mark."""
     content = json.loads(path.read_text())
     content["result"]["history"]["best_loss"] = 0.125
-    path.write_text(json.dumps(content))
+    content.pop("digest")
+    path.write_text(json.dumps({**content, "digest": digest(content)}))
 
 
 def is_marked(path: Path) -> bool:
