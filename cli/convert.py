@@ -192,12 +192,16 @@ def verify(
     for kind, found in elsewhere.items():
         if not found.passed:
             raise ParityError(f"{file} computes something else on {kind}: {found.reason}")
-    wrong = [row for row in rows if not row.is_equal]
-    if wrong:
-        what = "codes" if getattr(wrong[0], "codes", 0) else "scale"
-        raise ParityError(
-            f"{file}: {len(wrong)} of {len(rows)} tensors do not carry the learned {what}, first {wrong[0].tensor}"
-        )
+    if wrong := _said_of_wrong(rows):
+        raise ParityError(f"{file}: {wrong}")
+
+
+def _said_of_wrong(rows: list[Any]) -> str:
+    if not rows:
+        return ""
+    from torchshrink.converters.proof.scales import said_of_wrong
+
+    return said_of_wrong(rows)
 
 
 def _check_runs(file: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from torchshrink.converters.anatomy.inspect import find_islands, inspect
 from torchshrink.converters.export import onnxruntime_int8
 from torchshrink.converters.export.to_onnx import export
 from torchshrink.converters.onnx_file import save
-from torchshrink.converters.proof import activations, divergence, operators, verify
+from torchshrink.converters.proof import activations, divergence, operators, scales, verify
 from torchshrink.metrics import outputs
 from torchshrink.model.signature import as_tuple, tensors
 from torchshrink.pipeline.artefacts import Artefact, Outputs, Source, as_list, ranges_path
@@ -28,6 +28,9 @@ from torchshrink.report.activations import Activation
 
 class Bridge:
     """Implements `torchshrink.pipeline.artefacts.Bridge` with onnxruntime, onnx2tf, ai-edge-quantizer and LiteRT."""
+
+    def __init__(self) -> None:
+        self._learned: tuple[nn.Module, onnx.ModelProto] | None = None  # of the variant that is compared now
 
     def export(self, source: Source, folder: Path, formats: Sequence[str], precisions: Sequence[str]) -> list[Artefact]:
         """Write every requested file of a variant into ``folder``; TensorFlow starts once for all of them.
@@ -63,13 +66,24 @@ class Bridge:
         expected: Outputs,
         inputs: Tensor,
     ) -> dict[str, Any]:
-        """Return the parity of a file's outputs for ``inputs`` with those of its source; see `verify.Parity`."""
+        """Return the parity of a file's outputs for ``inputs`` with those of its source; see `verify.Parity`.
+
+        What an int8 file stores is held against its source number by number as well.
+        """
         model, name = _reference(artefact, source), _reference_name(artefact, source)
         ours, theirs = as_list(found), as_list(expected)
         parity = verify.compare_all(ours, theirs, artefact.precision, name, verify.output_scales(model))
         if artefact.precision == "int8":
             parity = verify.look_closer(parity, artefact.path, model, [inputs], ours, theirs)
+            if parity.passed and (wrong := self._said_of_stored(artefact, source, inputs)):
+                parity = replace(parity, passed=False, reason=wrong, judged_by="stored")
         return asdict(parity)
+
+    def _said_of_stored(self, artefact: Artefact, source: Source, inputs: Tensor) -> str:
+        if self._learned is None or self._learned[0] is not source.quantized:
+            assert source.quantized is not None
+            self._learned = source.quantized, export(source.quantized, source.example_input)
+        return scales.said_of_wrong(scales.compare(artefact.path, self._learned[1], inputs))
 
     def compare_on(self, artefact: Artefact, source: Source, sample: Tensor, processor: str) -> dict[str, Any]:
         """Return the parity of a file that another kind of processor runs with its source, for one input.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,6 +21,7 @@ from torchshrink.converters.onnx_file import inputs
 from torchshrink.errors import ConversionError, ModelError
 from torchshrink.runtime._model_files import dequantize, quantize, to_tflite_layout
 from torchshrink.runtime.onnx_session import open_session
+from torchshrink.runtime.predict import predict_all
 
 # What a model is run on: the array of its only input, or one for each.
 Sample = NDArray[Any] | Sequence[NDArray[Any]]
@@ -82,10 +84,7 @@ def onnx_runner(
     Raises:
         ConversionError: When ONNX Runtime refuses the graph.
     """
-    model = copy.deepcopy(model)
-    outputs = {item.name for item in model.graph.output}
-    produced = {name for node in model.graph.node for name in node.output}
-    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(names & produced - outputs))
+    model = _giving_out(model, names)
     session = _session_for_values(model, is_optimized)
     found = [item.name for item in session.get_outputs()]
 
@@ -95,6 +94,36 @@ def onnx_runner(
         return values | {name: value for name, value in entry.items() if name in names}
 
     return run
+
+
+def onnx_runner_elsewhere(
+    model: onnx.ModelProto, names: set[str], processor: str
+) -> Callable[[Sample], dict[str, NDArray[Any]]]:
+    """Return what `onnx_runner` does, optimized, of another kind of processor; integers come as real numbers.
+
+    Raises, when it is called:
+        MissingExtraError: When an emulator is not installed.
+        ModelError: When ONNX Runtime refuses the graph.
+    """
+    model = _giving_out(model, names)
+    found = [item.name for item in model.graph.output]
+
+    def run(sample: Sample) -> dict[str, NDArray[Any]]:
+        with tempfile.TemporaryDirectory(prefix="torchshrink-") as folder:
+            path = Path(folder, "values.onnx")
+            path.write_bytes(model.SerializeToString())
+            return dict(zip(found, predict_all(path, arrays(sample), processor=processor), strict=True))
+
+    return run
+
+
+def _giving_out(model: onnx.ModelProto, names: set[str]) -> onnx.ModelProto:
+    """Return a copy of a graph whose outputs are the named tensors too."""
+    model = copy.deepcopy(model)
+    outputs = {item.name for item in model.graph.output}
+    produced = {name for node in model.graph.node for name in node.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in sorted(names & produced - outputs))
+    return model
 
 
 def _session_for_values(model: onnx.ModelProto, is_optimized: bool) -> Any:

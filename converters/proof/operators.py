@@ -8,13 +8,14 @@ operator did: for most kernels nothing but a tie.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -23,6 +24,7 @@ from torch.fx import GraphModule, Interpreter, Node
 from torchshrink.converters import onnx_file, qdq, runtimes, tflite_file
 from torchshrink.converters.onnx_file import load
 from torchshrink.model.signature import first, leaves
+from torchshrink.runtime.processors import HERE
 
 # By how many steps beyond the nearest code (half a step) a kernel may be off.
 _EXACT = 0.05  # sums of int8 products in int32, and tables
@@ -91,19 +93,22 @@ class _Look:
     is_there: bool
 
 
-def first_wrong(path: Path, graph: GraphModule, inputs: Sequence[Tensor]) -> Wrong | None:
+def first_wrong(path: Path, graph: GraphModule, inputs: Sequence[Tensor], processor: str = HERE) -> Wrong | None:
     """Return the first operation of ``graph`` that the file computes otherwise from the same inputs, if there is one.
 
     Args:
         path: An int8 TFLite or ONNX file.
         graph: The quantized graph that it was made from, see `torchshrink.quantize.convert`.
         inputs: ``[N, C, *size]`` for each argument; a few of N are run, as many at once as the file takes.
+        processor: Which kind of processor computes an ONNX file, one of `torchshrink.runtime.processors.KINDS`. A
+            TFLite file is looked into here: LiteRT's own kernels are the same code everywhere.
 
     Raises:
         ConversionError: When the runtime does not run the file.
+        MissingExtraError: When an emulator is not installed.
     """
     counts: dict[str, NDArray[np.float64]] = {}
-    read, batch = _reader(path)
+    read, batch = _reader(path, processor)
     counter = _Counter(graph)
     with torch.inference_mode():
         counter.run(*first(inputs, batch))
@@ -289,9 +294,9 @@ def _nearest(real: NDArray[Any], held: Sequence[NDArray[Any]]) -> NDArray[Any] |
     return best.reshape(real.shape)
 
 
-def _reader(path: Path) -> tuple[Callable[[Sequence[NDArray[Any]]], _File], int]:
+def _reader(path: Path, processor: str) -> tuple[Callable[[Sequence[NDArray[Any]]], _File], int]:
     """Return what runs a file on one sample after the other, and how many it takes at once (1 for any number)."""
-    return _tflite_reader(path) if path.suffix == ".tflite" else _onnx_reader(path)
+    return _tflite_reader(path) if path.suffix == ".tflite" else _onnx_reader(path, processor)
 
 
 def _tflite_reader(path: Path) -> tuple[Callable[[Sequence[NDArray[Any]]], _File], int]:
@@ -313,23 +318,32 @@ def _tflite_reader(path: Path) -> tuple[Callable[[Sequence[NDArray[Any]]], _File
     return read, int(graph.tensors[graph.inputs[0]].shape[0])
 
 
-def _onnx_reader(path: Path) -> tuple[Callable[[Sequence[NDArray[Any]]], _File], int]:
+def _onnx_reader(path: Path, processor: str) -> tuple[Callable[[Sequence[NDArray[Any]]], _File], int]:
     """Run a QDQ file with the integer kernels that it will meet: its codes are asked for, not what they stand for."""
     model = load(path)
     arrays = onnx_file.constants(model)
     known = {*arrays, *(item.name for item in model.graph.input)}
     nodes = [node for node in model.graph.node if node.op_type == onnx_file.DEQUANTIZE and node.input[0] not in known]
     ranges = {node.input[0]: qdq.stored_range(node, arrays) for node in nodes}
-    run = runtimes.onnx_runner(model, set(ranges), is_optimized=True)
+    unsigned = {node.input[0] for node in nodes if _is_unsigned(node, arrays)}
+    if processor == HERE:
+        run = runtimes.onnx_runner(model, set(ranges), is_optimized=True)
+    else:
+        run = runtimes.onnx_runner_elsewhere(model, set(ranges), processor)
 
     def read(sample: Sequence[NDArray[Any]]) -> _File:
         values = run(sample)
         held = []
         for name, range_ in ranges.items():
-            codes = values[name].astype(np.int64) - (128 if values[name].dtype == np.uint8 else 0)
+            codes = values[name].astype(np.int64) - (128 if name in unsigned else 0)
             grid = float(np.float32(range_.scale[0])), range_.zero_point[0]
             held.append(_Held(grid, qdq.dequantize(codes, range_).squeeze()))
         return _File(held, [values[item.name].squeeze() for item in model.graph.output])
 
     batch = onnx_file.inputs(model)[0].type.tensor_type.shape.dim[0].dim_value
     return read, max(1, int(batch))
+
+
+def _is_unsigned(node: onnx.NodeProto, arrays: Mapping[str, NDArray[Any]]) -> bool:
+    """Return whether a node dequantizes uint8, which it does without a zero point too."""
+    return len(node.input) < 3 or not node.input[2] or arrays[node.input[2]].dtype == np.uint8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,19 @@ class Scale:
         return np.array_equal(scale, np.asarray(self.shipped.scale, np.float32)) and np.array_equal(
             zero_point, self.shipped.zero_point
         )
+
+
+def said_of_wrong(rows: Sequence[Any]) -> str:
+    """Return a sentence on the tensors that do not hold what was learned, nothing where all do.
+
+    Args:
+        rows: As `compare` returns them, or `range_check.compare`.
+    """
+    wrong = [row for row in rows if not row.is_equal]
+    if not wrong:
+        return ""
+    what = "codes" if getattr(wrong[0], "codes", 0) else "scale"
+    return f"{len(wrong)} of {len(rows)} tensors do not carry the learned {what}, first {wrong[0].tensor}"
 
 
 @dataclass(frozen=True)

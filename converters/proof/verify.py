@@ -49,7 +49,8 @@ class Parity:
         file_noise_db: The same of the file against the graph: what the file adds.
         judged_by: What decided: ``"limits"`` of differences; for int8 also ``"operators"`` (one computes something
             else from the same inputs), ``"noise"`` (more steps apart than the limits allow, and as close to the float
-            computation as the graph, or not) and ``"graph"`` (which gives out one number whatever goes in).
+            computation as the graph, or not) and ``"graph"`` (which gives out one number whatever goes in); in a
+            pipeline ``"stored"`` too (a scale, a weight or a bias is another than its source's, see `scales`).
         operation: The first operation that computes something else from the same inputs, in words.
         graph_db: How far the graph itself is from the module that it was made of: the signal-to-noise ratio of the
             worst output in dB, as `torchshrink.quantize.convert` measured it; None where it is not known, and where
@@ -99,7 +100,9 @@ def verify(
         parts = [tensors(model(*batch)) for batch in zip(*(torch.split(value, 1) for value in arguments), strict=True)]
     expected = [torch.cat(part).float().numpy() for part in zip(*parts, strict=True)]
     parity = compare_all(found, expected, precision, reference, output_scales(model))
-    return look_closer(parity, path, model, arguments, found, expected) if precision == "int8" else parity
+    if precision != "int8":
+        return parity
+    return look_closer(parity, path, model, arguments, found, expected, processor)
 
 
 def look_closer(
@@ -109,6 +112,7 @@ def look_closer(
     inputs: Sequence[Tensor],
     found: Sequence[NDArray[np.float32]],
     expected: Sequence[NDArray[np.float32]],
+    processor: str = HERE,
 ) -> Parity:
     """Judge an int8 file by its operators, each on its own inputs, and by its noise where the limits do not hold.
 
@@ -123,9 +127,11 @@ def look_closer(
         inputs: ``[N, C, *size]`` for each argument of the graph.
         found: The file's outputs for these.
         expected: The graph's.
+        processor: Where the file gave these outputs, one of `torchshrink.runtime.processors.KINDS`.
 
     Raises:
         ConversionError: When the runtime does not run the file.
+        MissingExtraError: When an emulator is not installed.
     """
     if not (isinstance(model, GraphModule) and quantize.is_quantized(model) and np.isfinite(parity.max_abs)):
         return parity
@@ -145,7 +151,7 @@ def look_closer(
             "left to verify; calibrate or train it on inputs like these"
         )
         return replace(parity, passed=False, reason=reason, judged_by="graph")
-    wrong = operators.first_wrong(path, model, inputs)
+    wrong = operators.first_wrong(path, model, inputs, processor)
     if wrong is not None:
         reason = f"{wrong.operation} {wrong.tensor} computes something else from the same inputs"
         return replace(parity, passed=False, reason=reason, judged_by="operators", operation=str(wrong))

@@ -132,6 +132,32 @@ def test_a_mask_is_the_reason() -> None:
     assert "mask" in warned(Masked().eval()).reason
 
 
+class Clipped(nn.Module):
+    """What is far outside of the range of interest is cut off after it was quantized."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clip, self.layer = nn.Hardtanh(0, 6), nn.Conv2d(3, 2, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(self.clip(x))
+
+
+def test_an_outlier_is_the_reason() -> None:
+    images = IMAGES.clone()
+    images[0, 0, 0, 0] = 1e4
+    with pytest.warns(UserWarning, match=r"likely for a few values far larger than all others: .*clamp its result"):
+        quantized(Clipped().eval(), images)
+
+
+def test_dead_data_is_the_reason() -> None:
+    """Calibrated on what is far larger than what is seen last."""
+    prepared = quantize.prepare_ptq(small(), IMAGES)
+    quantize.calibrate(prepared, [1e4 * IMAGES, IMAGES])
+    with pytest.warns(UserWarning, match=r"likely for values that hardly vary beside the range of the data: give cali"):
+        quantize.convert(prepared)
+
+
 def test_other_noise_is_put_down_to_depth() -> None:
     """A layer that takes the difference of nearly equal numbers: nothing is odd about its values."""
     layer = nn.Conv2d(3, 1, 1, bias=False)

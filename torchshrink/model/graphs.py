@@ -45,6 +45,17 @@ def to_json(module: GraphModule) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return {"nodes": nodes, "output": output}, tensors
 
 
+def check_operations(module: GraphModule) -> None:
+    """Refuse what `to_json` would, before any time is spent on a graph.
+
+    Raises:
+        ModelError: When the graph calls something that is not an operation of PyTorch.
+    """
+    for node in module.graph.nodes:
+        if node.op == "call_function" and node.users:
+            _target_name(node)
+
+
 def from_json(content: Any, tensors: dict[str, Tensor]) -> GraphModule:
     """Build the module that `to_json` described; its tensors are buffers, it returns what the traced module returned.
 
@@ -114,7 +125,12 @@ def _attribute(module: GraphModule, target: Any) -> Tensor:
 def _target_name(node: Node) -> str:
     name = graph_operators.name_of(node.target)
     if name is None:
-        raise ModelError(f"operation {node.target} of node {node.name!r} cannot be written to a file")
+        paths = [path.partition("@")[0] for path, _ in node.meta.get("nn_module_stack", {}).values()]
+        layer = f"layer {paths[-1]!r}" if paths and paths[-1] else f"node {node.name!r}"
+        raise ModelError(
+            f"operation {node.target} of {layer} cannot be written to a file: compute it outside of the model, or "
+            "write it with other operations of PyTorch"
+        )
     return name
 
 

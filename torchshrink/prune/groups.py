@@ -16,7 +16,7 @@ from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_leaves
 
 from torchshrink.errors import ModelError, RecipeError
-from torchshrink.prune.layers import PRUNABLE, prunable_layers
+from torchshrink.prune.layers import PRUNABLE, check_plain, prunable_layers
 from torchshrink.prune.surgery import Cut, is_cuttable
 
 Inputs = Tensor | tuple[Tensor, ...]
@@ -57,7 +57,9 @@ class Traced:
                 raise RecipeError(f"{name} is masked: make its pruning permanent first, torchshrink.prune.remove")
             if parametrize.is_parametrized(module):
                 raise RecipeError(f"{name} is parametrized: torch.nn.utils.parametrize.remove_parametrizations first")
-        kept = set(prunable_layers(model)) - set(prunable_layers(model, ignore))
+        layers = prunable_layers(model)
+        check_plain(layers)
+        kept = set(layers) - set(prunable_layers(model, ignore))
         self._ops = torch_pruning.ops.OPTYPE
         self._graph = torch_pruning.DependencyGraph()
         try:

@@ -39,7 +39,8 @@ def prepare_qat(
             same on every processor; `torchshrink.sensitivity.weight_noise_db` says what it costs.
 
     Raises:
-        ModelError: When torch.export cannot trace the model, or ``keep_float`` names what it does not call.
+        ModelError: When torch.export cannot trace the model, a file cannot hold what it does, or ``keep_float`` names
+            what it does not call.
         RecipeError: When ``keep_float`` is no list of names, or ``portable`` neither True nor False.
 
     Source: Jacob et al., arXiv:1712.05877, sections 3.1 and 3.2, through torchao's PT2E flow.
@@ -184,6 +185,7 @@ def _prepare(
         set_mode(plain, is_qat)
         reference, example = copy.deepcopy(plain), in_float32(inputs)
         graph = capture_calm(plain, example)
+        graphs.check_operations(graph)
         for name, module in plain.named_modules():
             reference.get_submodule(name).training = module.training
         prepared = pt2e.observe(graph, TFLiteQuantizer(is_qat, plain_names(model, keep_float), portable))

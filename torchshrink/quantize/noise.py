@@ -37,6 +37,7 @@ _CURES = {
     "noise that adds up over many layers": "quantization-aware training, or keep_float for the modules with least dB",
 }
 _DEAD, _OUTLIER, _CAT, _MASK, _DEPTH = _CURES
+_FAR = 100  # how many times as large as common values an outlier is, and as one part of a concatenation another
 
 
 @dataclass(frozen=True)
@@ -137,12 +138,12 @@ def _compared(
     """Compare every module's result and every output; integers, such as an argmax, have no noise."""
     suspects: dict[Node, str] = {}
     found, made = exits.of_graph(graph, inputs, lambda node, args: _suspect(node, args, suspects))
-    steps, last = _fixed_steps(graph)
+    steps, last = _steps(graph)
     layers = [
-        _noise(name, False, found[name], value, steps.get(name)) for name, value in wanted.items() if name in found
+        _noise(name, False, found[name], value, steps.get(name, 0.0)) for name, value in wanted.items() if name in found
     ]
     ends = [
-        _noise(name, True, made[name], value, last.get(name))
+        _noise(name, True, made[name], value, last.get(name, 0.0))
         for name, value in outputs.items()
         if name in made and value.is_floating_point()
     ]
@@ -152,12 +153,11 @@ def _compared(
     return layers + ends
 
 
-def _fixed_steps(graph: GraphModule) -> tuple[dict[str, float], dict[str, float]]:
-    """Return by module, and by output, the steps of those that are on a grid which no data chose."""
+def _steps(graph: GraphModule) -> tuple[dict[str, float], dict[str, float]]:
+    """Return by module, and by output, the step of its grid; 0 of what is float."""
     by_module = {name: exits.seen(node) for node in graph.graph.nodes for name in node.meta.get(MODULES, [])}
     by_output = {name or "output": node for name, node in leaves(graph.graph.output_node().args[0])}
-    steps = [{name: _step(node) for name, node in nodes.items()} for nodes in (by_module, by_output)]
-    layers, ends = ({name: step for name, step in each.items() if step in _FIXED} for each in steps)
+    layers, ends = ({name: _step(node) for name, node in nodes.items()} for nodes in (by_module, by_output))
     return layers, ends
 
 
@@ -182,29 +182,38 @@ def snr_db(found: Tensor, wanted: Tensor) -> float:
     return 10 * math.log10(signal / error) if signal else -math.inf
 
 
-def _noise(name: str, is_output: bool, found: Tensor, wanted: Tensor, step: float | None) -> Noise:
+def _noise(name: str, is_output: bool, found: Tensor, wanted: Tensor, step: float) -> Noise:
     value = snr_db(found, wanted)
-    is_sound = value >= LIMIT_DB or (step is not None and bool((found - wanted).abs().max() <= step))
+    is_sound = value >= LIMIT_DB or (step in _FIXED and bool((found - wanted).abs().max() <= step))
     reason = "" if is_sound else _reason(found, wanted)
     return Noise(name, is_output, value, reason, _CURES.get(reason, ""))
 
 
 def _reason(found: Tensor, wanted: Tensor) -> str:
-    sizes = wanted.detach().double().abs().flatten()
-    largest, common = float(sizes.max()), float(sizes.median())
-    if largest == 0 or float(found.detach().double().std()) == 0:
+    if not bool(wanted.any()) or float(found.detach().double().std()) == 0:
         return _DEAD
-    return _OUTLIER if largest > 100 * common else _DEPTH
+    return _OUTLIER if _has_outlier(wanted) else _DEPTH
+
+
+def _has_outlier(values: Tensor) -> bool:
+    sizes = values.detach().abs()
+    sizes = sizes[sizes > 0]
+    return sizes.numel() > 1 and bool(sizes.max() > _FAR * sizes.median())
 
 
 def _suspect(node: Node, args: Sequence[Any], suspects: dict[Node, str]) -> None:
     """Note operations whose operands int8 cannot hold together."""
     if node.target is aten.cat.default:
         sizes = [float(part.abs().max()) for part in args[0] if part.numel()]
-        if max(sizes, default=0) > 100 * min(sizes, default=0):
+        if max(sizes, default=0) > _FAR * min(sizes, default=0):
             suspects[node] = _CAT
     elif "softmax" in str(node.target) and float(args[0].min()) < -1e3:
         suspects[node] = _MASK
+    elif ".quantize_per_tensor" in str(node.target) and args[1] not in _FIXED:
+        if _has_outlier(args[0]):
+            suspects[node] = _OUTLIER
+        elif args[0].numel() > 1 and float(args[0].std()) < args[1]:
+            suspects[node] = _DEAD
 
 
 def _before(graph: GraphModule, name: str | None, sound: AbstractSet[str]) -> set[Node]:
@@ -222,8 +231,11 @@ def _before(graph: GraphModule, name: str | None, sound: AbstractSet[str]) -> se
 
 def _explained(item: Noise, before: AbstractSet[Node], suspects: Mapping[Node, str]) -> Noise:
     """Let what an operation before a tensor shows go before what its values make likely."""
-    reasons = [reason for node, reason in suspects.items() if node in before]
-    return replace(item, reason=reasons[0], cure=_CURES[reasons[0]]) if item.reason and reasons else item
+    found = {reason for node, reason in suspects.items() if node in before}
+    reason = next(
+        (reason for reason in (_CAT, _MASK, _OUTLIER, _DEAD) if reason in found), ""
+    )  # causes of others first
+    return replace(item, reason=reason, cure=_CURES[reason]) if item.reason and reason else item
 
 
 def _warn(found: Sequence[Noise]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,17 @@ import pytest
 import torch
 from onnx import numpy_helper
 from torch import nn
+from torch.fx import GraphModule
 
 from torchshrink import quantize
 from torchshrink.converters import onnx_file, runtimes, tflite_file
+from torchshrink.converters.bridge import Bridge
 from torchshrink.converters.export import onnxruntime_int8
 from torchshrink.converters.export.to_onnx import export
 from torchshrink.converters.proof import scales, stored
 from torchshrink.converters.ranges import Range
 from torchshrink.errors import ConversionError
+from torchshrink.pipeline.artefacts import Artefact, Source
 
 STEP = 0.001
 LEARNED = {"first": np.array([0.1, -0.2, 0.3], np.float32), "second": np.array([0.5, 0.5, -0.7], np.float32)}
@@ -45,13 +49,21 @@ def test_codes_of_a_weight_in_any_order() -> None:
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[onnx.ModelProto, Path, torch.Tensor]:
+def graph() -> tuple[GraphModule, torch.Tensor]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 1)).eval()
     inputs = torch.randn(4, 3, 8, 8)
     prepared = quantize.prepare_ptq(model, inputs)
     quantize.calibrate(prepared, [inputs])
-    source = export(quantize.convert(prepared), inputs[:1])
+    return quantize.convert(prepared), inputs
+
+
+@pytest.fixture(scope="module")
+def written(
+    graph: tuple[GraphModule, torch.Tensor], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[onnx.ModelProto, Path, torch.Tensor]:
+    quantized, inputs = graph
+    source = export(quantized, inputs[:1])
     path = tmp_path_factory.mktemp("stored") / "right.onnx"
     onnx_file.save(onnxruntime_int8.rewrite(source), path)
     return source, path, inputs
@@ -76,6 +88,26 @@ def test_one_other_number_is_seen(written: Any, kind: type, factor: float, tmp_p
     rows = [row for row in scales.compare(tmp_path / "wrong.onnx", source, inputs) if not row.is_equal]
     assert len(rows) == 1
     assert rows[0].codes > 0
+
+
+def test_a_pipeline_compares_what_is_stored(written: Any, graph: Any, tmp_path: Path) -> None:
+    """Three steps of a bias move no result by as much as rounding does: what is computed would pass."""
+    _, path, inputs = written
+    quantized, _ = graph
+    model = onnx.load(str(path))
+    item = next(each for each in model.graph.initializer if numpy_helper.to_array(each).dtype == np.int32)
+    codes = numpy_helper.to_array(item).copy()
+    codes[0] += 3
+    item.CopyFrom(numpy_helper.from_array(codes, item.name))
+    onnx.save(model, str(tmp_path / "wrong.onnx"))
+    source = Source("thin", quantized, quantized, inputs[:1], {})
+    for file in path, tmp_path / "wrong.onnx":
+        artefact = Artefact("thin", "onnx", "int8", file)
+        expected = Bridge().outputs(artefact, source, inputs)
+        parity = Bridge().compare(artefact, source, expected, expected, inputs)
+        assert parity["passed"] == (file == path), parity["reason"]
+    assert parity["judged_by"] == "stored"
+    assert re.fullmatch(r"1 of \d+ tensors do not carry the learned codes, first .+", parity["reason"])
 
 
 def test_a_file_that_delegates_take_and_kernels_refuse(unet2d: Any, tmp_path: Path) -> None:

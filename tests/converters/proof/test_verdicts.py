@@ -18,7 +18,7 @@ from torch.fx import GraphModule
 from torch.nn import functional as F
 
 from torchshrink import quantize
-from torchshrink.converters import qdq, tflite, tflite_file, to_onnx
+from torchshrink.converters import qdq, runtimes, tflite, tflite_file, to_onnx
 from torchshrink.converters.onnx_file import load, save
 from torchshrink.converters.proof import noise, operators, verify
 from torchshrink.converters.proof.verify import Parity
@@ -153,6 +153,23 @@ def test_a_file_of_another_graph_fails(made: dict[str, Made]) -> None:
     other, _ = _quantized(Residual(), seed=1)
     parity = verify.verify(made["residual"].files["onnx"], other, made["residual"].inputs, "int8", "graph")
     assert not parity.passed
+
+
+def test_operators_are_judged_on_the_processor_that_ran_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that cuts large sums off, of which nothing is seen here."""
+    graph, inputs = _quantized(nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU(), nn.Conv2d(4, 2, 1)))
+    path = Path(to_onnx(graph, inputs[:1], tmp_path / "m.onnx", "int8"))
+
+    def predict_all(file: Path, arrays: list[NDArray[Any]], processor: str) -> list[NDArray[Any]]:
+        values = runtimes.onnx_runner(load(file), set(), is_optimized=True)(arrays)
+        limits = {"x86-sse4": np.inf, "x86-avx2": 200}
+        return [np.minimum(each.astype(np.float32), limits[processor]) for each in values.values()]
+
+    monkeypatch.setattr(runtimes, "predict_all", predict_all)
+    assert operators.first_wrong(path, graph, [inputs[:1]], "x86-sse4") is None
+    wrong = operators.first_wrong(path, graph, [inputs[:1]], "x86-avx2")
+    assert wrong is not None
+    assert wrong.steps > 3
 
 
 # --- graphs that lost what they were to compute ---
