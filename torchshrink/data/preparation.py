@@ -45,18 +45,27 @@ class Preparation:
 
     def image(self, image: Image.Image, is_mask: bool = False) -> Image.Image:
         """Return an image of the size, with its own mode; masks keep their values."""
-        if not self.size:
-            return image
-        size = (self.size[0], self.size[-1])
-        method = Image.Resampling.NEAREST if is_mask else Image.Resampling.BILINEAR
-        if self.fit == "cover":
-            scale = max(size[0] / image.width, size[1] / image.height)
-            covering = max(size[0], round(image.width * scale)), max(size[1], round(image.height * scale))
-            image = _resized(image, covering, method)
+        image = self.rescaled(image, is_mask)
         if self.fit in ("crop", "cover"):
-            left, top = (image.width - size[0]) // 2, (image.height - size[1]) // 2
-            return image.crop((left, top, left + size[0], top + size[1]))
-        return _resized(image, size, method)
+            width, height = self.size[0], self.size[-1]
+            left, top = (image.width - width) // 2, (image.height - height) // 2
+            return image.crop((left, top, left + width, top + height))
+        return image
+
+    def rescaled(self, image: Image.Image, is_mask: bool = False) -> Image.Image:
+        """Return an image before anything is cut off it."""
+        method = Image.Resampling.NEAREST if is_mask else Image.Resampling.BILINEAR
+        return _resized(image, self.scaled(image.width, image.height), method)
+
+    def scaled(self, width: int, height: int) -> tuple[int, int]:
+        """Return the width and height of an image of this size before anything is cut off it."""
+        if not self.size or self.fit == "crop":
+            return width, height
+        size = self.size[0], self.size[-1]
+        if self.fit != "cover":
+            return size
+        scale = max(size[0] / width, size[1] / height)
+        return max(size[0], round(width * scale)), max(size[1], round(height * scale))
 
     def signal(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return the middle of ``[C, L]`` at the length, with zeros around a shorter one."""
