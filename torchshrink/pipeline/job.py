@@ -88,6 +88,8 @@ class Job:
             progress.start(f"data {recipe.data}")
         self.origin = {} if task else stated(recipe.data, recipe.seed)
         self.task = task or make_task(recipe)
+        if self.task.note:
+            progress.note(self.task.note)
         self.data_key = data_key(recipe, self.task.test, self.task.train)
         self._start = factory or (lambda: make_model(self.recipe, self.task))
         if self.task.kind == "unlabelled":

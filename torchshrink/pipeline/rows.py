@@ -111,6 +111,7 @@ def task_row(task: Task, recipe: Recipe, best_constant: Scores | None = None) ->
                     for name, each in task.metrics.items()},
         "decides": task.decides,
         "budget": asdict(task.budget) if task.budget else None,
+        **({"note": task.note} if task.note else {}),
         **constant,
     }  # fmt: skip
 
