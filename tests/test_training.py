@@ -284,3 +284,13 @@ def test_a_model_that_views_its_channels_trains_too() -> None:
     model = Flattening()
     fit(model, Task("signs", data, data, data, Normalization((0.0,), (1.0,)), loss=BCE()), settings(2))
     assert model.strides == {1, 64}  # it was tried, once
+
+
+@pytest.mark.parametrize(("kind", "outputs", "shape"), [("reconstruction", 2, (1, 4, 4)), ("regression", 1, ())])
+def test_answers_of_another_shape_are_not_repeated(kind: str, outputs: int, shape: tuple[int, ...]) -> None:
+    """Two answers for one truth, or [N, 1] for [N], broadcast in most losses."""
+    pairs = [(torch.zeros(1, 4, 4), torch.ones(shape))] * 4
+    task = Task("toy", pairs, pairs, pairs, Normalization((0.0,), (1.0,)), nn.MSELoss(), kind=kind)
+    end = nn.Identity() if kind == "reconstruction" else nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(ModelError, match=r"the model returns \[4, .* truth is \[4"):
+        fit(nn.Sequential(nn.Conv2d(1, outputs, 1), end), task, settings(1))

@@ -34,6 +34,9 @@ _LOSSES = {
 }
 
 
+TRUTH_LIKE = ("segmentation", "regression", "reconstruction")  # kinds whose answers have the shape of their truths
+
+
 def check(kind: str) -> None:
     """Raise RecipeError when there is no such kind."""
     if kind not in get_args(Kind):

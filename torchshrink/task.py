@@ -98,6 +98,7 @@ class Task:
             metric, of segmentation the loss.
         budget: How much worse than the dense model a file may be in it; by default 1 % where higher is better and 5 %
             where lower is.
+        note: What was seen in the data that its user should know; empty when there is nothing.
 
     Raises:
         RecipeError: When kind, metrics and ``decides`` contradict each other.
@@ -116,6 +117,7 @@ class Task:
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     decides: str = ""
     budget: Budget | None = None
+    note: str = ""
 
     def __post_init__(self) -> None:
         kinds.check(self.kind)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as tree
 from torch.utils.data import DataLoader, Dataset
 
+from torchshrink import kinds
 from torchshrink.errors import DataError, ModelError, RecipeError
 from torchshrink.losses import imitation
 from torchshrink.metrics import evaluate, guarded
@@ -93,7 +94,7 @@ def fit(
     Raises:
         DataError: When the training data has no sample or not the task's kind of truth, a batch has fewer samples than
             there are processes, or loss or metrics do not take what the model gives.
-        ModelError: When the loss stops being a number.
+        ModelError: When the loss stops being a number, or answers have another shape than their truths.
         RecipeError: When the data has no labels and there is no teacher to imitate alone.
     """
     from accelerate.data_loader import prepare_data_loader
@@ -205,10 +206,20 @@ class _Run:
         return loss * (len(inputs) / whole)
 
     def _task_loss(self, output: Any, truth: Any) -> Tensor:
+        self._check_shapes(output, truth)
         loss: Tensor = guarded("the loss", output, truth, lambda: self.task.loss(output, truth))
         if loss.numel() != 1:
             raise DataError(f"the loss gives {list(loss.shape)} numbers instead of one: let it return their mean")
         return loss
+
+    def _check_shapes(self, output: Any, truth: Any) -> None:
+        """Refuse what a loss would compare by repeating one of the two."""
+        are_alike = self.task.kind in kinds.TRUTH_LIKE and torch.is_tensor(output) and torch.is_tensor(truth)
+        if are_alike and output.shape != truth.shape:
+            raise ModelError(
+                f"the model returns {list(output.shape)} for a batch whose truth is {list(truth.shape)}: give it one "
+                "output for each channel or number of the truth, in its shape"
+            )
 
     def _outputs(self, inputs: Tensor) -> tuple[Any, Any]:
         """Return what the model and its teacher, if it has one, make of a batch."""

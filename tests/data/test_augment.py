@@ -112,3 +112,17 @@ def test_augmentation_can_be_sent_to_a_worker_process():
 def test_bad_settings(settings):
     with pytest.raises(DataError, match=f"dims={settings['dims']}"):
         flips_rotations_noise(**settings)
+
+
+def test_signals_of_a_class_are_moved_and_their_ends_held():
+    """Up to a tenth of 20 samples; a signal whose truth is a number or has positions stays where it is."""
+    ramp = torch.arange(20.0).expand(200, 1, 20)
+    augment = flips_rotations_noise(1, noise=0, brightness=0)
+    moved, truth = augment(ramp, torch.arange(200), generator())
+    moves = {int(signal[0, 10]) - 10 for signal in moved}
+    assert moves == {-2, -1, 0, 1, 2}
+    for signal in moved:
+        assert torch.equal(signal[0], (torch.arange(20.0) + signal[0, 10] - 10).clamp(0, 19))
+    assert torch.equal(truth, torch.arange(200))
+    for kept in (torch.rand(200, 1), torch.ones(200, 1, 20, dtype=torch.uint8), torch.ones(200, 20, dtype=torch.int64)):
+        assert torch.equal(augment(ramp, kept, generator())[0], ramp)

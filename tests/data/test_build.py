@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from torchshrink.data import LabelledArrays, from_xy, task_from_arrays
+from torchshrink.data import LabelledArrays, from_xy, open_task, task_from_arrays
 from torchshrink.data.labelled import split
 from torchshrink.errors import DataError
+from torchshrink.task import Normalization
 
 
 def numbered(count: int, origin: str = "train", channels: int = 1, length: int = 2, **settings) -> LabelledArrays:
@@ -157,3 +159,36 @@ def test_read_only_arrays_are_welcome():
     x.flags.writeable = y.flags.writeable = False
     direct = LabelledArrays(x, y.view(np.uint8))
     assert len(task_from_arrays("n", from_xy(x, y), direct).test) == 6
+
+
+@pytest.mark.parametrize(("quiet", "what"), [("test", "test"), ("train", "training")])
+def test_signals_of_another_loudness_are_spoken_of(quiet, what):
+    x = np.random.default_rng(0).normal(size=(4, 1, 64)).astype(np.float32)
+    y = np.arange(4) % 2
+    parts = {name: from_xy(x / (10 if name == quiet else 1), y) for name in ("train", "test")}
+    assert task_from_arrays("sounds", parts["train"], parts["test"], validation=0.25).note.startswith(
+        f"half of the {what} signals are 10.0 times quieter"
+    )
+    assert task_from_arrays("sounds", from_xy(x, y), from_xy(x / 2, y)).note == ""
+
+
+@pytest.mark.parametrize(("level", "by"), [("peak", 4.0), ("rms", np.sqrt((16 + 4) / 4))])
+def test_a_level_is_of_every_signal_and_travels_with_the_task(tmp_path, level, by):
+    """All channels of a signal by one factor; silence stays silent."""
+    x = np.array([[[0, -400], [200, 0]], [[0, 0], [0, 0]], [[0, -4], [2, 0]]], np.int16)
+    for part in ("train", "test"):
+        np.savez(tmp_path / f"{part}.npz", x=x, y=[0, 1, 1])
+    task = open_task(f"{tmp_path}?level={level}", augment=False, normalization=Normalization((0.0, 0.0), (1.0, 1.0)))
+    assert task.metadata["prepared"] == f"level={level}"
+    assert task.note == ""
+    found = torch.stack([task.test[index][0] for index in range(3)])
+    loud = torch.tensor([[0, -4], [2, 0]]) / by
+    assert torch.allclose(found, torch.stack([loud, torch.zeros(2, 2), loud]))
+
+
+def test_a_level_is_for_signals(tmp_path):
+    for label in ("a", "b"):
+        (tmp_path / label).mkdir()
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / label / "one.png")
+    with pytest.raises(DataError, match="is an image, level=peak is for sounds and arrays"):
+        open_task(f"{tmp_path}?level=peak")

@@ -16,7 +16,7 @@ from torch import nn
 from torchshrink import bench, stages
 from torchshrink.errors import ConversionError, MissingExtraError
 from torchshrink.metrics import Scores
-from torchshrink.pipeline import build, elsewhere
+from torchshrink.pipeline import build, elsewhere, test_part
 from torchshrink.pipeline.artefacts import Artefact, Made, Source
 from torchshrink.pipeline.job import Job
 from torchshrink.pipeline.recipe import parse
@@ -24,6 +24,7 @@ from torchshrink.pipeline.rows import UNCOMPARED, failed_file, file_row
 from torchshrink.pipeline.run import run
 from torchshrink.pipeline.steps import Steps
 from torchshrink.progress import SILENT, Silent
+from torchshrink.report import samples
 from torchshrink.training import History
 
 MODULE = """
@@ -229,3 +230,51 @@ def test_the_row_of_a_file(tmp_path: Path) -> None:
     assert failed_file(artefact, tmp_path, parity) == {
         "name": "dense/onnx-int8", "path": "files/dense-int8.onnx", "reason": "too far", "parity": parity,
     }  # fmt: skip
+
+
+def test_a_test_part_in_pieces_gives_the_report_of_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory for one sample at a time: losses, parity and what is kept for the report are those of all at once."""
+    monkeypatch.setattr(bench, "measure_all", lambda *_, **__: {})
+    monkeypatch.setattr(bench, "predict", lambda path, inputs: 1 / (1 + np.exp(-inputs)))
+    plan = parse({"data": "synthetic:cells?size=16&train=4&test=7", "model": {"arguments": {"widths": [4, 8]}},
+                  "variants": {"dense": {"train": {"epochs": 0}}}, "precisions": ["fp32"]})  # fmt: skip
+    checked, kept = {}, {}
+    for size in (test_part.PIECE_BYTES, 1):
+        monkeypatch.setattr(test_part, "PIECE_BYTES", size)
+        out = tmp_path / str(size)
+        bridge = _Pieces()
+        job = Job(plan, out, bridge, Steps(out), SILENT)  # type: ignore[arg-type]
+        job.make("dense", plan.variants["dense"])
+        job.export("dense")
+        job.check("dense")
+        (checked[size],) = job.made["dense"].checked
+        assert len(bridge.lengths) == (1 if size > 1 else 7)
+        kept[size] = [*job.test.first(), np.asarray(samples.outputs(out, "dense/onnx-fp32"))]
+    whole, pieces = checked.values()
+    assert pieces["loss"] == pytest.approx(whole["loss"], rel=1e-6)
+    assert pieces["metrics"] == pytest.approx(whole["metrics"], rel=1e-6)
+    assert pieces["parity"] == pytest.approx(whole["parity"])
+    for one, other in zip(*kept.values(), strict=True):
+        assert np.array_equal(one[:4], other[:4])
+
+
+class _Pieces(_Bridge):
+    """Compares what it is given: the mean over pieces is that over all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lengths: list[int] = []
+
+    def compare(self, *given: Any) -> dict[str, Any]:
+        *_, found, expected, inputs = given
+        self.lengths.append(len(inputs))
+        apart = np.abs(found - expected)
+        return {**UNCOMPARED, "reason": "", "max_abs": float(apart.max()), "mean_abs": float(apart.mean())}
+
+
+def test_the_first_piece_that_fails_says_why() -> None:
+    """And a file that fails is not scored: its outputs may have another shape."""
+    sound = {"max_abs": 0.25, "mean_abs": 0.125, "lsb_match": 1.0, "passed": True, "reason": "", "noise_db": None}
+    wrong = {"max_abs": 2.0, "mean_abs": 1.0, "lsb_match": 0.5, "passed": False, "reason": "far", "noise_db": 20.0}
+    assert test_part.merged(sound, wrong, 0.25) == {**wrong, "mean_abs": 0.34375, "lsb_match": 0.875}
+    assert test_part.merged(wrong, sound, 0.25)["reason"] == "far"

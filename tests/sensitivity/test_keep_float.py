@@ -1,5 +1,7 @@
 """Which layers stay float, on a model where int8 is known to hurt in two of five."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -7,7 +9,10 @@ from torch.utils.data import TensorDataset
 
 from torchshrink import sensitivity
 from torchshrink.errors import RecipeError
+from torchshrink.meters import Metric
+from torchshrink.sensitivity import keep_float
 from torchshrink.sensitivity.keep_float import Choice, choose, layers_to_keep
+from torchshrink.sensitivity.measurement import Figures, int8_increases
 from torchshrink.task import Normalization, Task
 
 
@@ -124,3 +129,19 @@ def test_in_words() -> None:
 def test_a_budget_out_of_range(task: Task, budget: float) -> None:
     with pytest.raises(RecipeError, match="budget="):
         choose(Wide(), task, budget)
+
+
+def test_layers_are_ranked_by_what_decides_then_by_the_loss(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Accuracy of a few samples is the same for most layers; the loss tells those apart."""
+    known = {"first": (0, 9), "wide": (1, 0), "narrow": (0, 1), "fourth": (0, 5), "last": (0, 0)}
+    found = {name: Figures(*each) for name, each in known.items()}
+    monkeypatch.setattr(keep_float, "int8_increases", lambda *_, **__: found)
+    assert choose(Wide(), task, budget=0.0).layers == ("wide", "first")
+
+
+def test_what_decides_is_measured_of_each_layer_alone(task: Task) -> None:
+    """Twice the loss as the metric: each layer's figure in it is twice its figure in the loss."""
+    doubled = replace(task, metrics={"twice": Metric(lambda x, y: 2 * SquaredError()(x, y), False)}, decides="twice")
+    found = int8_increases(Wide(), doubled)
+    assert found["narrow"].loss > 0.5
+    assert all(each.cost == pytest.approx(2 * each.loss, abs=1e-4) for each in found.values())

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torchshrink.data import kinds
 from torchshrink.data.images import check_regular
 from torchshrink.data.labelled import LabelledArrays, LazySamples, check_names, check_shapes
+from torchshrink.data.preparation import Preparation
 from torchshrink.errors import DataError
 
 _LEAST_HEIGHT = 16  # of [N, H, W]; below, the middle axis of two equal shapes is taken for channels
@@ -24,7 +25,7 @@ _HEADERS = {(1, 0): _npy.read_array_header_1_0, (2, 0): _npy.read_array_header_2
 
 
 def read_npz(
-    path: Path, *, kind: str | None = None, group: str | None = None, classes: int | None = None
+    path: Path, *, kind: str | None = None, group: str | None = None, classes: int | None = None, level: str = ""
 ) -> dict[str, LazySamples]:
     """Return the samples of one npz file by part.
 
@@ -35,6 +36,7 @@ def read_npz(
         kind: What ``y`` is, when it does not follow from its shape, type and values; see `from_xy`.
         group: An array with an entry for each sample; samples of one group are never divided between parts.
         classes: How many classes there are, where some occur nowhere.
+        level: What every input is divided by, see `torchshrink.data.preparation.Preparation`.
 
     Raises:
         DataError: When the file or one of its arrays cannot be used, see `from_xy`.
@@ -45,11 +47,11 @@ def read_npz(
     else:
         ends = {"": ""}
     parts = {name: _Arrays(path, f"x{end}", f"y{end}", group and f"{group}{end}") for name, end in ends.items()}
-    return _together(parts, kind, classes)
+    return _together(parts, kind, classes, level)
 
 
 def read_npz_pair(
-    folder: Path, *, kind: str | None = None, group: str | None = None, classes: int | None = None
+    folder: Path, *, kind: str | None = None, group: str | None = None, classes: int | None = None, level: str = ""
 ) -> dict[str, LazySamples]:
     """Return the samples of ``train.npz`` and ``test.npz`` in a folder, both with keys as `read_npz` describes.
 
@@ -60,7 +62,7 @@ def read_npz_pair(
         if not (folder / name).exists():
             raise DataError(f"{folder / name} is missing: put train.npz and test.npz side by side")
     parts = {name: _Arrays(folder / f"{name}.npz", "x", "y", group) for name in ("train", "test")}
-    return _together(parts, kind, classes)
+    return _together(parts, kind, classes, level)
 
 
 def from_xy(
@@ -129,15 +131,16 @@ class _Arrays:
         if self.groups is not None and len(self.groups) != len(self.x):
             raise DataError(f"{path}: {group} has {len(self.groups)} entries for {len(self.x)} samples: give each one")
 
-    def samples(self, outputs: int, is_binary: bool) -> LazySamples:
+    def samples(self, outputs: int, is_binary: bool, level: str) -> LazySamples:
         """Return the samples, once the arrays are laid out and checked."""
         if self.y is not None:
             check_shapes(self.origin, self.x, self.y, self.kind)
         if self.kind in ("segmentation", "multiclass", "classification"):
             check_names(self.origin, self.class_names, outputs)
+        how = Preparation(level=level)
         return LazySamples(
             range(len(self.x)),
-            partial(_input_at, x=self.x),
+            partial(_input_at, x=self.x, how=how),
             partial(_truth_at, y=self.y, kind=self.kind, is_binary=is_binary),
             self.origin,
             _raw(self.x),
@@ -145,17 +148,18 @@ class _Arrays:
             outputs,
             self.class_names,
             self.groups,
+            str(how),
         )
 
 
-def _together(parts: dict[str, _Arrays], kind: str | None, classes: int | None) -> dict[str, LazySamples]:
+def _together(parts: dict[str, _Arrays], kind: str | None, classes: int | None, level: str) -> dict[str, LazySamples]:
     """Return the samples of all parts, which are of one kind: several classes, if one part shows more than one."""
     for part in parts.values():
         part.x, part.y, part.kind = _laid_out(part.x, part.y, kind, part.origin)
     first, *others = parts.values()
     for other in others:
         if {first.kind, other.kind} == {"segmentation", "multiclass"}:
-            return _together(parts, "multiclass", classes)
+            return _together(parts, "multiclass", classes, level)
         if first.kind != other.kind:
             raise DataError(
                 f"{first.origin} holds a {first.kind} but {other.origin} a {other.kind}: store y as one type, or say "
@@ -168,7 +172,7 @@ def _together(parts: dict[str, _Arrays], kind: str | None, classes: int | None) 
     if first.kind in ("multiclass", "classification"):
         outputs = kinds.count_classes(found, classes, f"{first.origin}: y holds")
     is_binary = first.kind == "multiclass" and found == {0, 1}
-    return {name: part.samples(outputs, is_binary) for name, part in parts.items()}
+    return {name: part.samples(outputs, is_binary, level) for name, part in parts.items()}
 
 
 def _laid_out(x: NDArray[Any], y: Any, kind: str | None, origin: str) -> tuple[NDArray[Any], Any, str]:
@@ -281,8 +285,8 @@ def _raw(x: NDArray[Any]) -> str:
     return "uint8 / 255" if x.dtype == np.uint8 else str(x.dtype)
 
 
-def _input_at(index: int, x: NDArray[Any]) -> NDArray[np.float32]:
-    return _inputs(np.asarray(x[index]))
+def _input_at(index: int, x: NDArray[Any], how: Preparation) -> NDArray[np.float32]:
+    return how.levelled(_inputs(np.asarray(x[index])))
 
 
 def _truth_at(index: int, y: NDArray[Any] | None, kind: str, is_binary: bool) -> NDArray[Any]:

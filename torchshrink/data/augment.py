@@ -10,6 +10,8 @@ from torch import Tensor
 from torchshrink.errors import DataError
 from torchshrink.task import Augmentation
 
+_LARGEST_MOVE = 0.1  # of a signal, as a share of its length
+
 
 def flips_rotations_noise(
     dims: int, noise: float = 0.05, *, square: bool = True, brightness: float = 0.1
@@ -19,7 +21,8 @@ def flips_rotations_noise(
     Images are flipped along each axis with a chance of one half and, when square, transposed with the same chance:
     together all eight symmetries of a square, 90-degree rotations included; a rectangle keeps its flips and the
     180-degree rotation. Signals keep their direction. Truth moves with its input and is never interpolated; images
-    whose truth has no positions (a class, a number) keep their direction too: a flipped digit is another one.
+    whose truth has no positions (a class, a number) keep their direction too: a flipped digit is another one. Signals
+    whose truth is a class begin up to a tenth of their length earlier or later, and their ends are held.
 
     Args:
         dims: 2 for images ``[N, C, H, W]``, 1 for signals ``[N, C, L]``.
@@ -73,7 +76,16 @@ def _turn(x: Tensor, y: Tensor, generator: torch.Generator, square: bool) -> tup
 def _augment_signals(
     x: Tensor, y: Tensor, generator: torch.Generator, *, noise: float, scale: float
 ) -> tuple[Tensor, Tensor]:
+    x = _moved(x, generator) if y.dim() == 1 and not y.is_floating_point() else x
     return _noisy(x * (1 + _uniform(x, generator, scale)), generator, noise), y
+
+
+def _moved(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Move every signal ``[C, L]`` by a number of samples of its own, up to a tenth of its length."""
+    length = x.shape[-1]
+    by = (_uniform(x, generator, _LARGEST_MOVE) * length).round().long()
+    places = (torch.arange(length, device=x.device) - by).clamp(0, length - 1)
+    return x.gather(-1, places.expand_as(x))
 
 
 def _coins(x: Tensor, generator: torch.Generator) -> Tensor:

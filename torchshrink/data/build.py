@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 
 from torchshrink.data.augment import flips_rotations_noise
 from torchshrink.data.labelled import RawSamples, split
-from torchshrink.data.statistics import moments, normalization_of
+from torchshrink.data.statistics import loudness_note, moments, normalization_of
 from torchshrink.errors import DataError
 from torchshrink.task import Augmentation, Normalization, Task
 
@@ -69,6 +69,7 @@ def task_from_arrays(
         class_names=_names(train, test),
         kind=train.kind,
         prepared=train.prepared,
+        note=loudness_note(seen[0], seen[2]) if len(shape) == 2 and "level" not in train.prepared else "",
     )
 
 

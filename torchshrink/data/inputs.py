@@ -59,6 +59,8 @@ def noisy(item: Path, read: Read, amount: float) -> NDArray[np.float32]:
 
 
 def _images(paths: Sequence[Path], preparation: Preparation) -> Inputs:
+    if preparation.level:
+        raise DataError(f"{paths[0]} is an image, level={preparation.level} is for sounds and arrays: leave it out")
     headers = [images.header(path, preparation) for path in paths]
     first = headers[0]
     for other in headers:

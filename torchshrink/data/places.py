@@ -52,7 +52,7 @@ def read(path: Path, source: str, given: Mapping[str, str], how: Preparation) ->
         raise DataError(f"{path} does not exist: {EXPECTED}")
     if is_npz:
         reader = read_npz if suffix == ".npz" and not path.is_dir() else read_npz_pair
-        return reader(path, kind=kind, group=given.get("group"), classes=classes)
+        return reader(path, kind=kind, group=given.get("group"), classes=classes, level=how.level)
     if suffix == ".csv":
         target, group = given.get("target"), given.get("group")
         parts = read_table(path, how, kind=kind, target=target, group=group, classes=classes)

@@ -14,9 +14,10 @@ from PIL import Image
 from torchshrink.data import options as texts
 from torchshrink.errors import DataError
 
-KEYS = ("size", "fit", "colour")
+KEYS = ("size", "fit", "colour", "level")
 FITS = ("resize", "crop", "cover")
 COLOURS = {"gray": "L", "rgb": "RGB"}
+LEVELS = ("peak", "rms")
 
 
 @dataclass(frozen=True)
@@ -28,30 +29,43 @@ class Preparation:
         fit: ``resize`` stretches or shrinks, masks to their nearest pixels; ``crop`` takes the middle, with zeros
             around what is smaller; ``cover`` scales until the size is covered, then takes the middle.
         colour: ``gray`` or ``rgb`` converts 8-bit images of any kind.
+        level: ``peak`` divides every signal by its largest magnitude, ``rms`` by the root of its mean square, so that
+            quiet ones are as loud as others, in int8 too.
     """
 
     size: tuple[int, ...] = ()
     fit: str = ""
     colour: str = ""
+    level: str = ""
 
     def __str__(self) -> str:
-        texts = {"size": "x".join(map(str, self.size)), "fit": self.fit, "colour": self.colour}
+        size = "x".join(map(str, self.size))
+        texts = {"size": size, "fit": self.fit, "colour": self.colour, "level": self.level}
         return urlencode({key: text for key, text in texts.items() if text})
 
     def image(self, image: Image.Image, is_mask: bool = False) -> Image.Image:
         """Return an image of the size, with its own mode; masks keep their values."""
-        if not self.size:
-            return image
-        size = (self.size[0], self.size[-1])
-        method = Image.Resampling.NEAREST if is_mask else Image.Resampling.BILINEAR
-        if self.fit == "cover":
-            scale = max(size[0] / image.width, size[1] / image.height)
-            covering = max(size[0], round(image.width * scale)), max(size[1], round(image.height * scale))
-            image = _resized(image, covering, method)
+        image = self.rescaled(image, is_mask)
         if self.fit in ("crop", "cover"):
-            left, top = (image.width - size[0]) // 2, (image.height - size[1]) // 2
-            return image.crop((left, top, left + size[0], top + size[1]))
-        return _resized(image, size, method)
+            width, height = self.size[0], self.size[-1]
+            left, top = (image.width - width) // 2, (image.height - height) // 2
+            return image.crop((left, top, left + width, top + height))
+        return image
+
+    def rescaled(self, image: Image.Image, is_mask: bool = False) -> Image.Image:
+        """Return an image before anything is cut off it."""
+        method = Image.Resampling.NEAREST if is_mask else Image.Resampling.BILINEAR
+        return _resized(image, self.scaled(image.width, image.height), method)
+
+    def scaled(self, width: int, height: int) -> tuple[int, int]:
+        """Return the width and height of an image of this size before anything is cut off it."""
+        if not self.size or self.fit == "crop":
+            return width, height
+        size = self.size[0], self.size[-1]
+        if self.fit != "cover":
+            return size
+        scale = max(size[0] / width, size[1] / height)
+        return max(size[0], round(width * scale)), max(size[1], round(height * scale))
 
     def signal(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return the middle of ``[C, L]`` at the length, with zeros around a shorter one."""
@@ -63,6 +77,14 @@ class Preparation:
             return values[..., first : first + length]
         before = (length - given) // 2
         return np.pad(values, [(0, 0)] * (values.ndim - 1) + [(before, length - given - before)])
+
+    def levelled(self, values: NDArray[Any]) -> NDArray[np.float32]:
+        """Return a signal ``[C, L]`` at its level, all channels by the same factor; silence stays silent."""
+        floats = np.asarray(values, np.float32)
+        if not self.level or not (peak := np.abs(floats).max()) > 0:
+            return floats
+        floats = floats / peak
+        return floats if self.level == "peak" else floats / np.sqrt(np.square(floats).mean())
 
 
 def parse(source: str, options: Mapping[str, str]) -> Preparation:
@@ -81,7 +103,10 @@ def parse(source: str, options: Mapping[str, str]) -> Preparation:
         raise DataError(f"{source}: fit={fit} needs a size, such as size=96&fit={fit}")
     if colour and colour not in COLOURS:
         raise DataError(f"{source}: there is no colour={colour}, choose {', '.join(COLOURS)}")
-    return Preparation(tuple(map(int, sides)), fit, colour)
+    level = options.get("level", "")
+    if level and level not in LEVELS:
+        raise DataError(f"{source}: there is no level={level}, choose {', '.join(LEVELS)}")
+    return Preparation(tuple(map(int, sides)), fit, colour, level)
 
 
 def stored(text: str) -> Preparation:

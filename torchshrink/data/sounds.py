@@ -39,7 +39,7 @@ def header(path: Path, preparation: Preparation) -> Header:
 
 
 def read(path: Path, preparation: Preparation) -> NDArray[np.float32]:
-    """Return ``[channels, length]`` with the values of the file, -32768 to 32767.
+    """Return ``[channels, length]`` with the values of the file, -32768 to 32767, or at the preparation's level.
 
     Raises:
         DataError: When the file is damaged.
@@ -49,7 +49,7 @@ def read(path: Path, preparation: Preparation) -> NDArray[np.float32]:
         values = np.frombuffer(file.readframes(count), "<i2")
     if values.size != count * channels:
         raise DataError(f"{path} holds {values.size // channels} samples but says {count}: copy it again")
-    return np.ascontiguousarray(preparation.signal(values.reshape(-1, channels).T), np.float32)
+    return preparation.levelled(np.ascontiguousarray(preparation.signal(values.reshape(-1, channels).T)))
 
 
 @contextmanager

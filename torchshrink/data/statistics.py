@@ -14,6 +14,7 @@ from torchshrink.errors import DataError
 from torchshrink.task import Normalization
 
 _AT_ONCE = 64  # samples that a thread takes
+_MUCH_QUIETER = 3.0  # times
 
 
 def moments(samples: RawSamples) -> NDArray[np.float64]:
@@ -43,6 +44,27 @@ def normalization_of(found: NDArray[np.float64], raw: str) -> Normalization:
     # Rounding leaves a constant channel with a tiny deviation: compare its ends instead.
     std = np.where(low.min(0) < high.max(0), np.sqrt(variance.mean(0) + mean.var(0)), 1.0)
     return Normalization(tuple(mean.mean(0).tolist()), tuple(std.tolist()), raw)
+
+
+def loudness_note(train: NDArray[np.float64], test: NDArray[np.float64]) -> str:
+    """Say when the signals of one part are much quieter than those of the other; empty when they are not.
+
+    A network that is never told so fails on them, and in int8 they have few steps to be told apart by.
+
+    Args:
+        train: What `moments` returns of the training part.
+        test: The same of the test part.
+    """
+    loud, quiet = (float(np.median(np.sqrt(np.square(found[:, 0]) + found[:, 1]))) for found in (train, test))
+    ratio = max(loud, quiet) / max(min(loud, quiet), 1e-12)
+    if not _MUCH_QUIETER < ratio < np.inf or min(loud, quiet) == 0:
+        return ""
+    what = "test signals are" if quiet < loud else "training signals are"
+    other = "training signals" if quiet < loud else "test signals"
+    return (
+        f"half of the {what} {ratio:.1f} times quieter than half of the {other}: say level=peak behind the ? of the "
+        "data, and every signal is divided by its own peak"
+    )
 
 
 def _some(samples: RawSamples, shape: tuple[int, ...], start: int) -> NDArray[np.float64]:

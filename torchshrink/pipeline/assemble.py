@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from torchshrink import checkpoint, losses
+from torchshrink import checkpoint, kinds, losses
 from torchshrink.data import open_task
 from torchshrink.data.sources import is_callable
 from torchshrink.errors import ModelError, RecipeError
@@ -26,8 +26,6 @@ from torchshrink.pipeline.subject import Loss, MetricChoice
 from torchshrink.settings import Budget
 from torchshrink.task import Task, batches
 from torchshrink.usercode import calling, told
-
-_TRUTH_LIKE_ANSWER = ("segmentation", "regression", "reconstruction")  # kinds of tasks
 
 
 def make_task(recipe: Recipe) -> Task:
@@ -103,7 +101,7 @@ def make_model(recipe: Recipe, task: Task) -> nn.Module:
         ModelError: When it is no module, or its answer cannot be compared with the task's truth.
     """
     model = _make_model(recipe, task)
-    is_dense = getattr(task, "kind", "segmentation") in _TRUTH_LIKE_ANSWER
+    is_dense = getattr(task, "kind", "segmentation") in kinds.TRUTH_LIKE
     check_answer(model, task.example_input, task.example_truth.shape if is_dense else None)
     return model
 

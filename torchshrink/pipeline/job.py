@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.utils import _pytree as tree
 
@@ -19,9 +18,8 @@ from torchshrink.bench.environment import environment
 from torchshrink.constant import constant
 from torchshrink.errors import ConversionError, ModelError, RecipeError, ShrinkError
 from torchshrink.files import atomic, sha256
-from torchshrink.metrics import Scores, score, stack
 from torchshrink.model import graphs
-from torchshrink.pipeline.artefacts import Artefact, Bridge, Made, Outputs, Source, as_list, ranges_path
+from torchshrink.pipeline.artefacts import Artefact, Bridge, Made, Outputs, Source, ranges_path
 from torchshrink.pipeline.assemble import make_factory, make_model, make_task
 from torchshrink.pipeline.build import build, teacher_of
 from torchshrink.pipeline.elsewhere import check_emulators, elsewhere
@@ -31,16 +29,15 @@ from torchshrink.pipeline.recipe import Recipe, Variant
 from torchshrink.pipeline.rows import (
     UNCOMPARED,
     Row,
-    confusion,
     failed_file,
     failed_variant,
     figures,
     file_row,
-    kept_truth,
     task_row,
 )
 from torchshrink.pipeline.steps import Result, Steps, Work, digest
 from torchshrink.pipeline.subject import Loss
+from torchshrink.pipeline.test_part import Tally, TestPart
 from torchshrink.progress import Progress
 from torchshrink.quantize.noise import to_rows
 from torchshrink.report import samples
@@ -92,11 +89,13 @@ class Job:
             progress.start(f"data {recipe.data}")
         self.origin = {} if task else stated(recipe.data, recipe.seed)
         self.task = task or make_task(recipe)
+        if self.task.note:
+            progress.note(self.task.note)
         self.data_key = data_key(recipe, self.task.test, self.task.train)
         self._start = factory or (lambda: make_model(self.recipe, self.task))
         if self.task.kind == "unlabelled":
             self._learn_from_the_model()
-        self.inputs, self.truths = stack(self.task.test)
+        self.test = TestPart(self.task)
         self.metadata = self.task.metadata
         self.made: dict[str, Made] = {}
         if factory is None and recipe.model.factory != "unet":
@@ -174,18 +173,13 @@ class Job:
             rows: list[Row] = []
             failed: list[Row] = []
             kept: list[Path] = []
-            expected: dict[bool, Outputs] = {}
-            for index, artefact in enumerate(made.artefacts, 1):
-                is_int8 = artefact.precision == "int8"
-                if is_int8 not in expected:
-                    expected[is_int8] = self.bridge.outputs(artefact, source, self.inputs)
-                outputs = self._predicted(artefact.path)
-                parity = self._compare(artefact, source, outputs, expected[is_int8])
-                shown_on = elsewhere(self.bridge, artefact, source, self.inputs[:1], self.recipe.processors, parity)
+            for index, (artefact, tally) in enumerate(self._compared(source, made.artefacts), 1):
+                parity, example = self._judged(artefact, source, tally), self.task.example_input
+                shown_on = elsewhere(self.bridge, artefact, source, example, self.recipe.processors, parity)
                 if parity["passed"]:
-                    row, shown = self._row(artefact, outputs, parity, self._activations(artefact, source))
+                    row, shown = self._row(artefact, tally, parity, self._activations(artefact, source))
                     row["processors"] = shown_on
-                    if is_int8 and isinstance(source.quantized, GraphModule):
+                    if artefact.precision == "int8" and isinstance(source.quantized, GraphModule):
                         row["graph_noise"] = to_rows(quantize.noise(source.quantized))
                     rows.append(row)
                     kept += [shown, self._sidecar(row)]
@@ -210,13 +204,13 @@ class Job:
             return {name: figures(measured[path]) | islands.get(name, {}) for name, path in paths.items()}, []
 
         def keep() -> tuple[Result, list[Path]]:
-            return {}, [samples.keep_data(self.out, self.inputs.numpy(), kept_truth(self.task, self.truths))]
+            return {}, [samples.keep_data(self.out, *self.test.first())]
 
         self._step("samples", [self.data_key], keep)
         inputs = [self.recipe.measure.model_dump(), [[name, sha256(path)] for name, path in paths.items()]]
         found, _ = self._step("measure", inputs, work)
         return {
-            "task": task_row(self.task, self.recipe, constant(self.task, self.truths)),
+            "task": task_row(self.task, self.recipe, constant(self.task, self.test.truths())),
             "environment": environment(),
             "rows": [{**row, **found[row["name"]]} for row in rows],
             "layers": self._layers(),
@@ -266,16 +260,37 @@ class Job:
         graph = self.load(made.calibrated) if made.calibrated else model if quantize.is_quantized(model) else None
         return Source(name, model, graph, self.task.example_input, self.metadata)
 
-    def _compare(self, artefact: Artefact, source: Source, outputs: Outputs, expected: Outputs) -> dict[str, Any]:
+    def _compared(self, source: Source, artefacts: Sequence[Artefact]) -> Iterator[tuple[Artefact, Tally]]:
+        """Run files and their source over the test part, a piece after the other, and yield what each comes to.
+
+        A file that has failed sees no further piece.
+        """
+        tallies = [Tally(self.task, self._structure) for _ in artefacts]
+        for inputs, truths in self.test:
+            expected: dict[bool, Outputs] = {}
+            for artefact, tally in zip(artefacts, tallies, strict=True):
+                if not tally.parity.get("passed", True):
+                    continue
+                is_int8 = artefact.precision == "int8"
+                if is_int8 not in expected:
+                    expected[is_int8] = self.bridge.outputs(artefact, source, inputs)
+                outputs = self._predicted(artefact.path, inputs)
+                parity = self.bridge.compare(artefact, source, outputs, expected[is_int8], inputs)
+                tally.compare(parity, expected[is_int8], truths)
+                if parity["passed"]:
+                    tally.add(outputs, truths)
+        yield from zip(artefacts, tallies, strict=True)
+
+    def _judged(self, artefact: Artefact, source: Source, tally: Tally) -> dict[str, Any]:
         """Return the parity of a file: its outputs, and for int8 its loss, are those of its source."""
-        parity = self.bridge.compare(artefact, source, outputs, expected, self.inputs)
+        parity = tally.parity
         if parity["passed"] and artefact.precision == "int8":
-            reached, wanted = self._score(outputs).loss, self._score(expected).loss
+            reached, wanted = tally.scores.loss, tally.wanted.loss
             if not abs(reached - wanted) <= LOSS_LIMIT * abs(wanted) + _LEAST_LOSS:
                 reason = f"test loss {reached:.4f} instead of the PyTorch graph's {wanted:.4f}"
                 parity |= {"passed": False, "reason": reason}
         if not parity["passed"]:
-            where = self.bridge.locate(artefact, source, self.inputs[:1])
+            where = self.bridge.locate(artefact, source, self.task.example_input)
             parity["reason"] += f"; first diverging operation: {where or 'none found on the first test input'}"
         return parity
 
@@ -286,25 +301,18 @@ class Job:
         with torch.no_grad():
             return tree.tree_structure(model(self.task.example_input))
 
-    def _predicted(self, path: Path) -> Outputs:
+    def _predicted(self, path: Path, inputs: Tensor) -> Outputs:
         if self._structure.num_leaves == 1:
-            return bench.predict(path, self.inputs.numpy())
-        return bench.predict_all(path, (self.inputs.numpy(),))
-
-    def _score(self, outputs: Outputs) -> Scores:
-        tensors = [torch.from_numpy(np.asarray(output)) for output in as_list(outputs)]
-        structured = tree.tree_unflatten(tensors, self._structure)
-        return score(structured, self.truths, self.task.loss, self.task.metrics)
+            return bench.predict(path, inputs.numpy())
+        return bench.predict_all(path, (inputs.numpy(),))
 
     def _row(
-        self, artefact: Artefact, outputs: Outputs, parity: dict[str, Any], spreads: Sequence[Activation] = ()
+        self, artefact: Artefact, tally: Tally, parity: dict[str, Any], spreads: Sequence[Activation] = ()
     ) -> tuple[Row, Path]:
         """Return the row of a file, and what is kept for the report to show beside it."""
         weights = self.bridge.weights(artefact.path)
-        scores = self._score(outputs)
-        row = file_row(artefact, self.made[artefact.variant], self.out, weights, scores, parity)
-        row |= confusion(self.task, as_list(outputs)[0], self.truths)
-        return row, samples.keep(self.out, artefact.name, as_list(outputs)[0], weights, spreads)
+        row = file_row(artefact, self.made[artefact.variant], self.out, weights, tally.scores, parity)
+        return row | tally.confusion, samples.keep(self.out, artefact.name, tally.outputs, weights, spreads)
 
     def _torch_rows(self, name: str) -> list[Row]:
         """Return the row of a variant's PyTorch checkpoint; a quantized graph is a reference, not a thing to ship."""
@@ -318,8 +326,10 @@ class Job:
         def work() -> tuple[Result, list[Path]]:
             if not is_unet:
                 checkpoint.save(_trace(self.load(made.path), self.task), path, self.metadata)
-            outputs = self._predicted(path)
-            row, shown = self._row(Artefact(name, "torch", "fp32", path), outputs, UNCOMPARED)
+            tally = Tally(self.task, self._structure)
+            for inputs, truths in self.test:
+                tally.add(self._predicted(path, inputs), truths)
+            row, shown = self._row(Artefact(name, "torch", "fp32", path), tally, UNCOMPARED)
             return row, [path, shown]
 
         row, _ = self._step(f"score:{name}", [sha256(made.path), self.data_key], work)
@@ -330,7 +340,8 @@ class Job:
         if source.quantized is None or artefact.precision != "int8" or not isinstance(self.bridge, Reader):
             return []
         try:
-            return self.bridge.activations(artefact.path, source.quantized, self.inputs)
+            inputs, _ = next(iter(self.test))
+            return self.bridge.activations(artefact.path, source.quantized, inputs)
         except (ModelError, ConversionError) as error:
             self.progress.note(f"{artefact.name}: the report has no histograms of its activations: {error}")
             return []

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch.utils import _pytree as tree
 
 from torchshrink import bench, losses
-from torchshrink.metrics import THRESHOLD, Scores
+from torchshrink.metrics import Scores
 from torchshrink.pipeline.artefacts import Artefact, Made
 from torchshrink.pipeline.recipe import Recipe
+from torchshrink.report import classes
 from torchshrink.task import Task
 
 Row = dict[str, Any]
@@ -54,15 +55,11 @@ def confusion(task: Task, outputs: NDArray[Any], truths: Any) -> Row:
     """Return how often each class, by row, was taken for each, by column; nothing when that would say too much."""
     if task.kind != "classification" or outputs.ndim > 2:
         return {}
-    if outputs.ndim == 1 or outputs.shape[1] == 1:  # of two classes, the second one's probability or logit
-        is_logit = outputs.min() < 0 or outputs.max() > 1
-        answers, count = (outputs.reshape(-1) > (0 if is_logit else THRESHOLD)).astype(np.int64), 2
-    else:
-        answers, count = outputs.argmax(1), outputs.shape[1]
+    count = outputs.shape[1] if outputs.ndim == 2 and outputs.shape[1] > 1 else 2
     if count > _MOST_CLASSES:
         return {}
     found = np.zeros((count, count), np.int64)
-    np.add.at(found, (truths.numpy().astype(np.int64).reshape(-1), answers), 1)
+    np.add.at(found, (truths.numpy().astype(np.int64).reshape(-1), classes.answers(outputs)), 1)
     return {"confusion": found.tolist()}
 
 
@@ -114,6 +111,7 @@ def task_row(task: Task, recipe: Recipe, best_constant: Scores | None = None) ->
                     for name, each in task.metrics.items()},
         "decides": task.decides,
         "budget": asdict(task.budget) if task.budget else None,
+        **({"note": task.note} if task.note else {}),
         **constant,
     }  # fmt: skip
 

@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from torchshrink.data import preparation
 from torchshrink.errors import ModelError, ShrinkError
-from torchshrink.predict import png_rows, streams, tiles
+from torchshrink.predict import prepared, streams, tiles
 from torchshrink.runtime import _model_files, _worker
 from torchshrink.runtime.limits import limit_memory
 
@@ -48,6 +50,8 @@ class Job:
         raw: What images and arrays must hold.
         classes: How many output channels there are.
         files: ``{"source", "masks": [path, ...], "probabilities": path or null}`` each.
+        prepared: What training did to files, see `torchshrink.data.preparation`.
+        is_scores: Whether outputs are scores of classes of which one is right, instead of a probability for each.
     """
 
     model: str
@@ -60,6 +64,8 @@ class Job:
     raw: str
     classes: int
     files: list[dict[str, Any]]
+    prepared: str = ""
+    is_scores: bool = False
 
 
 class Network:
@@ -142,17 +148,30 @@ def work(job: Job, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         source, tiling = _tiling(job, file)
         with ExitStack() as stack:
             sink, floats = _outputs(job, file, source, stack)
+            write = prepared.at_own_size(source, job.classes, partial(_write, job, sink, floats))
             for sample, first, band in tiling.bands(network, job.classes):
-                sink.write(sample, first, band > _THRESHOLD)
-                if floats is not None:
-                    floats.write(sample, first, band)
+                write(sample, first, band)
                 done += len(tiling.columns)
                 report({"done": done, "total": total, "note": Path(file["source"]).name})
     return {"peak_rss_mb": _worker.peak_rss_mb(), "runtime": network.name, "tiles": total}
 
 
+def _write(job: Job, sink: streams.Sink, floats: streams.NpyFile | None, sample: int, first: int, band: Band) -> None:
+    """Write the masks of probabilities ``[K, rows, W]``, and these; of scores, which of them is the largest."""
+    if job.is_scores:
+        found = band.argmax(0) == np.arange(len(band))[:, None, None]
+        powers = np.exp(band - band.max(0))
+        band = powers / powers.sum(0)
+    else:
+        found = band > _THRESHOLD
+    sink.write(sample, first, found)
+    if floats is not None:
+        floats.write(sample, first, band)
+
+
 def _tiling(job: Job, file: dict[str, Any]) -> tuple[streams.Source, Tiling]:
-    source = png_rows.open_source(Path(file["source"]), job.channels, len(job.tile), job.raw)
+    how = preparation.stored(job.prepared)
+    source = prepared.open_source(Path(file["source"]), job.channels, len(job.tile), job.raw, how)
     return source, Tiling(source, job.tile, job.overlap)
 
 
@@ -162,7 +181,7 @@ def _outputs(
     """Open what is written for a source."""
     paths = [Path(path) for path in file["masks"]]
     is_array = Path(file["source"]).suffix.lower() in streams.ARRAY_ENDINGS
-    size = (source.height, source.width)[-len(job.tile) :]
+    size = source.own_size[-len(job.tile) :]
     shape = (*([source.count] if is_array else []), job.classes, *size)
     floats = None
     if file["probabilities"] is not None:

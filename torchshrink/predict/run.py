@@ -70,17 +70,19 @@ def predict(
 ) -> Prediction:
     """Run a shipped file over images or signals and write masks under the names of their sources.
 
-    Inputs are scaled as in training and normalised as the file's metadata says. Images larger than a tile are cut into
-    overlapping tiles of which the centres are kept; smaller ones are reflected at their ends. A network that sees no
-    further than half of the overlap gives what it would give for the whole image, except within that distance of the
-    lower and right border where these are reflected. See `torchshrink.predict.tiles.plan`.
+    Inputs are resized, converted and scaled as in training and normalised as the file's metadata says; masks have the
+    size of their sources again. Images larger than a tile are cut into overlapping tiles of which the centres are kept;
+    smaller ones are reflected at their ends. A network that sees no further than half of the overlap gives what it
+    would give for the whole image, except within that distance of the lower and right border where these are
+    reflected. See `torchshrink.predict.tiles.plan`.
 
     Args:
         file: An ``.onnx`` or ``.tflite`` file that torchshrink made, of any precision.
         data: An image (PNG, TIFF, JPEG), an ``.npz`` with ``x`` or an ``.npy`` of ``[N, C, *size]``, or a folder of
             them, or one with a folder ``images``.
         out: The folder for ``NAME.png``, 0 and 255, in a folder per class where there are several; for arrays
-            ``NAME.npz`` with ``y`` of 0 and 1, ``[N, K, *size]``. Positive is a probability above 0.5.
+            ``NAME.npz`` with ``y`` of 0 and 1, ``[N, K, *size]``. Positive is a probability above 0.5; of a model
+            that tells several classes apart, the class with the largest score.
         tile: The side of a tile; by default the file's own input, and nothing else unless the file takes any size.
         overlap: What neighbouring tiles share at least; by default a quarter of the tile.
         threads: How many the runtime may use.
@@ -97,6 +99,11 @@ def predict(
     began = time.perf_counter()
     check_threads(threads)
     model = shipped.read(Path(file))
+    if model.kind in ("classification", "regression", "reconstruction"):
+        raise ModelError(
+            f"{model.path} was trained for {model.kind}, and predict writes masks: run it in its own runtime, with "
+            "inputs as its metadata says (normalization, prepared)"
+        )
     sides = _tile(model, tile)
     overlaps = _overlap(sides, overlap)
     sources = _find(Path(os.path.expanduser(data)))
@@ -113,6 +120,8 @@ def predict(
         std=list(model.std),
         raw=model.raw,
         classes=len(model.class_names),
+        prepared=model.prepared,
+        is_scores=model.kind == "multiclass",
         files=[
             {
                 "source": str(source),

@@ -29,6 +29,8 @@ class Shipped:
         std: What the result is divided by.
         raw: What the raw input is, such as ``"uint8 / 255"``.
         class_names: One per output channel.
+        kind: What it was trained for, see `torchshrink.task.Task`.
+        prepared: What training did to files, see `torchshrink.data.preparation`.
     """
 
     path: Path
@@ -39,6 +41,8 @@ class Shipped:
     std: tuple[float, ...]
     raw: str
     class_names: tuple[str, ...]
+    kind: str = "segmentation"
+    prepared: str = ""
 
 
 def read(path: Path) -> Shipped:
@@ -92,6 +96,8 @@ def _described(path: Path, entry: Shape, output: Shape, content: dict[str, Any])
         std=std,
         raw=normalization.get("raw", "float32"),
         class_names=names if len(names) == classes else tuple(f"class {k}" for k in range(classes)),
+        kind=str(content.get("kind", "segmentation")),
+        prepared=str(content.get("prepared", "")),
     )
 
 

@@ -41,6 +41,7 @@ _HEADERS: dict[tuple[int, int], Callable[[Any], tuple[tuple[int, ...], bool, np.
     (2, 0): _npy.read_array_header_2_0,
 }
 Rows = Callable[[int, int], NDArray[Any]]
+Level = Callable[[NDArray[Any]], NDArray[np.float32]]
 
 
 class Source(Protocol):
@@ -49,6 +50,7 @@ class Source(Protocol):
     count: int
     height: int
     width: int
+    own_size: tuple[int, int]  # height and width of the file's images, which its masks have
     divisor: int  # by what training divides the values
 
     def samples(self) -> Iterator[Rows]:
@@ -80,7 +82,7 @@ class ImageSource:
 
     count = 1
 
-    def __init__(self, path: Path, channels: int, dims: int, raw: str) -> None:
+    def __init__(self, path: Path, channels: int, dims: int, raw: str, colour: str = "") -> None:
         self._path = path
         if dims != 2:
             raise DataError(f"{path} is an image, but the model takes signals: store them as x of an .npz file")
@@ -91,6 +93,7 @@ class ImageSource:
             if image.format == "TIFF" and getattr(image, "n_frames", 1) > 1:
                 raise DataError(f"{path} has several pages: save each page as a file of its own")
             self.width, self.height = image.size
+            self.own_size = self.height, self.width
             is_png = image.format == "PNG"
         size = path.stat().st_size
         if is_png and self.width * self.height > _MOST_PIXELS * size:
@@ -98,7 +101,8 @@ class ImageSource:
                 f"{path} claims {self.height} rows of {self.width} pixels, more than its {size} bytes can hold: copy "
                 "it again"
             )
-        found = 3 if kind.endswith("RGB") else 1
+        becomes = {"gray": 1, "rgb": 3} if kind != "16-bit gray" else {}
+        found = becomes.get(colour, 3 if kind.endswith("RGB") else 1)
         if found != channels:
             raise DataError(
                 f"{path} is {kind} with {found} channel{'s' * (found > 1)}, but the model was trained on {channels}: "
@@ -134,10 +138,18 @@ class ImageSource:
 
 
 class ArraySource:
-    """The samples of ``x`` of an .npz file, or of an .npy file, one in memory at a time."""
+    """The samples of ``x`` of an .npz file, or of an .npy file, one in memory at a time.
 
-    def __init__(self, path: Path, channels: int, dims: int, raw: str) -> None:
-        self._path = path
+    Args:
+        path: See `open_source`, as the next three.
+        channels: See there.
+        dims: See there.
+        raw: See there.
+        level: What is done to every sample, see `torchshrink.data.preparation.Preparation.levelled`.
+    """
+
+    def __init__(self, path: Path, channels: int, dims: int, raw: str, level: Level | None = None) -> None:
+        self._path, self._level = path, level
         with self._opened() as stream:
             shape, self._dtype = self._header(stream)
         if self._dtype.kind not in "biuf" or 0 in shape:
@@ -149,11 +161,12 @@ class ArraySource:
             raise DataError(f"{path} holds x of shape {list(shape)}, but the model takes {expected}: store it so")
         self.count, self._channels, self.width = shape[0], channels, shape[-1]
         self.height = shape[2] if dims == 2 else 1
+        self.own_size = self.height, self.width
         is_bytes = self._dtype == np.uint8
         if is_bytes != (raw == "uint8 / 255") or raw == "uint16 / 65535":
             own = "uint8 / 255" if is_bytes else str(self._dtype)
             raise DataError(f"{path} holds {own}, but the model was trained on {raw}: store it as that")
-        self.divisor = 255 if is_bytes else 1
+        self.divisor = 255 if is_bytes and level is None else 1  # a level is the same of any multiple
 
     def samples(self) -> Iterator[Rows]:
         """Yield how to read each sample, see `Source`."""
@@ -161,7 +174,7 @@ class ArraySource:
             self._header(stream)
             for number in range(self.count):
                 sample = self._next(stream, number)
-                yield functools.partial(_rows, sample)
+                yield functools.partial(_rows, sample if self._level is None else self._level(sample))
 
     def _next(self, stream: IO[bytes], number: int) -> NDArray[Any]:
         shape = (self._channels, self.height, self.width)
@@ -290,14 +303,14 @@ def image_masks(paths: list[Path], source: Source) -> Iterator[Sink]:
     with ExitStack() as stack:
         temporary = [stack.enter_context(atomic(path)) for path in paths]
         with ExitStack() as inner:
-            yield _Images([inner.enter_context(PngFile(path, source.height, source.width)) for path in temporary])
+            yield _Images([inner.enter_context(PngFile(path, *source.own_size)) for path in temporary])
 
 
 @contextmanager
 def array_masks(path: Path, shape: tuple[int, ...], source: Source) -> Iterator[Sink]:
     """Write masks as ``y`` of an .npz file, uint8 of 0 and 1, ``[N, K, *size]``, as training takes them."""
     with atomic(path) as temporary, tempfile.TemporaryFile(dir=path.parent) as spool:
-        yield NpyFile(spool, shape, np.uint8, shape[1], source.height)
+        yield NpyFile(spool, shape, np.uint8, shape[1], source.own_size[0])
         spool.seek(0)
         member = zipfile.ZipInfo("y.npy")
         member.compress_type = zipfile.ZIP_DEFLATED
@@ -309,4 +322,4 @@ def array_masks(path: Path, shape: tuple[int, ...], source: Source) -> Iterator[
 def probabilities(path: Path, shape: tuple[int, ...], planes: int, source: Source) -> Iterator[NpyFile]:
     """Write probabilities as a float32 .npy file."""
     with atomic(path) as temporary, temporary.open("wb") as file:
-        yield NpyFile(file, shape, np.float32, planes, source.height)
+        yield NpyFile(file, shape, np.float32, planes, source.own_size[0])

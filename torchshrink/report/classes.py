@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from torchshrink.report.columns import markdown_table
 from torchshrink.report.schema import Report, Row, Task
+
+THRESHOLD = 0.5  # as torchshrink.metrics, which needs torch
 
 
 def shown(rows: Sequence[Row]) -> list[Row]:
@@ -24,6 +27,17 @@ def confusion(row: Row) -> NDArray[np.int64] | None:
     """Return how often each class, by row, was taken for each, by column; None where a report does not say."""
     found = np.asarray(row.get("confusion", []), np.int64)
     return found if found.ndim == 2 and found.shape[0] == found.shape[1] > 0 else None
+
+
+def answers(outputs: NDArray[Any]) -> NDArray[np.int64]:
+    """Return the class that each output stands for: the largest of ``[N, K]``.
+
+    Of one number ``[N]`` or ``[N, 1]``, which is the probability or logit of the second of two classes, 0 or 1.
+    """
+    if outputs.ndim == 2 and outputs.shape[1] > 1:
+        return np.asarray(outputs.argmax(1), np.int64)
+    is_logit = outputs.min() < 0 or outputs.max() > 1
+    return np.asarray(outputs.reshape(-1) > (0 if is_logit else THRESHOLD), np.int64)
 
 
 def names(task: Task, count: int) -> list[str]:

@@ -18,7 +18,7 @@ from torchshrink.report.activations import Activation, from_arrays, to_arrays
 
 FOLDER = "samples"
 COUNT = 4
-_NUMBERS = 2000  # samples that are kept of answers that are a few numbers each
+MANY = 2000  # samples that are kept of answers that are a few numbers each
 _LONGEST_SIDE = {1: 2048, 2: 160}  # of what is kept; longer ones are thinned
 _BINS = 101
 
@@ -89,7 +89,7 @@ def first(values: NDArray[Any]) -> NDArray[Any]:
     """Return what is kept of truths or outputs ``[N, ...]``: the first samples, or many where each is small."""
     if values.ndim > 2:
         return thin(values[:COUNT])
-    return values[:_NUMBERS].astype(np.float32)
+    return values[:MANY].astype(np.float32)
 
 
 def thin(values: NDArray[Any]) -> NDArray[np.float16]:

@@ -79,6 +79,8 @@ class Task(TypedDict):
     budget: NotRequired[Budget | None]
     constant: NotRequired[dict[str, float]]
     """Loss and metrics of the best answer that is the same for every input, on the test set."""
+    note: NotRequired[str]
+    """What was seen in the data that its user should know."""
 
 
 @_declared

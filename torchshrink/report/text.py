@@ -114,6 +114,7 @@ def conditions(report: Report) -> dict[str, str]:
     return {
         "Task": f"{task['name']}, {task['train']} training, {task['validation']} validation and {task['test']} test "
         f"samples of shape {task['input']}, seed {task['seed']}.",
+        **({"Data": f"{task['note']}."} if "note" in task else {}),
         _scored(report["rows"]): "computed with each file itself, in its runtime, over the whole test set.",
         "Latency": "median of one inference at batch 1, "
         f"{task['threads']} thread(s), the files taking turns; RAM: peak of a fresh process that imports only its "

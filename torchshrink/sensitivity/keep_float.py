@@ -11,7 +11,7 @@ from torch import nn
 from torchshrink import stages
 from torchshrink.errors import RecipeError
 from torchshrink.progress import SILENT, Progress
-from torchshrink.sensitivity.measurement import SAMPLES, cost, int8_costs
+from torchshrink.sensitivity.measurement import SAMPLES, cost, int8_increases
 from torchshrink.task import Task
 
 KeepFloat = Literal["auto"] | Sequence[str]
@@ -26,7 +26,7 @@ class Choice:
 
     Attributes:
         layers: Their names, the most costly first.
-        costs: By layer, how much the validation loss rises when it alone is int8, its input too.
+        costs: By layer, how much worse what decides becomes when it alone is int8, its input too.
         loss: What decides, of the float model: the validation loss, for most tasks.
         all_int8: How much worse that becomes when every layer is int8.
         increase: How much worse when ``layers`` stay float.
@@ -57,7 +57,7 @@ class Choice:
         changed = f"{'changes' if sign < 0 else 'raises'} the validation {self.decides} of {self.loss:.4f} by"
         if not self.layers:
             return f"no layer is kept float: int8 {changed} {sign * self.increase:+.4f}"
-        kept = ", ".join(f"{name} (alone {self.costs[name]:+.4f})" for name in self.layers)
+        kept = ", ".join(f"{name} (alone {sign * self.costs[name]:+.4f})" for name in self.layers)
         limit = "within" if self.is_within else "more than"
         return (
             f"kept float: {kept}; int8 then {changed} {sign * self.increase:+.4f} "
@@ -75,9 +75,9 @@ def choose(
 ) -> Choice:
     """Return the fewest layers that must stay float for int8 without training to stay within a budget.
 
-    Layers are kept in the order of what each alone costs (`torchshrink.sensitivity.int8_costs`), and how many is found
-    by bisection, each time calibrating the whole model and measuring what decides for the task. At most half of the
-    layers are kept; where that is not enough, that half is, and ``is_within`` is false.
+    Layers are kept in the order of what each alone costs in what decides for the task, and where that is the same, in
+    the loss. How many is found by bisection, each time calibrating the whole model and measuring what decides. At most
+    half of the layers are kept; where that is not enough, that half is, and ``is_within`` is false.
 
     Args:
         model: A float module; it is left as it was.
@@ -95,8 +95,9 @@ def choose(
     if not budget >= 0:
         raise RecipeError(f"budget={budget}: the share of the loss that int8 may add must be at least 0")
     float_cost = cost(model, task, samples)
-    costs = int8_costs(model, task, samples, progress=progress)
-    ranked = sorted(costs, key=lambda name: (-costs[name], name))
+    alone = int8_increases(model, task, samples, progress=progress)
+    costs = {name: each.cost for name, each in alone.items()}
+    ranked = sorted(costs, key=lambda name: (-alone[name].cost, -alone[name].loss, name))
     increases: dict[int, float] = {}
 
     def increase(count: int) -> float:

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +58,13 @@ class Suggestion:
     amounts: dict[str, float]
     increase: float
     budget: float
+
+
+class Figures(NamedTuple):
+    """What decides for a task, smaller is better, and then the loss, which tells apart where that is the same."""
+
+    cost: float
+    loss: float
 
 
 def measure(
@@ -189,6 +197,14 @@ def int8_costs(
 
     Args and Raises as `measure`.
     """
+    found = int8_increases(model, task, samples, batch_size, progress)
+    return {name: increase.loss for name, increase in found.items()}
+
+
+def int8_increases(
+    model: nn.Module, task: Task, samples: int = SAMPLES, batch_size: int = 16, progress: Progress = SILENT
+) -> dict[str, Figures]:
+    """Return what `int8_costs` does, and by how much what decides for the task becomes worse."""
     found = found_layers(model)
     check_plain(found)
     progress.start("measure what int8 costs in each layer")
@@ -200,11 +216,17 @@ def int8_costs(
             substitutes.ranges(model, found, batches),
         )
         costs = {}
+        before = judge.figures()
         for done, (name, limits) in enumerate(results.items()):
             progress.update(done, len(results), name or type(model).__name__)
             layer = found[name]
-            with substitutes.int8_input(layer, entries[name]), substitutes.int8_output(layer, limits):
-                costs[name] = judge.increase(layer, substitutes.int8_weight(layer))
+            with (
+                substitutes.int8_input(layer, entries[name]),
+                substitutes.int8_output(layer, limits),
+                substitutes.replaced(layer, substitutes.int8_weight(layer)),
+            ):
+                now = judge.figures()
+            costs[name] = Figures(now.cost - before.cost, now.loss - before.loss)
         progress.update(len(results), len(results))
     return costs
 
@@ -223,21 +245,15 @@ def loss(model: nn.Module, task: Task, samples: int = SAMPLES, batch_size: int =
 @torch.no_grad()
 def cost(model: nn.Module, task: Task, samples: int = SAMPLES, batch_size: int = 16) -> float:
     """Return what decides for the task on the first validation samples, so that smaller is better. Raises as `loss`."""
-    found = loss(model, task, samples, batch_size)
-    if task.decides == "loss":
-        return found
-    scoring = Scoring(task.loss, task.metrics)
     with evaluating(model):
-        for inputs, truth in _batches(model, task.validation, samples, batch_size):
-            scoring.add(tree.tree_map(Tensor.cpu, model(inputs)), truth)
-    return scoring.scores().cost(task)
+        return _Judge(model, task, samples, batch_size).figures().cost
 
 
 class _Judge:
     """The loss of a model on the first validation samples."""
 
     def __init__(self, model: nn.Module, task: Task, samples: int, batch_size: int) -> None:
-        self.model, self.criterion, self.kind = model, task.loss, task.kind
+        self.model, self.criterion, self.kind, self.task = model, task.loss, task.kind, task
         self.batches = _batches(model, task.validation, samples, batch_size)
         self.samples = sum(len(inputs) for inputs, _ in self.batches)
         try:
@@ -264,6 +280,17 @@ class _Judge:
                 raise ValueError(f"outputs {list(output.shape[1:])} and truth {list(truth.shape[1:])} per sample")
             total += len(inputs) * float(self.criterion(output, truth))
         return total / self.samples
+
+    def figures(self) -> Figures:
+        """Return what decides for the task, and the loss."""
+        if self.task.decides == "loss":
+            loss = self()
+            return Figures(loss, loss)
+        scoring = Scoring(self.criterion, self.task.metrics)
+        for inputs, truth in self.batches:
+            scoring.add(tree.tree_map(Tensor.cpu, self.model(inputs)), truth)
+        scores = scoring.scores()
+        return Figures(scores.cost(self.task), scores.loss)
 
     def increase(self, layer: Layer, weight: Tensor) -> float:
         """Return how much the loss rises with another weight in a layer."""

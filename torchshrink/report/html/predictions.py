@@ -14,6 +14,7 @@ from torchshrink.report import samples
 from torchshrink.report.classes import shown
 from torchshrink.report.html import reconstructions, svg
 from torchshrink.report.html.pictures import Picture, gray_or_rgb, png
+from torchshrink.report.html.waveforms import waveforms
 from torchshrink.report.schema import Normalization, Row, Task
 
 THRESHOLD = 0.5
@@ -21,6 +22,7 @@ EXTRA, MISSED, CONFUSED = "#e03131", "#1c7ed6", "#f783ac"  # found but not there
 CLASSES = ("#2f9e44", "#f2c037", "#9c6ade", "#22b8cf", "#8a6d3b", "#adb5bd")
 _ONE_CLASS = "#e9ecef"  # of images with a single class: white on black
 _GROUND = "#101418"
+_KINDS = ("segmentation", "multiclass", "reconstruction", "classification", "regression")
 
 
 @dataclass(frozen=True)
@@ -43,14 +45,20 @@ class Predictions:
 def predictions(rows: Sequence[Row], out: Path, task: Task) -> Predictions | None:
     """Return the samples that a run kept, seen through the dense PyTorch model and each variant's smallest file.
 
-    ``None`` for a run that kept none, and for outputs that are neither masks nor images of the input's size.
+    Of signals whose answers are a class or numbers, these are said. ``None`` for a run that kept none, and for other
+    outputs that are neither masks nor images of the input's size.
     """
     kept, kind = samples.data(out), task.get("kind", "segmentation")
-    if kept is None or kind not in ("segmentation", "multiclass", "reconstruction"):
+    if kept is None or kind not in _KINDS:
         return None
     inputs, truths = kept
-    found = {row["name"]: samples.outputs(out, row["name"]) for row in shown(rows)}
-    outputs = {name: array for name, array in found.items() if array is not None and _fits(array, truths, kind)}
+    read = ((row["name"], samples.outputs(out, row["name"])) for row in shown(rows))
+    found = {name: array for name, array in read if array is not None}
+    if kind in ("classification", "regression"):
+        if inputs.ndim != 3 or min(map(len, (truths, *found.values()))) < len(inputs):
+            return None
+        return Predictions((), (), waveforms(_raw(inputs, task["normalization"]), truths, found, task), ())
+    outputs = {name: array for name, array in found.items() if _fits(array, truths, kind)}
     if inputs.ndim not in (3, 4) or truths.shape[2:] != inputs.shape[2:] or not outputs:
         return None
     if kind == "reconstruction":
