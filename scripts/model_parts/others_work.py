@@ -14,17 +14,20 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from onnx import ModelProto
 from others_libraries import library
 from others_models import MODELS, Entry
 from torch import Tensor, nn
 
 from torchshrink import bench, prune, quantize
-from torchshrink.converters import qdq, speed, tflite, to_onnx
+from torchshrink.converters import half, qdq, speed, tflite
 from torchshrink.converters.anatomy.inspect import find_islands
+from torchshrink.converters.export import onnxruntime_int8
 from torchshrink.converters.export.to_onnx import export
 from torchshrink.converters.onnx_file import save
 from torchshrink.converters.proof import verify
@@ -35,8 +38,16 @@ from torchshrink.quiet import quiet
 
 CALIBRATED, JUDGED, SETTLING, RUNS = 16, 4, 8, 25
 AMOUNT = 0.3  # of the channels
-FLOATS = ("fp32", "fp16")
+PRECISIONS = {"float": ("fp32", "fp16"), "int8": ("int8",)}  # by the graph that they are made from
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A module, or its quantized graph, and what it is as ONNX."""
+
+    source: nn.Module
+    onnx: ModelProto
 
 
 class Work:
@@ -62,23 +73,22 @@ class Work:
             spent[stage] = round(spent.get(stage, 0.0) + _seconds() - before, 1)
             self.write()
 
-    def add(self, format_: str, make: Callable[..., object], *known: Any) -> None:
-        """Make a file, hold it against its source, and note what became of it.
-
-        Args:
-            format_: Its runtime and precision.
-            make: Writes it, called with its path and ``known``.
-            known: Its precision, its source, and what else ``make`` takes.
-        """
+    def add(self, format_: str, source: nn.Module, make: Callable[[Path], object]) -> None:
+        """Make a file, hold it against its source, and note what became of it."""
         runtime, precision = format_.split("-")
         path = self.folder / f"{precision}.{runtime}"
         with self.timed(runtime):
-            outcome = attempt(lambda: make(path, *known))
+            outcome = attempt(lambda: make(path))
         if "outcome" not in outcome:
             with self.timed("verify"):
-                outcome = attempt(lambda: self.judged(path, known[1], precision))
+                outcome = attempt(lambda: self.judged(path, source, precision))
             self.files[format_] = path
         self.row["formats"][format_] = outcome
+        self.write()
+
+    def note(self, runtimes: Sequence[str], precisions: Sequence[str], outcome: Row) -> None:
+        """Note that several formats have the same outcome."""
+        self.row["formats"] |= {f"{runtime}-{each}": outcome for runtime in runtimes for each in precisions}
         self.write()
 
     def judged(self, path: Path, source: nn.Module, precision: str) -> Row:
@@ -124,21 +134,14 @@ def put_through(name: str, folder: Path, out: Path, runtimes: Sequence[str]) -> 
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "macs": bench.count_macs(model, inputs[:1]),
     }
-    with work.timed("quantize"):
-        made = attempt(lambda: {"graph": quantized(model, inputs)})
-    graph = made.get("graph")
-    work.row["formats"] |= {} if graph else {f"{runtime}-int8": made for runtime in runtimes}
-    sources = dict.fromkeys(FLOATS, model) | ({"int8": graph} if graph else {})
+    graphs = exported(work, model, inputs)
     if "onnx" in runtimes:
-        for precision, source in sources.items():
-            work.add(
-                f"onnx-{precision}", lambda path, *each: to_onnx(each[1], inputs, path, each[0]), precision, source
-            )
+        to_onnx(work, graphs)
         measure(work, model, "onnx")
         with work.timed("channels"):
             work.row["channels"] = attempt(lambda: slimmer(model, inputs[:2]))
     if "tflite" in runtimes:
-        to_tflite(work, sources, inputs)
+        to_tflite(work, graphs, inputs)
         measure(work, model, "tflite")
     work.write()
 
@@ -159,6 +162,24 @@ def settled(entry: Entry) -> nn.Module:
     return model.eval()
 
 
+def exported(work: Work, model: nn.Module, inputs: Tensor) -> dict[str, Graph]:
+    """Return the float module and its quantized graph as ONNX, as far as they get there."""
+    graphs: dict[str, Graph] = {}
+    with work.timed("quantize"):
+        made = attempt(lambda: {"source": quantized(model, inputs)})
+    sources = {"float": model} | ({"int8": made["source"]} if "source" in made else {})
+    if "source" not in made:
+        work.note(work.row["tried"], ("int8",), made)
+    for kind, source in sources.items():
+        with work.timed("export"):
+            made = attempt(lambda source=source: {"graph": export(source, inputs)})
+        if "graph" in made:
+            graphs[kind] = Graph(source, made["graph"])
+        else:
+            work.note(work.row["tried"], PRECISIONS[kind], made)
+    return graphs
+
+
 def quantized(model: nn.Module, inputs: Tensor) -> Any:
     """Return the calibrated graph."""
     prepared = quantize.prepare_ptq(model, inputs)
@@ -166,39 +187,44 @@ def quantized(model: nn.Module, inputs: Tensor) -> Any:
     return quantize.convert(prepared)
 
 
-def to_tflite(work: Work, sources: dict[str, nn.Module], inputs: Tensor) -> None:
+def to_onnx(work: Work, graphs: dict[str, Graph]) -> None:
+    """Write and judge the ONNX files."""
+    forms = {"fp32": lambda graph: graph, "fp16": half.round_onnx, "int8": onnxruntime_int8.rewrite}
+    for kind, graph in graphs.items():
+        for precision in PRECISIONS[kind]:
+            form = forms[precision]
+            work.add(
+                f"onnx-{precision}", graph.source, lambda path, form=form, graph=graph: save(form(graph.onnx), path)
+            )
+
+
+def to_tflite(work: Work, graphs: dict[str, Graph], inputs: Tensor) -> None:
     """Write and judge the TFLite files: both graphs in one start of TensorFlow, each in its own where that fails."""
-    floats, codes = (
-        {each: sources[each] for each in FLOATS},
-        {each: sources[each] for each in sources if each == "int8"},
-    )
-    failed = attempt(lambda: _to_tflite(work, [floats, codes] if codes else [floats], inputs))
-    if failed and codes:
-        failed = attempt(lambda: _to_tflite(work, [floats], inputs))
-        other = attempt(lambda: _to_tflite(work, [codes], inputs))
-        work.row["formats"] |= {"tflite-int8": other} if other else {}
-    work.row["formats"] |= {f"tflite-{precision}": failed for precision in floats} if failed else {}
+    if graphs and attempt(lambda: _to_tflite(work, graphs, inputs)):
+        for kind, graph in graphs.items():
+            failed = attempt(lambda kind=kind, graph=graph: _to_tflite(work, {kind: graph}, inputs))
+            if failed:
+                work.note(("tflite",), PRECISIONS[kind], failed)
 
 
-def _to_tflite(work: Work, groups: Sequence[dict[str, nn.Module]], inputs: Tensor) -> None:
-    """Write and judge the files of groups that share their graph."""
-    paths, ranges = [work.folder / f"{'-'.join(group)}.float.onnx" for group in groups], []
+def _to_tflite(work: Work, graphs: dict[str, Graph], inputs: Tensor) -> None:
+    paths, ranges = {kind: work.folder / f"{kind}-graph.onnx" for kind in graphs}, None
     with contextlib.ExitStack() as stack:
         with work.timed("tflite"):
-            for path, group in zip(paths, groups, strict=True):
-                graph, found = export(next(iter(group.values())), inputs), None
-                if qdq.is_quantized(graph):
-                    graph, found = qdq.split(graph)
-                save(graph, path)
-                ranges.append(found)
-            converted = stack.enter_context(tflite.float_files(paths))
-        for group, files, path, known in zip(groups, converted, paths, ranges, strict=True):
-            for precision, source in group.items():
-                work.add(
-                    f"tflite-{precision}",
-                    lambda target, precision, _, *each: tflite.write(each[0], each[1], target, precision, each[2]),
-                    precision, source, files, path, known,
-                )  # fmt: skip
+            for kind, graph in graphs.items():
+                floats = graph.onnx
+                if kind == "int8":
+                    floats, ranges = qdq.split(floats)
+                save(floats, paths[kind])
+            converted = stack.enter_context(tflite.float_files(list(paths.values())))
+        for (kind, path), files in zip(paths.items(), converted, strict=True):
+            for precision in PRECISIONS[kind]:
+
+                def make(target: Path, files: Any = files, path: Path = path, precision: str = precision) -> object:
+                    known = ranges if precision == "int8" else None
+                    return tflite.write(files, path, target, precision, known, samples=[[inputs.numpy()]])
+
+                work.add(f"tflite-{precision}", graphs[kind].source, make)
         if "tflite-int8" in work.files:
             said = speed.said_of_slower(work.files["tflite-int8"], converted[-1].fp32, "int8")
             work.row["formats"]["tflite-int8"]["said"] = said
