@@ -14,8 +14,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "torchshrink": (
         "__init__", "errors", "settings", "progress", "quiet", "harmless", "files", "usercode", "parallel", "losses",
         "meters", "kinds", "metadata", "model", "weights", "checkpoint", "prune", "task", "unlabelled", "metrics",
-        "constant", "data", "quantize", "loops", "report", "runtime", "bench", "predict", "own_loop", "training",
-        "stages", "sensitivity", "pipeline", "search",
+        "constant", "data", "quantize", "loops", "report", "runtime", "bench", "predict", "bundle", "own_loop",
+        "training", "stages", "sensitivity", "pipeline", "search",
     ),
     "converters": (
         "environment", "onnx_file", "ranges", "runtimes", "qdq", "tflite_checks", "tflite_file", "tflite_ops",
@@ -23,8 +23,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "export", "float_tflite", "int8_tflite", "proof", "rebuild", "tflite", "__init__", "sizes", "bridge", "calls",
     ),
     "cli": (
-        "console", "options", "inputs", "shown", "calibrated", "doctor", "predict", "train", "convert", "run", "report",
-        "search", "bench", "inspection", "app", "__init__", "__main__",
+        "console", "options", "inputs", "shown", "calibrated", "doctor", "predict", "bundle", "train", "convert", "run",
+        "report", "search", "bench", "inspection", "app", "__init__", "__main__",
     ),
 }  # fmt: skip
 
