@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from torchshrink.cli import bench, convert, doctor, inspection, options, predict, report, run, search, train
+from torchshrink.cli import bench, bundle, convert, doctor, inspection, options, predict, report, run, search, train
 from torchshrink.cli.console import errors, interruptible, show
 from torchshrink.errors import RecipeError, ShrinkError, missing_extra
 from torchshrink.parallel.launch import count, problem
@@ -124,6 +124,7 @@ _add(convert.export, "torchshrink export int8.safetensors --precision int8 --out
 _add(convert.convert, "torchshrink convert int8.safetensors --precision int8 --sparse --out model.tflite")
 _add(convert.verify, "torchshrink verify model.tflite --against int8.safetensors --data synthetic:cells")
 _add(predict.predict, "torchshrink predict model.tflite --data ../data/images --out masks")
+_add(bundle.bundle, "torchshrink bundle model.tflite --out production --server")
 _add(bench.bench, "torchshrink bench dense.tflite int8.tflite --threads 1 --runs 100")
 _add(bench.compare, "torchshrink compare dense.safetensors --out sizes")
 _add(report.report, "torchshrink report runs/nuclei")

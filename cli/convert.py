@@ -11,7 +11,7 @@ import typer
 
 from torchshrink.cli import calibrated, console, options
 from torchshrink.cli.inputs import check_output, load_model, load_task
-from torchshrink.cli.shown import show_file
+from torchshrink.cli.shown import show_file, verify_folder
 from torchshrink.errors import ModelError, ParityError
 
 Shape = Annotated[
@@ -142,7 +142,7 @@ def convert(
 
 def verify(
     context: typer.Context,
-    file: Annotated[Path, typer.Argument(help="The ONNX or TFLite file.")],
+    file: Annotated[Path, typer.Argument(help="The ONNX or TFLite file, or a folder that bundle wrote.")],
     against: Annotated[Path | None, typer.Option(help="The checkpoint that it was made from.")] = None,
     ranges: Annotated[Path | None, typer.Option(help="The learned ranges that it was made from, JSON.")] = None,
     data: options.NamedData = None,
@@ -159,11 +159,18 @@ def verify(
     """Run a file in its runtime, compare it with its PyTorch source, and print learned scales beside shipped ones.
 
     With --on, it also runs on emulated processors, on one test input each: a file can be right on one and wrong on
-    another. Without --against, what it computes there is compared with what it computes here. With --ranges alone, the
-    scales are compared and nothing is run. With --debug, an operation that computes something else is written to a
-    folder, as a model of its own with its inputs and what both sides make of them.
+    another. Without --against, what it computes there is compared with what it computes here. With --ranges alone, or
+    with FILE.ranges.json beside the file, the scales are compared and nothing is run, without torch. Of a folder that
+    bundle wrote, the self-test runs in a clean process. With --debug, an operation that computes something else is
+    written to a folder, as a model of its own with its inputs and what both sides make of them.
     """
+    if file.is_dir():
+        verify_folder(file, as_json)
+        return
     others = _other_processors(on)
+    beside = file.with_suffix(".ranges.json")
+    if against is None and ranges is None and beside.is_file():
+        ranges = beside
     if against is None and ranges is None and not others and file.suffix != ".onnx":
         raise typer.BadParameter("pass the checkpoint, or the learned --ranges, or both", param_hint="--against")
     elsewhere: dict[str, Any] = {}

@@ -31,9 +31,10 @@ _TOGETHER = (
 
 def doctor(
     prepare: Annotated[
-        Literal["tflite", "arm64"] | None,
+        Literal["tflite", "arm64", "tflite-c"] | None,
         typer.Option(
-            help="tflite: install the converter to TFLite ahead; arm64: fetch what `verify --on arm64` needs."
+            help="tflite: install the converter to TFLite ahead; arm64: fetch what `verify --on arm64` needs; "
+            "tflite-c: the library that `bundle` runs TFLite files with."
         ),
     ] = None,
     as_json: options.Json = False,
@@ -77,6 +78,11 @@ def _prepare(what: str) -> None:
 
             progress.start("prepare the converter to TFLite")
             console.show(f"{environment.python()}: ready for torchshrink convert")
+        elif what == "tflite-c":
+            from torchshrink.bundle import library
+
+            progress.start("fetch the TFLite C library")
+            console.show(f"{library.fetch()}: ready for torchshrink bundle --runtime tflite-c")
         else:
             from torchshrink.runtime import arm64
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torchshrink.cli import console
+from torchshrink.errors import ParityError
 
 if TYPE_CHECKING:
     from torchshrink.report.columns import Cell
@@ -70,3 +71,27 @@ def log(folder: Path, track: Tracker | None) -> None:
         from torchshrink.report import tracking
 
         console.errors.print(f"look at it with: {tracking.log(folder, track)}")
+
+
+def verify_folder(folder: Path, as_json: bool) -> None:
+    """Run a bundle's self-test in a clean process and show what it found."""
+    with console.Progress() as progress:
+        progress.start(f"verify {folder.name}")
+        from torchshrink.bundle import check, image
+
+        found = check.self_test(folder)
+        size = image.size(folder)
+    if as_json:
+        console.show_json({"path": str(folder), "self_test": found, "image": size._asdict()})
+    elif found["passed"]:
+        console.show(f"{folder}: verified, {proof_line(found)}")
+        console.show(f"image: {size}")
+    if not found["passed"]:
+        raise ParityError(f"{folder} failed its self-test: {check.reason(found)}")
+
+
+def proof_line(found: dict[str, Any]) -> str:
+    """Return what a bundle's self-test found."""
+    peak = found.get("peak_rss_mb")
+    memory = f", peak RAM {peak:.1f} MB" if peak else ""
+    return f"{found['equal']:.2%} of the recorded values equal, first result in {found['first_result_s']:.2f} s{memory}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -18,7 +18,9 @@ from torchshrink.converters.proof import stored
 from torchshrink.converters.ranges import Range
 from torchshrink.converters.tflite_file import Graph
 from torchshrink.converters.tflite_ops import row
-from torchshrink.model.signature import Inputs, first
+
+if TYPE_CHECKING:
+    from torchshrink.model.signature import Inputs
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ def compare(path: Path, graph: onnx.ModelProto, sample: Inputs) -> list[Scale]:
         graph: The generic QDQ export of the quantized PyTorch graph.
         sample: ``[N, C, *size]``, or one for each input; as many of N are used as the graph takes at once.
     """
+    from torchshrink.model.signature import first  # which needs torch; the rest of this file does not
+
     batch = graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value or 1
     entry = [value.numpy() for value in first(sample, batch)]
     trained = _in_onnx(graph, entry)

@@ -14,8 +14,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "torchshrink": (
         "__init__", "errors", "settings", "progress", "quiet", "harmless", "files", "usercode", "parallel", "losses",
         "meters", "kinds", "metadata", "model", "weights", "checkpoint", "prune", "task", "unlabelled", "metrics",
-        "constant", "data", "quantize", "loops", "report", "runtime", "bench", "predict", "own_loop", "training",
-        "stages", "sensitivity", "pipeline", "search",
+        "constant", "data", "quantize", "loops", "report", "runtime", "bench", "predict", "bundle", "own_loop",
+        "training", "stages", "sensitivity", "pipeline", "search",
     ),
     "converters": (
         "environment", "_fork_host", "prepared", "onnx_file", "ranges", "runtimes", "qdq", "tflite_checks",
@@ -24,8 +24,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "bridge", "calls",
     ),
     "cli": (
-        "console", "options", "inputs", "shown", "calibrated", "doctor", "predict", "train", "convert", "run", "report",
-        "search", "bench", "inspection", "app", "__init__", "__main__",
+        "console", "options", "inputs", "shown", "calibrated", "doctor", "predict", "bundle", "train", "convert", "run",
+        "report", "search", "bench", "inspection", "app", "__init__", "__main__",
     ),
 }  # fmt: skip
 

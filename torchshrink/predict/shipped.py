@@ -65,6 +65,12 @@ def read(path: Path) -> Shipped:
     return _described(path, entry, output, metadata.parse(text, str(path)) if text else {})
 
 
+def stored(path: Path) -> dict[str, Any]:
+    """Return all that a file which `read` takes says of its model."""
+    text = _READERS[path.suffix](path)[2]
+    return metadata.parse(text, str(path)) if text else {}
+
+
 def _described(path: Path, entry: Shape, output: Shape, content: dict[str, Any]) -> Shipped:
     """Check that shapes ``[N, C, *size]`` and the metadata fit each other."""
     normalization = content.get("normalization")
