@@ -15,12 +15,13 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "__init__", "errors", "settings", "progress", "quiet", "harmless", "files", "usercode", "parallel", "losses",
         "meters", "kinds", "metadata", "model", "weights", "checkpoint", "prune", "task", "unlabelled", "metrics",
         "constant", "data", "quantize", "loops", "report", "runtime", "bench", "predict", "own_loop", "training",
-        "stages", "sensitivity", "pipeline", "search",
+        "stages", "student", "sensitivity", "pipeline", "search",
     ),
     "converters": (
         "environment", "onnx_file", "ranges", "runtimes", "qdq", "tflite_checks", "tflite_file", "tflite_ops",
         "correspondence", "foreign", "half", "sparse", "speed", "targets", "contents", "probe", "anatomy",
-        "export", "float_tflite", "int8_tflite", "proof", "rebuild", "tflite", "__init__", "sizes", "bridge", "calls",
+        "export", "float_tflite", "int8_tflite", "proof", "rebuild", "trim", "tflite", "__init__", "sizes", "bridge",
+        "calls",
     ),
     "cli": (
         "console", "options", "inputs", "shown", "calibrated", "doctor", "predict", "train", "convert", "run", "report",
