@@ -45,6 +45,42 @@ def test_every_bit_and_every_gradient_is_that_of_the_kernel(
     assert 0 < int((found[1] == 0).sum()) < x.numel()
 
 
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("pairs", [True, False])
+def test_weights_are_what_the_kernel_makes_of_them(axis: int, pairs: bool) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(6, 5, 3, 3) * torch.tensor([1e-9, 1.0, 3.0, 0.0, 50.0, 0.1]).reshape(6, 1, 1, 1)
+    found = []
+    for kind in (FakeInt8, FakeQuantize):
+        spec = scheme.weight_spec(True, axis, pairs)
+        module = spec.observer_or_fake_quant_ctr(
+            dtype=torch.int8, quant_min=-127, quant_max=127, qscheme=torch.per_channel_symmetric
+        )
+        module.__class__ = kind
+        leaf = weight.clone().requires_grad_()
+        result = module(leaf)
+        result.sum().backward()
+        found.append((result.detach(), leaf.grad, module.scale, module.zero_point))
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_parameters_of_a_range_are_torchaos() -> None:
+    torch.manual_seed(0)
+    module = scheme.activation_spec(True).observer_or_fake_quant_ctr(dtype=torch.int8, quant_min=-128, quant_max=127)
+    ranges = torch.randn(300, 2) * 10 ** torch.randint(-6, 6, (300, 1)).float()
+    for low, high in [*ranges.sort(dim=1).values, (torch.zeros(()), torch.zeros(()))]:
+        module.activation_post_process.min_val, module.activation_post_process.max_val = low, high
+        for ours, theirs in zip(module.calculate_qparams(), FakeQuantize.calculate_qparams(module), strict=True):
+            assert torch.equal(ours, theirs.to(ours.dtype)), (low, high)
+
+
+def test_what_is_no_range_is_refused() -> None:
+    module = scheme.activation_spec(True).observer_or_fake_quant_ctr(dtype=torch.int8, quant_min=-128, quant_max=127)
+    with pytest.raises(AssertionError, match="nan"):
+        module(torch.tensor([[float("nan"), 1.0]]))
+
+
 def test_the_gradient_of_a_division_by_channel_is_the_analytic_one() -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
