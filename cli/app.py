@@ -117,6 +117,7 @@ _add(run.sweep, "torchshrink sweep dense.safetensors --data ../data/nuclei --spa
 _add(search.search, "torchshrink search --data ../data/nuclei --max-size 40kB --max-loss-increase 0.01 --hours 1")
 _add(inspection.inspect, "torchshrink inspect dense.safetensors --data synthetic:cells --plot layers.png")
 _add(train.train, "torchshrink train --data synthetic:cells --out dense.safetensors --epochs 10")
+_add(train.student, "torchshrink student dense.safetensors --widths 8,8,8 --merge add --out small.safetensors")
 _add(train.prune, "torchshrink prune dense.safetensors --data synthetic:cells --amount 0.8 --out pruned.safetensors")
 _add(train.qat, "torchshrink qat pruned.safetensors --data synthetic:cells --out int8.safetensors")
 _add(train.ptq, "torchshrink ptq dense.safetensors --data synthetic:cells --out int8.safetensors")

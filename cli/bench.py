@@ -75,6 +75,12 @@ def bench(
             if item["operations"] is None and item["path"].endswith(".tflite"):
                 progress.start(f"time the operators of {item['name']}")
                 item |= _operators(item)
+        measured = [file for file in files if file.suffix == ".tflite"]
+        if save is not None and measured:
+            from torchshrink.converters.anatomy import op_costs
+
+            progress.start("time every operator, for search --costs")
+            found[op_costs.KEY] = op_costs.measure(measured, counts[0])
     changes = history.compare(found, old) if old is not None else history.Changes([], [])
     found["against"] = {"path": str(against), **asdict(changes)} if old is not None else None
     if save is not None:

@@ -33,11 +33,21 @@ def search(
     target: Annotated[
         Literal["litert", "onnxruntime"], typer.Option(help="The runtime that the file is for.")
     ] = "litert",
+    costs: Annotated[
+        Path | None,
+        typer.Option(
+            "--costs",
+            "--on",
+            help="The processor that latency is of: what `torchshrink bench --save` wrote "
+            "of TFLite files there; by default this one.",
+        ),
+    ] = None,
     trials: Annotated[
         int | None, typer.Option(min=1, help="Candidates to train at most; 40 when --hours is not given either.")
     ] = None,
     hours: Annotated[
-        float | None, typer.Option(min=0.0, help="Time at most, without the recommended model's training.")
+        float | None,
+        typer.Option(min=0.0, help="Processor time of each worker at most, without the recommended model."),
     ] = None,
     workers: Annotated[
         int | None,
@@ -90,6 +100,11 @@ def search(
 
         limits = Limits.parse(max_size, max_latency, max_rss, max_loss_increase)
         settings = load_recipe(recipe, data, trust, allow_pickle)
+        if costs is not None:
+            from torchshrink.converters.anatomy.op_costs import Costs
+
+            known = Costs.load(costs)
+            progress.note(f"latency is that of {known.processor}{told(known.error())}")
 
         def make_engine(trials_folder: Path) -> Engine:
             from torchshrink.search.engines.local import Local
@@ -109,12 +124,18 @@ def search(
             target=target,
             trials=trials,
             hours=hours,
+            costs=costs,
             storage=storage or _secret("TORCHSHRINK_STORAGE"),
             make_engine=make_engine,
             is_fresh=not resume,
             progress=progress,
         )
     _show(content, folder, as_json)
+
+
+def told(error: float | None) -> str:
+    """Return how far off latencies from operators' costs were, in words."""
+    return "" if error is None else f", from its operators: the files measured there by a median of {error:.0%} off"
 
 
 def _secret(name: str) -> str | None:

@@ -1,4 +1,4 @@
-"""The commands that make a model from data or from another model: train, prune, qat, ptq."""
+"""The commands that make a model from data or from another model: train, student, prune, qat, ptq."""
 
 from __future__ import annotations
 
@@ -207,6 +207,59 @@ def ptq(
             progress=progress,
         )
         content = _save(graph, out, task, _origin(model_file, data, seed), {}, kept)
+    _show(content, as_json)
+
+
+def student(
+    model_file: options.ModelFile,
+    out: Out,
+    data: options.NamedData = None,
+    widths: Annotated[str, typer.Option(help="Channels of the levels: equal for a flat network.")] = "8,12,16,24",
+    convolutions: Annotated[int, typer.Option(min=1, max=8, help="In each level.")] = 2,
+    convolution: Annotated[Literal["full", "separable", "ghost"], typer.Option(help="Of the levels.")] = "full",
+    merge: Annotated[Literal["concat", "add"], typer.Option(help="How levels take what the encoder had.")] = "concat",
+    stem: Annotated[
+        Literal["none", "stride", "space_to_depth"], typer.Option(help="Whether the first convolution halves the size.")
+    ] = "none",
+    up: Annotated[Literal["transpose", "nearest"], typer.Option(help="What doubles the size again.")] = "transpose",
+    kernel_size: Annotated[int | None, typer.Option(min=1, max=63, help="By default 3, for signals 9.")] = None,
+    own: Annotated[
+        str | None, typer.Option("--student", help="module:factory that builds your own architecture instead.")
+    ] = None,
+    distillation: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of the loss that the model's outputs make.")
+    ] = 0.5,
+    features: Annotated[float, typer.Option(min=0.0, help="Weight of the distance between features.")] = 0.0,
+    epochs: options.Epochs = 60,
+    lr: options.Rate = 3e-3,
+    batch_size: options.Batch = 16,
+    seed: options.Seed = 0,
+    factory: options.Factory = None,
+    allow_pickle: options.AllowPickle = False,
+    overwrite: options.Overwrite = False,
+    as_json: options.Json = False,
+) -> None:
+    """Teach another, smaller architecture what a model does."""
+    check_output(out, overwrite, (".safetensors",), sources=(model_file,))
+    with _watched() as progress:
+        task, teacher = _load(progress, model_file, data, seed, factory, allow_pickle)
+        from torchshrink.pipeline.teaching import stated_step, teach
+
+        shape: dict[str, Any] = {
+            "widths": _numbers(widths),
+            "convolutions": convolutions,
+            "convolution": convolution,
+            "merge": merge,
+            "stem": stem,
+            "up": up,
+            "kernel_size": kernel_size,
+        }
+        step = stated_step({"factory": own} if own else shape, features)
+        share = 1.0 if task.kind == "unlabelled" else distillation
+        settings = _settings(epochs, lr, batch_size, seed, distillation=share)
+        progress.start("teach a student")
+        model, history = teach(teacher, task, settings, step, progress)
+        content = _save(model, out, task, _origin(model_file, data, seed), history.to_dict())
     _show(content, as_json)
 
 

@@ -16,6 +16,7 @@ from torch.fx import GraphModule
 from torchshrink.converters import contents, half, qdq, tflite
 from torchshrink.converters import ranges as range_store
 from torchshrink.converters.anatomy.inspect import find_islands, inspect
+from torchshrink.converters.anatomy.op_costs import Costs
 from torchshrink.converters.export import onnxruntime_int8
 from torchshrink.converters.export.to_onnx import export
 from torchshrink.converters.onnx_file import save
@@ -113,6 +114,15 @@ class Bridge:
             ConversionError: When ONNX Runtime refuses it.
         """
         return inspect(path, runs=runs, threads=threads).share_of_time("float")
+
+    def latency_ms(self, path: Path, costs: Path) -> float:
+        """Return what a TFLite file takes where its operators' costs were measured, in ms.
+
+        Raises:
+            DataError: When ``costs`` is not what ``torchshrink bench --save`` wrote of TFLite files.
+            ModelError: When the file cannot be taken apart.
+        """
+        return Costs.load(costs).of_file(path)
 
     def weights(self, path: Path) -> list[NDArray[Any]]:
         """Return the weights that a file stores, dense, in the type that it stores them."""

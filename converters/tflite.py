@@ -26,6 +26,7 @@ from torchshrink.converters.int8_tflite.matching import Match
 from torchshrink.converters.onnx_file import load, save
 from torchshrink.converters.ranges import Ranges
 from torchshrink.converters.targets import Target
+from torchshrink.converters.trim import trim
 from torchshrink.errors import ConversionError, RecipeError, UnsupportedOpError
 from torchshrink.files import atomic
 from torchshrink.settings import check, check_switch
@@ -150,6 +151,7 @@ def write(
         if ends == "float":
             make_float(model)
         targets.check(model, target, path.name)
+        trim(model)
         tflite_file.write(model, temporary)
     return Written(match, sparse_tensors)
 

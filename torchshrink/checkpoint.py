@@ -1,8 +1,8 @@
 """Save and load models as safetensors, with a JSON description in the file's own header.
 
 Nothing that runs code is ever unpickled unless the caller says so, and no code that a file names is ever imported: the
-built-in U-Net is rebuilt from its arguments, a traced (quantized) graph from its operations, and any other model needs
-its factory from the caller. Files of other tools are read by `torchshrink.weights`.
+project's own networks are rebuilt from their arguments, a traced (quantized) graph from its operations, and any other
+model needs its factory from the caller. Files of other tools are read by `torchshrink.weights`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from torchshrink import metadata
 from torchshrink.errors import ModelError, OutputError
 from torchshrink.files import atomic
 from torchshrink.model import graphs
+from torchshrink.model.built_in import BUILT_IN, config_of
 from torchshrink.model.graph_operators import LARGEST
 from torchshrink.model.resize import resize, sizes
-from torchshrink.model.unet import UNet
 from torchshrink.weights import is_foreign, opened, put, read, tensors
 
 SCHEMA = 1
@@ -54,7 +54,7 @@ def save(model: nn.Module, path: Path, description: dict[str, Any] | None = None
         architecture["graph"], state = graphs.to_json(model)
         architecture["noise"] = model.meta.get("noise", [])  # see `torchshrink.quantize.noise`
     else:
-        architecture["arguments"] = model.config if isinstance(model, UNet) else None
+        architecture["arguments"] = config_of(model)
         architecture["layers"] = sizes(model)
         state = model.state_dict()
     header = {"schema": SCHEMA, "architecture": architecture, **(description or {})}
@@ -72,7 +72,7 @@ def load(path: Path, factory: Factory | None = None, allow_pickle: bool = False)
     Args:
         path: ``.safetensors``; what ``torch.save`` wrote (``.pt``, ``.pth``, ``.ckpt`` of Lightning, ``.bin``); or a
             folder as Hugging Face saves models. See `torchshrink.weights.put` for what weights are found in them.
-        factory: Makes the module whose weights the file holds; not needed for the built-in U-Net, and for a whole
+        factory: Makes the module whose weights the file holds; not needed for a built-in model, and for a whole
             module that was pickled.
         allow_pickle: Unpickle what holds more than tensors, which can run any code that its author put in.
 
@@ -113,11 +113,11 @@ def _check_numbers(model: nn.Module, what: str, advice: str) -> None:
 
 
 def is_self_contained(path: Path) -> bool:
-    """Return whether a checkpoint says itself how its built-in U-Net is built."""
+    """Return whether a checkpoint says itself how its built-in model is built."""
     if Path(path).suffix != ".safetensors":
         return False
     architecture = describe(path).get("architecture", {})
-    return architecture.get("name") == UNet.__name__ and bool(architecture.get("arguments"))
+    return str(architecture.get("name")) in BUILT_IN and bool(architecture.get("arguments"))
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -147,15 +147,15 @@ def _whole_module(content: Any) -> nn.Module | None:
 
 
 def _rebuild(path: Path, architecture: dict[str, Any]) -> nn.Module:
-    if architecture.get("name") != UNet.__name__ or not architecture.get("arguments"):
-        name = architecture.get("name", "an unknown model")
+    name = str(architecture.get("name", "an unknown model"))
+    if name not in BUILT_IN or not architecture.get("arguments"):
         raise ModelError(f"{path} holds the weights of {name}: say how to build it with --model MODULE:FACTORY")
     try:
         with torch.device("meta"):  # takes no memory
-            weights = sum(value.numel() for value in UNet(**architecture["arguments"]).parameters())
+            weights = sum(value.numel() for value in BUILT_IN[name](**architecture["arguments"]).parameters())
         if weights > LARGEST:
             raise ValueError(f"it would have {weights} weights")
-        return UNet(**architecture["arguments"])
+        return BUILT_IN[name](**architecture["arguments"])
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         reason = str(error).splitlines()[0][:200]
-        raise ModelError(f"{path} describes a U-Net that cannot be built: {reason}") from error
+        raise ModelError(f"{path} describes a {name} that cannot be built: {reason}") from error

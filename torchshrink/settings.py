@@ -14,6 +14,10 @@ Scheduling = Literal["polynomial", "constant", "one_shot", "rewind"]  # when wei
 Importance = Literal["l1", "l2", "bn", "taylor"]  # what a channel is worth, see `prune.channels`
 Scope = Literal["global", "layer"]  # what is ranked together: all layers, or the weights or channels of each
 Arithmetic = Literal["auto", "fp32", "bf16"]  # what training computes with
+Convolution = Literal["full", "separable", "ghost"]  # of a student's levels, see `model.student.Student`
+Merge = Literal["concat", "add"]  # how they take what the encoder had
+Stem = Literal["none", "stride", "space_to_depth"]  # whether, and how, the first convolution halves every side
+Upsampling = Literal["transpose", "nearest"]  # what doubles them again
 Sampler = Literal["tpe", "random"]  # what draws the candidates of a search
 Kind = Literal[  # what a truth is, see `task.Task`
     "segmentation", "multiclass", "classification", "regression", "reconstruction", "unlabelled", "custom"

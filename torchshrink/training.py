@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
@@ -72,6 +73,7 @@ def fit(
     after_step: AfterStep | None = None,
     settled: float = 0.0,
     teacher: nn.Module | None = None,
+    hint: Callable[[], Tensor] | None = None,
     progress: Progress = SILENT,
 ) -> History:
     """Train ``model`` in place and leave it, in evaluation mode, with the weights of its best epoch.
@@ -89,6 +91,7 @@ def fit(
         settled: Share of the training after which an epoch may be the best one; before it, the model is still being
             pruned or its ranges still move.
         teacher: Imitated with the weight ``settings.distillation`` (Hinton et al., arXiv:1503.02531); left as it is.
+        hint: Returns what is added to the loss of a batch after model and teacher have seen it.
         progress: Told about every step, by the main process.
 
     Raises:
@@ -117,9 +120,9 @@ def fit(
     optimizer = settings.loop.make_optimizer(model.parameters(), settings)
     steps = settings.epochs * len(loader)
     schedule = settings.loop.make_schedule(optimizer, settings, steps)
-    guide = _guide(teacher, settings, device)
+    guide = _guide(teacher, settings, device, hint is not None)
     progress = progress if is_main() else SILENT
-    run = _Run(model, task, settings, optimizer, schedule, after_step, guide, progress, steps)
+    run = _Run(model, task, settings, optimizer, schedule, after_step, guide, progress, steps, hint)
     history, best = History(), None
     for epoch in range(1, settings.epochs + 1):
         train_loss = run.epoch(loader, generator)
@@ -161,6 +164,7 @@ class _Run:
     teacher: nn.Module | None
     progress: Progress
     steps: int
+    hint: Callable[[], Tensor] | None = None
     step: int = 0
     is_channels_last: bool = True
 
@@ -203,6 +207,8 @@ class _Run:
             loss = torch.zeros(()) if guidance is not None and share == 1 else self._task_loss(output, truth)
             if guidance is not None:
                 loss = (1 - share) * loss + share * imitation(output, tree.tree_map(Tensor.float, guidance))
+            if self.hint is not None:
+                loss = loss + self.hint()
         return loss * (len(inputs) / whole)
 
     def _task_loss(self, output: Any, truth: Any) -> Tensor:
@@ -254,9 +260,11 @@ def _with_answers(task: Task, settings: Settings, teacher: nn.Module | None) -> 
     return task if is_taught or teacher is None else taught(task, copy.deepcopy(teacher).cpu())
 
 
-def _guide(teacher: nn.Module | None, settings: Settings, device: torch.device) -> nn.Module | None:
+def _guide(
+    teacher: nn.Module | None, settings: Settings, device: torch.device, is_looked_into: bool
+) -> nn.Module | None:
     """Return a copy of the teacher that is ready to be asked; nothing when it has no say."""
-    if teacher is None or settings.distillation == 0:
+    if teacher is None or (settings.distillation == 0 and not is_looked_into):
         return None
     return copy.deepcopy(teacher).to(device).eval()
 

@@ -255,9 +255,9 @@ def test_amount_out_of_range(amount: Any) -> None:
         ({"dense": {"from": "dense", "qat": {}}}, "'dense' comes from 'dense'"),
         (
             {"dense": {"train": {}, "qat": {}}},
-            "needs exactly one of train, prune, channels, cluster, qat; has train, qat",
+            "needs exactly one of train, student, prune, channels, cluster, qat; has train, qat",
         ),
-        ({"dense": {}}, "needs exactly one of train, prune, channels, cluster, qat; has none"),
+        ({"dense": {}}, "needs exactly one of train, student, prune, channels, cluster, qat; has none"),
         ({"thin": {"prune": {}}}, "variants.thin: 'prune' needs a 'from'"),
         ({"slim": {"channels": {"amount": 0.5}}}, "variants.slim: 'channels' needs a 'from'"),
         ({"dense": TRAIN, "b": {"from": "dense", "channels": {}}}, "exactly one of amount, amounts"),

@@ -15,12 +15,12 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "__init__", "errors", "settings", "progress", "quiet", "harmless", "files", "usercode", "parallel", "losses",
         "meters", "kinds", "metadata", "model", "weights", "checkpoint", "prune", "task", "unlabelled", "metrics",
         "constant", "data", "quantize", "loops", "report", "runtime", "bench", "predict", "bundle", "own_loop",
-        "training", "stages", "sensitivity", "pipeline", "search",
+        "training", "stages", "student", "sensitivity", "pipeline", "search",
     ),
     "converters": (
         "environment", "_fork_host", "prepared", "onnx_file", "ranges", "runtimes", "qdq", "tflite_checks",
         "tflite_file", "tflite_ops", "correspondence", "foreign", "half", "sparse", "speed", "targets", "contents",
-        "probe", "anatomy", "export", "float_tflite", "int8_tflite", "proof", "rebuild", "tflite", "__init__", "sizes",
+        "probe", "anatomy", "export", "float_tflite", "int8_tflite", "proof", "rebuild", "trim", "tflite", "__init__", "sizes",
         "bridge", "calls",
     ),
     "cli": (

@@ -67,6 +67,7 @@ class Made:
     calibrated: Path | None = None  # the int8 graph of a float variant that is to have int8 files
     artefacts: Sequence[Artefact] = ()
     checked: Sequence[dict[str, Any]] = ()  # rows of the files that compute what they should
+    architecture: str = ""  # of its float model, in words
     failed: Sequence[dict[str, Any]] = ()  # what the report says of the others
 
 
@@ -126,6 +127,9 @@ class Bridge(Protocol):
 
     def float_time(self, path: Path, runs: int, threads: int) -> float:
         """Return the share of an inference's time that a file spends in float operations, in [0, 1]."""
+
+    def latency_ms(self, path: Path, costs: Path) -> float:
+        """Return what a TFLite file takes on the processor whose operators were measured for the file ``costs``."""
 
     def weights(self, path: Path) -> list[NDArray[Any]]:
         """Return the weights that a file stores, dense, in the type that it stores them."""

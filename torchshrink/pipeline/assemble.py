@@ -161,8 +161,9 @@ def _classes(task: Task) -> int:
 def _fitting(model: nn.Module, path: Path, task: Task) -> nn.Module:
     """Return a model that was built from its own description, when its channels are the data's."""
     config = getattr(model, "config", {})
+    config = {key: value for key, value in config.items() if (key, value) != ("result", "probability")}
     wanted = {"in_channels": task.example_input.shape[1], "dims": task.dims}
-    if task.kind != "unlabelled":
+    if task.kind != "unlabelled" and config.get("result") != "scores":
         wanted = _shape(task)
     if any(config.get(key) != value for key, value in wanted.items()):
         raise ModelError(

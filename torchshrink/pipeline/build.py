@@ -12,6 +12,8 @@ from torchshrink import stages
 from torchshrink.errors import RecipeError
 from torchshrink.pipeline.assemble import make_loop
 from torchshrink.pipeline.recipe import Recipe
+from torchshrink.pipeline.students import Student
+from torchshrink.pipeline.teaching import kept_float, teach
 from torchshrink.progress import Progress
 from torchshrink.sensitivity.keep_float import layers_to_keep
 from torchshrink.sensitivity.room import room_cost
@@ -30,7 +32,7 @@ def build(
     Args:
         recipe: Whose variant it is.
         name: Of the variant.
-        model: What it comes from; trained in place by ``train``, left as it was by the others.
+        model: What it comes from; trained in place by ``train``, left as it was by the others; a student's teacher.
         task: Data and loss.
         teacher: What it imitates, see `teacher_of`.
         progress: Told about every step.
@@ -39,18 +41,21 @@ def build(
     values = {field.name: getattr(step, field.name) for field in fields(step)}
     own = {key: value for key, value in values.items() if key not in _SHARED}
     if kind == "qat":
-        own["keep_float"] = layers_to_keep(recipe.keep_float, model, task, progress)
+        own["keep_float"] = layers_to_keep(kept_float(recipe, name, model), model, task, progress)
         own["portable"] = recipe.portable
         progress.note(f"{name}: {room_cost(model, own['keep_float'], recipe.portable)}")
-    if task.kind == "unlabelled" and teacher is None and step.epochs:
+    if task.kind == "unlabelled" and teacher is None and step.epochs and not isinstance(step, Student):
         raise RecipeError(
             f"variant {name!r} has no labels to be trained with and no teacher: begin with a trained model "
             "(model.checkpoint) and train: {epochs: 0}; what comes from it imitates it"
         )
     title, stage = _STAGES[kind]
     progress.start(f"{name}: {title}")
+    share = recipe.imitation
+    if isinstance(step, Student):
+        own, share = {"step": step}, 1.0 if task.kind == "unlabelled" or share == 1 else step.distillation
     shared = {key: values[key] for key in _SHARED}
-    settings = Settings(**shared, seed=recipe.seed, distillation=recipe.imitation, loop=make_loop(recipe))
+    settings = Settings(**shared, seed=recipe.seed, distillation=share, loop=make_loop(recipe))
     made, history = stage(model, task, settings, **own, teacher=teacher, progress=progress)
     return made, history.to_dict(), own.get("keep_float", [])
 
@@ -71,8 +76,17 @@ def _train(
     return model, stages.train(model, task, settings, **shared)
 
 
+def _teach(
+    model: nn.Module, task: Task, settings: Settings, step: Student, teacher: nn.Module | None, progress: Progress
+) -> tuple[nn.Module, History]:
+    """Let a student learn from what its variant comes from, whoever else teaches its line."""
+    del teacher
+    return teach(model, task, settings, step, progress)
+
+
 _STAGES: dict[str, tuple[str, Callable[..., tuple[nn.Module, History]]]] = {
     "train": ("train", _train),
+    "student": ("teach a student", _teach),
     "prune": ("prune and fine-tune", stages.prune),
     "channels": ("remove channels and fine-tune", stages.channels),
     "cluster": ("cluster the weights and fine-tune", stages.cluster),

@@ -19,6 +19,7 @@ from torchshrink.constant import constant
 from torchshrink.errors import ConversionError, ModelError, RecipeError, ShrinkError
 from torchshrink.files import atomic, sha256
 from torchshrink.model import graphs
+from torchshrink.model.built_in import name_of
 from torchshrink.pipeline.artefacts import Artefact, Bridge, Made, Outputs, Source, ranges_path
 from torchshrink.pipeline.assemble import make_factory, make_model, make_task
 from torchshrink.pipeline.build import build, teacher_of
@@ -37,6 +38,7 @@ from torchshrink.pipeline.rows import (
 )
 from torchshrink.pipeline.steps import Result, Steps, Work, digest
 from torchshrink.pipeline.subject import Loss
+from torchshrink.pipeline.teaching import factory_of, kept_float, student_of
 from torchshrink.pipeline.test_part import Tally, TestPart
 from torchshrink.progress import Progress
 from torchshrink.quantize.noise import to_rows
@@ -100,7 +102,7 @@ class Job:
         self.made: dict[str, Made] = {}
         if factory is None and recipe.model.factory != "unet":
             factory = make_factory(recipe, self.task)
-        self._read = lambda path: checkpoint.load(path, factory)
+        self._factory = factory
         self.load = lru_cache(_AT_HAND)(self._read)
 
     def _learn_from_the_model(self) -> None:
@@ -113,6 +115,11 @@ class Job:
         self.recipe = self.recipe.model_copy(update={"loss": Loss(name="teacher")})
         self.task = taught(self.task, self._start().eval())
         self.data_key = digest([self.data_key, model_key(self.recipe)])
+
+    def _read(self, path: Path) -> nn.Module:
+        """Return the model of a checkpoint of this run; a student's is built as its own step says."""
+        step = student_of(self.recipe, path.name.removesuffix(".safetensors"))
+        return checkpoint.load(path, factory_of(step, self.recipe.seed) if step is not None else self._factory)
 
     def make(self, name: str, variant: Variant) -> None:
         """Train, prune or quantize one variant and write its model."""
@@ -130,7 +137,8 @@ class Job:
             checkpoint.save(model, path, {**self.metadata, **self.origin, "history": history, "keep_float": kept})
             is_graph = quantize.is_quantized(model)
             macs = parent.macs if parent and is_graph else bench.count_macs(model, self.task.example_input)
-            return {"macs": macs, "history": history, "keep_float": kept}, [path]
+            what = parent.architecture if parent and is_graph else name_of(model)
+            return {"macs": macs, "history": history, "keep_float": kept, "architecture": what}, [path]
 
         origin = parent.stamp if parent else model_key(self.recipe)
         inputs: list[Any] = [self.data_key, variant.model_dump(mode="json"), origin]
@@ -139,6 +147,7 @@ class Job:
         result, stamp = self._step(f"make:{name}", inputs, work)
         best = result["history"]["best_loss" if self.task.decides == "loss" else "best_cost"]
         self.made[name] = Made(path, stamp, result["macs"], best, result.get("keep_float", ()))
+        self.made[name].architecture = result.get("architecture", "")
 
     def export(self, name: str) -> None:
         """Write every file of a variant."""
@@ -248,11 +257,11 @@ class Job:
         """Write the calibrated int8 graph of a float variant and return which of its layers stay float."""
         self.progress.start(f"{name}: calibrate int8")
         model = self.load(self.made[name].path)
-        kept = layers_to_keep(self.recipe.keep_float, model, self.task, self.progress)
-        self.progress.note(f"{name}: {room_cost(model, kept, self.recipe.portable)}")
-        graph = stages.ptq(model, self.task, keep_float=kept, portable=self.recipe.portable)
-        checkpoint.save(graph, path, {**self.metadata, **self.origin, "keep_float": kept})
-        return kept
+        layers = layers_to_keep(kept_float(self.recipe, name, model), model, self.task, self.progress)
+        self.progress.note(f"{name}: {room_cost(model, layers, self.recipe.portable)}")
+        graph = stages.ptq(model, self.task, keep_float=layers, portable=self.recipe.portable)
+        checkpoint.save(graph, path, {**self.metadata, **self.origin, "keep_float": layers})
+        return layers
 
     def _source(self, name: str) -> Source:
         made = self.made[name]
@@ -319,12 +328,13 @@ class Job:
         variant, made = self.recipe.variants[name], self.made[name]
         if variant.qat is not None or not variant.export:
             return []
-        is_unet = self.recipe.model.factory == "unet"
+        student = student_of(self.recipe, name)
+        is_ours = self.recipe.model.factory == "unet" if student is None else student.factory is None
         # A fresh process cannot build a model from the user's code: it gets the traced graph.
-        path = made.path if is_unet else self.out / "models" / f"{name}-graph.safetensors"
+        path = made.path if is_ours else self.out / "models" / f"{name}-graph.safetensors"
 
         def work() -> tuple[Result, list[Path]]:
-            if not is_unet:
+            if not is_ours:
                 checkpoint.save(_trace(self.load(made.path), self.task), path, self.metadata)
             tally = Tally(self.task, self._structure)
             for inputs, truths in self.test:

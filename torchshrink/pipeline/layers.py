@@ -9,6 +9,7 @@ from torch import nn
 
 from torchshrink.errors import ModelError, RecipeError
 from torchshrink.pipeline.recipe import Recipe
+from torchshrink.pipeline.teaching import student_of
 from torchshrink.quantize import keep
 
 
@@ -44,6 +45,8 @@ def check_layers(recipe: Recipe, model: nn.Module) -> None:
 def _named(recipe: Recipe) -> Iterator[tuple[str, str, bool]]:
     """Yield the key, the layer that stands there, and whether it may be a pattern or a type."""
     for variant, content in recipe.variants.items():
+        if student_of(recipe, variant) is not None:
+            continue  # its layers are others, and its own steps refuse names that it does not have
         for kind, step in content.steps.items():
             for part, is_pattern in (("ignore", True), ("amounts", False)):
                 for name in getattr(step, part, None) or ():

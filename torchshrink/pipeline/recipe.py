@@ -12,6 +12,7 @@ from torchshrink.errors import RecipeError
 from torchshrink.files import atomic, read
 from torchshrink.pipeline import plain_yaml
 from torchshrink.pipeline.stage_settings import Channels, Clustering, Dense, Pruning, Qat
+from torchshrink.pipeline.students import Student, Students
 from torchshrink.pipeline.subject import Loss, Model, Strict, TaskChoice
 from torchshrink.runtime.processors import HERE, KINDS
 from torchshrink.settings import (
@@ -60,6 +61,8 @@ class Space(Strict):
         distillation: Share of the loss that the dense model's outputs make in every fine-tuning.
         length: Share of the epochs that are used.
         lr: Least and greatest learning rate of the fine-tuning.
+        student: What other architectures may be, taught by the dense model, beside what is pruned from it; ``true`` for
+            the built-in shapes.
     """
 
     channels: Shares | None = None
@@ -72,6 +75,12 @@ class Space(Strict):
     distillation: tuple[Annotated[Float, Field(ge=0, le=1)], ...] = Field((0.0, 0.5), min_length=1)
     length: tuple[Annotated[Float, Field(gt=0, le=1)], ...] = Field((0.5, 1.0), min_length=1)
     lr: Rates = (5e-4, 5e-3)
+    student: Students | None = None
+
+    @field_validator("student", mode="before")
+    @classmethod
+    def _may_be_off(cls, value: Any) -> Any:
+        return None if value is False else value
 
 
 class Search(Strict):
@@ -99,12 +108,16 @@ class Search(Strict):
     sampler: Sampler = "tpe"
 
 
+_STEPS = ("train", "student", "prune", "channels", "cluster", "qat")
+
+
 class Variant(Strict):
     """One model: where it comes from, the one thing that is done to it, and whether files are made of it."""
 
     source: str | None = Field(None, alias="from")
     export: bool = True
     train: Dense | None = None
+    student: Student | None = None
     prune: Pruning | None = None
     channels: Channels | None = None
     cluster: Clustering | None = None
@@ -113,14 +126,14 @@ class Variant(Strict):
     @property
     def steps(self) -> dict[str, Training]:
         """What is done, by its key."""
-        named = {name: getattr(self, name) for name in ("train", "prune", "channels", "cluster", "qat")}
+        named = {name: getattr(self, name) for name in _STEPS}
         return {name: step for name, step in named.items() if step is not None}
 
     @model_validator(mode="after")
     def _has_one_step(self) -> Variant:
         names = ", ".join(self.steps)
         if len(self.steps) != 1:
-            raise ValueError(f"needs exactly one of train, prune, channels, cluster, qat; has {names or 'none'}")
+            raise ValueError(f"needs exactly one of {', '.join(_STEPS)}; has {names or 'none'}")
         if self.source is None and self.train is None:
             raise ValueError(f"'{names}' needs a 'from': the variant that it starts from")
         return self

@@ -32,6 +32,7 @@ def file_row(
     return {
         "name": artefact.name,
         "variant": artefact.variant,
+        "architecture": made.architecture,
         "format": artefact.format,
         "precision": artefact.precision,
         "path": str(artefact.path.relative_to(root)),

@@ -48,6 +48,10 @@ def references(recipe: Recipe) -> dict[str, str]:
     }
     named |= {what: reference for what, reference in own_loop.items() if isinstance(reference, str)}
     named |= {f"metric {name}": choice.use or "" for name, choice in recipe.task.metrics.items()}
+    named |= {f"student {name}": each.student.factory for name, each in recipe.variants.items() if each.student
+              and each.student.factory}  # fmt: skip
+    if recipe.search is not None and recipe.search.space.student is not None:
+        named["student"] = recipe.search.space.student.factory or ""
     found = {what: reference for what, reference in named.items() if ":" in reference}
     return found | ({"data": recipe.data} if is_callable(recipe.data) else {})
 

@@ -15,6 +15,7 @@ from torch.fx import GraphModule, Node
 from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
 from torchshrink.model.graphs import MODULES
+from torchshrink.quantize.fake import divided
 
 aten = torch.ops.aten
 
@@ -75,7 +76,7 @@ def _unfold(graph: GraphModule, norm: Node) -> None:
     dims = source.meta["val"].dim()
     shape = [1, -1, *[1] * (dims - 2)]
     with graph.graph.inserting_after(source):
-        quotient = _call(source, aten.div.Tensor, source, None)
+        quotient = _call(source, divided, source, None)
     with graph.graph.inserting_before(quotient):
         divisor = _call(source, aten.view.default, factor, shape)
     result = quotient

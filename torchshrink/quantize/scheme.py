@@ -9,9 +9,10 @@ Source: https://ai.google.dev/edge/litert/models/quantization_spec
 from __future__ import annotations
 
 import torch
-from torchao.quantization.pt2e import FakeQuantize, HistogramObserver
+from torchao.quantization.pt2e import HistogramObserver
 from torchao.quantization.pt2e.quantizer import FixedQParamsQuantizationSpec, QuantizationSpec
 
+from torchshrink.quantize.fake import FakeInt8
 from torchshrink.quantize.observer import StepMinMaxObserver, WeightObserver
 
 ACTIVATION_MIN, ACTIVATION_MAX = -128, 127
@@ -25,7 +26,7 @@ _ACTIVATION_EPS, _WEIGHT_EPS = 2.0**-12, 2.0**-16
 def activation_spec(is_qat: bool) -> QuantizationSpec:
     """Return the spec of an activation: int8, affine, one range per tensor."""
     observer = (
-        FakeQuantize.with_args(observer=StepMinMaxObserver, eps=_ACTIVATION_EPS)
+        FakeInt8.with_args(observer=StepMinMaxObserver, eps=_ACTIVATION_EPS)
         if is_qat
         else HistogramObserver.with_args(eps=_ACTIVATION_EPS)
     )
@@ -46,7 +47,7 @@ def weight_spec(is_qat: bool, axis: int, pairs: bool = True) -> QuantizationSpec
     # ch_axis is repeated because torchao drops the spec's own where a fake quantizer makes the observer.
     settings = {"eps": _WEIGHT_EPS, "ch_axis": axis, "pairs": pairs}
     observer = (
-        FakeQuantize.with_args(observer=WeightObserver, **settings) if is_qat else WeightObserver.with_args(**settings)
+        FakeInt8.with_args(observer=WeightObserver, **settings) if is_qat else WeightObserver.with_args(**settings)
     )
     return QuantizationSpec(
         dtype=torch.int8,

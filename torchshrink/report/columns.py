@@ -74,6 +74,7 @@ def _faster(row: Row, rows: Sequence[Row]) -> float:
 _BEFORE = (
     _plain("name", "file"),
     _plain("variant"),
+    _plain("architecture"),
     _plain("format"),
     _plain("precision"),
     _plain("path"),

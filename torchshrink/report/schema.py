@@ -154,6 +154,8 @@ class Row(TypedDict):
     name: str
     """Unique in a run: ``pruned-qat/tflite-int8-sparse``."""
     variant: str
+    architecture: NotRequired[str]
+    """The class of the variant's model; of a built-in student, its shape."""
     format: Format
     precision: str
     """``fp32``, ``fp16`` (weights) or ``int8``."""

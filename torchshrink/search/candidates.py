@@ -8,7 +8,8 @@ from typing import Any
 
 from torchshrink.pipeline.recipe import Recipe, Search, Variant
 from torchshrink.pipeline.stage_settings import Channels, Dense, Pruning, Qat
-from torchshrink.search.space import LEAST_SPARSITY, Choices, Resolved, shares
+from torchshrink.search import students
+from torchshrink.search.space import LEAST_SPARSITY, Choices, Resolved, is_student, shares
 from torchshrink.settings import Importance
 
 FORMATS = {"litert": "tflite", "onnxruntime": "onnx"}
@@ -47,6 +48,7 @@ class Plan:
         target: ``"litert"`` or ``"onnxruntime"``.
         checkpoint: The trained dense model's weights.
         reference: The dense float file, which latency is compared with.
+        costs: What operators cost on the processor that latency is of, if not this one.
     """
 
     base: Recipe
@@ -55,6 +57,7 @@ class Plan:
     target: str
     checkpoint: Path
     reference: Path
+    costs: Path | None = None
 
     def __call__(self, settings: Choices) -> Candidate:
         """Return the candidate with these settings, which starts from the trained dense model."""
@@ -114,17 +117,22 @@ class Plan:
 def _steps(
     settings: Choices, space: Resolved, epochs: int, index: int, is_last: bool
 ) -> list[tuple[str, dict[str, Any]]]:
-    """Return the variants of one rung: channels go in the first, weights in the last."""
+    """Return the variants of one rung: channels go, or students come, in the first, weights go in the last."""
+    is_taught = index == 0 and is_student(settings)
     removed = shares(settings, space) if index == 0 else {}
     is_pruned = is_last and settings["sparsity"] >= LEAST_SPARSITY
-    if removed and is_pruned:  # the only rung
+    if (removed or is_taught) and is_pruned:  # the only rung
         epochs = max(1, epochs // 2)
     steps: list[tuple[str, dict[str, Any]]] = []
     if removed:
-        step = Channels(
+        removing = Channels(
             amounts=removed, importance=_IMPORTANCE, round_to=settings["round_to"], epochs=epochs, lr=settings["lr"]
         )
-        steps.append(("slim", {"channels": step}))
+        steps.append(("slim", {"channels": removing}))
+    if is_taught and space.student is not None:
+        share = settings["distillation"]
+        step = students.step(settings, space.student, epochs=epochs, lr=settings["lr"], distillation=share)
+        steps.append(("student", {"student": step}))
     if is_pruned:
         amount = round(settings["sparsity"], 4)
         pruning = Pruning(amount=amount, method=settings["pattern"], epochs=epochs, lr=settings["lr"])

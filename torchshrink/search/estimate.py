@@ -9,9 +9,11 @@ from torch import nn
 
 from torchshrink import prune
 from torchshrink.model.macs import count_macs
+from torchshrink.pipeline.teaching import make_student
 from torchshrink.prune.layers import prunable_layers
+from torchshrink.search import students
 from torchshrink.search.limits import Limits
-from torchshrink.search.space import LEAST_SPARSITY, Choices, Resolved, shares
+from torchshrink.search.space import LEAST_SPARSITY, Choices, Resolved, is_student, shares
 from torchshrink.task import Task
 
 _SPARSE_BYTES = 2  # a nonzero int8 weight and its place, in a sparse TFLite file
@@ -43,12 +45,14 @@ class Estimator:
         These are ``"macs"`` and, from them, ``"latency"``.
 
         Raises:
-            RecipeError: When the channels cannot be removed.
+            RecipeError: When the channels cannot be removed, or a student cannot be made.
             ModelError: When the model does not run without them.
         """
         model, example = self.model, self.task.example_input
         removed = shares(settings, self.space)
-        if removed:
+        if is_student(settings) and self.space.student is not None:
+            model = make_student(students.step(settings, self.space.student), model, self.task, seed=0)
+        elif removed:
             model = prune.channels(model, example, amounts=removed, round_to=settings["round_to"])
         weights = sum(layer.weight.numel() for layer in prunable_layers(model).values())
         if settings["sparsity"] >= LEAST_SPARSITY:

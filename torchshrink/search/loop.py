@@ -32,7 +32,10 @@ _FINISHING = 0.7  # share of the time after which hopeful candidates are finishe
 
 @dataclass(frozen=True)
 class Budget:
-    """When to stop: after so many candidates that were trained, or so many hours."""
+    """When to stop: after so many candidates that were trained, or so many hours of processor time for each worker.
+
+    On a machine that does nothing else, hours of the clock are at most that; a busy one takes longer, for the same.
+    """
 
     trials: int | None
     hours: float | None
@@ -62,12 +65,11 @@ class Loop:
         self._under_way: set[int] = set()
         self._plans: dict[int, Candidate] = {}
         self._spent = study.kept("seconds", 0.0)
-        self._start = time.monotonic()
+        self._begun: dict[int, float] = {}
 
     def run(self, engine: Engine, budget: Budget) -> None:
         """Train candidates until the budget is used up; what is under way then is finished."""
         self.progress.start("search")
-        self._start = time.monotonic()
         for trial in self.study.trials():
             if state_of(trial) == "open" and "settings" not in trial.user_attrs:
                 self.study.fail(trial.number, "the search was interrupted before it began")
@@ -77,7 +79,7 @@ class Loop:
             if not self._under_way:
                 break
             for outcome in engine.wait(_TURN):
-                self._take(outcome)
+                self._take(outcome, engine.slots)
             self.study.keep("seconds", self._elapsed())
             self._show(budget)
         for trial in self.study.trials():
@@ -179,6 +181,7 @@ class Loop:
         names = tuple(name for names in candidate.rungs[: rung + 1] for name in names)
         self.study.note(number, begun=rung + 1)
         self._under_way.add(number)
+        self._begun[number] = time.monotonic()
         engine.submit(
             Request(
                 number=number,
@@ -187,13 +190,16 @@ class Loop:
                 variants=names,
                 ships=candidate.name if is_last else None,
                 reference=self.plan.reference,
+                costs=self.plan.costs,
             )
         )
 
-    def _take(self, outcome: Outcome) -> None:
-        """Keep what became of a rung."""
+    def _take(self, outcome: Outcome, slots: int) -> None:
+        """Keep what became of a rung; what failed has taken the time since it began."""
         number = outcome.number
         self._under_way.discard(number)
+        begun = self._begun.pop(number)
+        self._spent += (outcome.result["seconds"] if outcome.result else time.monotonic() - begun) / slots
         kept = self.study.trials()[number].user_attrs
         if outcome.result is None:
             lost = kept.get("lost", 0) + 1
@@ -224,8 +230,8 @@ class Loop:
         return self._plans[number]
 
     def _elapsed(self) -> float:
-        """Return the seconds that the search has taken, those of earlier calls included."""
-        return float(self._spent + time.monotonic() - self._start)
+        """Return the processor seconds of each worker so far, those of earlier calls included."""
+        return float(self._spent)
 
     def _show(self, budget: Budget) -> None:
         trials = self.study.trials()

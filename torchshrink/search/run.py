@@ -12,7 +12,7 @@ from typing import Any, Literal
 from torch import nn
 
 from torchshrink.errors import RecipeError, ShrinkError
-from torchshrink.files import atomic
+from torchshrink.files import atomic, sha256
 from torchshrink.pipeline.artefacts import Bridge
 from torchshrink.pipeline.assemble import make_task
 from torchshrink.pipeline.claim import MARKER, claimed, stored
@@ -49,6 +49,7 @@ def search(
     target: Target = "litert",
     trials: int | None = None,
     hours: float | None = None,
+    costs: Path | None = None,
     storage: str | None = None,
     make_engine: Callable[[Path], Engine] | None = None,
     is_fresh: bool = False,
@@ -72,7 +73,9 @@ def search(
         make_bridge: Returns what exports and compares: `torchshrink.converters.bridge.Bridge`. Called in workers too.
         target: Which runtime the file is for.
         trials: Candidates to train at most, those dropped untrained not counted; 40 when no time is given either.
-        hours: Time for the search at most, without the training of the recommended model.
+        hours: Processor time of each worker for the search at most, without the training of the recommended model.
+        costs: What ``torchshrink bench --save`` wrote of TFLite files on another machine: latency is then what a file's
+            operators cost there.
         storage: URL of a database for the record; by default a SQLite file in ``out``.
         make_engine: Given the folder of the candidates, returns where they are trained and how many at once; by
             default on this machine, one at a time.
@@ -92,6 +95,8 @@ def search(
     settings = recipe.search or Search()
     if (trials is not None and trials < 1) or (hours is not None and hours <= 0):
         raise RecipeError(f"trials={trials}, hours={hours}: a search needs some of each")
+    if costs is not None and target != "litert":
+        raise RecipeError(f"{costs} holds the costs of TFLite's operators: leave out the target {target}")
     with claimed(out, recipe, is_fresh):
         store = storage or f"sqlite:///{(out / 'study.db').absolute()}"
         name = NAME if storage is None else f"{NAME}-{digest([dump(recipe), str(out.absolute())])[:12]}"
@@ -102,21 +107,21 @@ def search(
                 (out / "study.db").unlink(missing_ok=True)  # also when it is damaged
             else:
                 delete(store, name)
-        dense = _dense(recipe, out, make_bridge, target, progress)
+        dense = _dense(recipe, out, make_bridge, target, progress, costs)
         limits = limits.resolved(dense.costs)
         space = _space(settings, dense, out, progress)
         about = {"target": target, "sampler": settings.sampler, "seed": recipe.seed}
-        identity = {**about, **limits.to_dict(), "search": settings.model_dump(mode="json"), "dense": dense.key}
+        identity = {**about, **limits.to_dict(), "search": _plain(settings), "dense": dense.key}
         study = Study(store, name, limits.objectives, settings.sampler, recipe.seed, identity)
-        costs = {**dense.costs, "latency": dense.costs["latency_ms"] if limits.latency_unit == "ms" else 1.0}
-        plan = Plan(_only_dense(recipe), space, settings, target, dense.path, dense.reference)
+        dense_costs = {**dense.costs, "latency": dense.costs["latency_ms"] if limits.latency_unit == "ms" else 1.0}
+        plan = Plan(_only_dense(recipe), space, settings, target, dense.path, dense.reference, costs)
         measured = _measured(plan, dense, out, make_bridge, progress)
         estimate = Estimator(dense.model, dense.task, space, dense.costs, measured)
-        loop = Loop(study, limits, plan, estimate, costs, out / "trials", progress, _starts(plan, dense, out))
+        loop = Loop(study, limits, plan, estimate, dense_costs, out / "trials", progress, _starts(plan, dense, out))
         engine = make_engine(out / "trials") if make_engine is not None else Local(make_bridge)
 
         def collected() -> Any:
-            found = collect(study, limits, about, costs)
+            found = collect(study, limits, about, dense_costs)
             with atomic(out / RESULT) as temporary:
                 temporary.write_text(json.dumps({**found, "space": space.model_dump(mode="json")}, indent=1))
             return found
@@ -151,12 +156,26 @@ class _Dense:
     key: str
 
 
+def _plain(settings: Search) -> dict[str, Any]:
+    """Return settings as a store keeps them; stores of a version without students have no key for them."""
+    found = settings.model_dump(mode="json")
+    if found["space"]["student"] is None:
+        del found["space"]["student"]
+    return found
+
+
+def _key(costs: Path | None) -> list[str]:
+    return [] if costs is None else [sha256(costs)]
+
+
 def _only_dense(recipe: Recipe) -> Recipe:
     first = next(iter(recipe.variants))
     return recipe.model_copy(update={"variants": {first: recipe.variants[first]}, "search": None})
 
 
-def _dense(recipe: Recipe, out: Path, make_bridge: MakeBridge, target: Target, progress: Progress) -> _Dense:
+def _dense(
+    recipe: Recipe, out: Path, make_bridge: MakeBridge, target: Target, progress: Progress, elsewhere: Path | None
+) -> _Dense:
     """Train the dense model, and measure its float and int8 files."""
     name, variant = next(iter(recipe.variants.items()))
     if variant.train is None:
@@ -178,10 +197,10 @@ def _dense(recipe: Recipe, out: Path, make_bridge: MakeBridge, target: Target, p
     def measured() -> tuple[dict[str, Any], list[Path]]:
         progress.start(f"{name}: measure")
         row, int8 = smallest(job, name, "fp32"), smallest(job, name, "int8")
-        found, quantized = measure(job, row, reference), measure(job, int8, reference)
+        found, quantized = (measure(job, each, reference, elsewhere) for each in (row, int8))
         return {**found, "int8_size": quantized["size"], "int8_latency": quantized["latency"]} | {"macs": made.macs}, []
 
-    costs, key, _ = steps.run("cost", [made.stamp], measured)
+    costs, key, _ = steps.run("cost", [made.stamp, *_key(elsewhere)], measured)
     return _Dense(made.path, reference, job.load(made.path), job.task, costs, variant.train.lr, key)
 
 
@@ -219,13 +238,13 @@ def _measured(
     for share in _NARROW if any(stage.layers for stage in plan.space.stages) else ():
         candidate, folder = plan.narrow(share), out / "narrow" / f"{share:.2f}"
         (names,) = candidate.rungs
-        request = Request(0, folder, dump(candidate.recipe), names, names[-1], plan.reference)
+        request = Request(0, folder, dump(candidate.recipe), names, names[-1], plan.reference, plan.costs)
         progress.start(f"measure the dense model without {share:.0%} of its channels")
 
         def measured(request: Request = request) -> tuple[dict[str, Any], list[Path]]:
             return do(request, make_bridge, progress), []
 
-        cost = Steps(folder).run("cost", [dense.key, request.recipe], measured)[0]
+        cost = Steps(folder).run("cost", [dense.key, request.recipe, *_key(plan.costs)], measured)[0]
         found.append((cost["macs"] / dense.costs["macs"], cost["latency"]))
     return found
 

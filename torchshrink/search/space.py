@@ -13,8 +13,10 @@ from torchshrink import prune, sensitivity
 from torchshrink.errors import ModelError
 from torchshrink.model.macs import evaluating
 from torchshrink.pipeline.recipe import Space
+from torchshrink.pipeline.students import Students
 from torchshrink.pipeline.subject import Strict
 from torchshrink.progress import SILENT, Progress
+from torchshrink.search import students
 from torchshrink.task import Task
 
 Choices = dict[str, Any]  # the settings of one candidate
@@ -55,6 +57,7 @@ class Resolved(Strict):
     distillation: tuple[float, ...]
     length: tuple[float, ...]
     lr: tuple[float, float]
+    student: Students | None = None
 
 
 def derive(space: Space, model: nn.Module, task: Task, progress: Progress = SILENT) -> Resolved:
@@ -95,21 +98,37 @@ def derive(space: Space, model: nn.Module, task: Task, progress: Progress = SILE
         distillation=space.distillation,
         length=space.length,
         lr=space.lr,
+        student=space.student and students.resolved(space.student, task.example_input.shape[2:]),
     )
 
 
 def draw(trial: Trial, space: Resolved) -> Choices:
     """Return the settings of a candidate."""
-    settings: Choices = {"channels": trial.suggest_float("channels", *space.channels)}
-    for stage in space.stages:
-        if stage.offset[0] < stage.offset[1]:
-            settings[f"channels_{stage.name}"] = trial.suggest_float(f"channels_{stage.name}", *stage.offset)
+    settings: Choices = {}
+    if space.student is not None:
+        settings["family"] = trial.suggest_categorical("family", (students.PRUNED, students.STUDENT))
+    taught = is_student(settings)
+    settings |= students.draw(trial, space.student) if taught and space.student else _removals(trial, space)
     settings["sparsity"] = trial.suggest_float("sparsity", *space.sparsity)
     settings["lr"] = trial.suggest_float("lr", *space.lr, log=True)
     for name in ("round_to", "pattern", "int8", "distillation", "length"):
         choices = getattr(space, name)
-        settings[name] = trial.suggest_categorical(name, choices) if len(choices) > 1 else choices[0]
-    settings["keep_float"] = trial.suggest_int("keep_float", 0, len(space.kept)) if space.kept else 0
+        if not taught or name != "round_to":
+            settings[name] = trial.suggest_categorical(name, choices) if len(choices) > 1 else choices[0]
+    settings["keep_float"] = trial.suggest_int("keep_float", 0, len(space.kept)) if space.kept and not taught else 0
+    return settings
+
+
+def is_student(settings: Mapping[str, Any]) -> bool:
+    """Return whether a candidate has an architecture of its own."""
+    return settings.get("family") == students.STUDENT
+
+
+def _removals(trial: Trial, space: Resolved) -> Choices:
+    settings: Choices = {"channels": trial.suggest_float("channels", *space.channels)}
+    for stage in space.stages:
+        if stage.offset[0] < stage.offset[1]:
+            settings[f"channels_{stage.name}"] = trial.suggest_float(f"channels_{stage.name}", *stage.offset)
     return settings
 
 
@@ -120,7 +139,9 @@ def shares(settings: Mapping[str, Any], space: Resolved) -> dict[str, float]:
     >>> shares({"channels": 0.5, "channels_stage_1": 0.1}, Resolved.model_construct(stages=(stage,)))
     {'a': 0.6, 'b': 0.6}
     """
-    found = {}
+    found = dict[str, float]()
+    if is_student(settings):
+        return found
     for stage in space.stages:
         share = settings["channels"] + settings.get(f"channels_{stage.name}", 0.0)
         share = round(min(max(share, 0.0), 0.95), 4)

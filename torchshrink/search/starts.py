@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
+
 import torch
 from torch import nn
 
 from torchshrink import prune
 from torchshrink.errors import ShrinkError
 from torchshrink.prune.layers import by_output, prunable_layers
+from torchshrink.search import students
 from torchshrink.search.space import Choices, Resolved, Stage, shares
 from torchshrink.stages import sampled_loss
 from torchshrink.task import Task
@@ -46,7 +49,16 @@ def starts(space: Resolved, model: nn.Module, task: Task, lr: float) -> list[Cho
         if sizes not in known:
             known.append(sizes)
             found.append(settings)
-    return found
+    return found if space.student is None else _mixed(found, space, lr)
+
+
+def _mixed(found: list[Choices], space: Resolved, lr: float) -> list[Choices]:
+    """Return starts of both families by turns; students learn from their teacher."""
+    assert space.student is not None
+    others = {**_trained(space, lr), "distillation": max(space.distillation)}
+    taught = students.starts(space.student, others)
+    pairs = zip_longest([{**settings, "family": students.PRUNED} for settings in found], taught)
+    return [settings for pair in pairs for settings in pair if settings is not None]
 
 
 def _sizes(space: Resolved, model: nn.Module, task: Task, settings: Choices) -> list[torch.Size]:
@@ -72,11 +84,13 @@ def _settings(space: Resolved, removed: dict[str, float], lr: float) -> Choices:
     for stage in space.stages:
         if stage.offset[0] < stage.offset[1]:
             settings[f"channels_{stage.name}"] = _within(removed[stage.name] - channels, stage.offset)
+    return {**settings, **_trained(space, lr), "round_to": space.round_to[0]}
+
+
+def _trained(space: Resolved, lr: float) -> Choices:
     return {
-        **settings,
         "sparsity": space.sparsity[0],
         "lr": _within(lr, space.lr),
-        "round_to": space.round_to[0],
         "pattern": space.pattern[0],
         "int8": space.int8[0],
         "distillation": min(space.distillation),

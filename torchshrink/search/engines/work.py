@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +34,7 @@ class Request:
         variants: What to make, in order; what is made already is not made again.
         ships: The variant to export, verify and measure after them; None when the rung is not the last.
         reference: The dense float file, which latency is compared with.
+        costs: What operators cost on the processor that latency is of, if not this one.
     """
 
     number: int
@@ -42,6 +43,7 @@ class Request:
     variants: tuple[str, ...]
     ships: str | None
     reference: Path
+    costs: Path | None = None
 
 
 def do(
@@ -57,14 +59,14 @@ def do(
 
     Returns:
         ``loss``: what decides on the validation part, of the last variant, negated where higher is better;
-        ``seconds``; and for the last rung ``size`` in bytes, ``latency`` as a share of the reference's,
-        ``latency_ms``, ``rss`` in MB, ``macs`` and the file's ``name``.
+        ``seconds`` of processor time; and for the last rung ``size`` in bytes, ``latency`` as a share of the
+        reference's, ``latency_ms``, ``rss`` in MB, ``macs`` and the file's ``name``.
 
     Raises:
         ParityError: When no file of the candidate was verified.
         ShrinkError: What a step failed with.
     """
-    start = time.monotonic()
+    start = _processor_seconds()
     plan = parse(request.recipe)
     steps = steps or Steps(request.folder)
     job = Job(plan, request.folder, make_bridge(), steps, progress, validating(make_task(plan)))
@@ -72,8 +74,14 @@ def do(
         job.make(name, plan.variants[name])
     found: dict[str, Any] = {"loss": job.made[request.variants[-1]].best_loss}
     if request.ships is not None:
-        found |= _file(job, request.ships, request.reference)
-    return found | {"seconds": time.monotonic() - start}
+        found |= _file(job, request.ships, request.reference, request.costs)
+    return found | {"seconds": _processor_seconds() - start}
+
+
+def _processor_seconds() -> float:
+    """Return the processor time of this process and of what it started and waited for, all threads together."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def validating(task: Task) -> Task:
@@ -81,17 +89,27 @@ def validating(task: Task) -> Task:
     return replace(task, test=task.validation)
 
 
-def measure(job: Job, row: dict[str, Any], reference: Path) -> dict[str, float]:
-    """Return what a file costs, its latency compared with the reference's in the same minute."""
+def measure(job: Job, row: dict[str, Any], reference: Path, costs: Path | None = None) -> dict[str, float]:
+    """Return what a file costs, its latency compared with the reference's in the same minute.
+
+    With ``costs``, the latency of both is what their operators cost on the processor that those were measured on.
+    """
     path = job.out / row["path"]
     settings = job.recipe.measure
     found = bench.measure_all(
         [reference, path], job.task.example_input.numpy(), threads=settings.threads, runs=settings.runs
     )
+    share, latency_ms = (
+        ratio.paired(found[path].rounds_ms, found[reference].rounds_ms).median,
+        found[path].latency.median,
+    )
+    if costs is not None:
+        latency_ms = job.bridge.latency_ms(path, costs)
+        share = latency_ms / job.bridge.latency_ms(reference, costs)
     return {
         "size": row["bytes"],
-        "latency": ratio.paired(found[path].rounds_ms, found[reference].rounds_ms).median,
-        "latency_ms": found[path].latency.median,
+        "latency": share,
+        "latency_ms": latency_ms,
         "rss": found[path].peak_rss_mb,
         "loss": Scores(row["loss"], row["metrics"]).cost(job.task),
     }
@@ -111,8 +129,8 @@ def smallest(job: Job, variant: str, precision: str) -> dict[str, Any]:
     return min(rows, key=lambda row: row["bytes"])
 
 
-def _file(job: Job, variant: str, reference: Path) -> dict[str, Any]:
+def _file(job: Job, variant: str, reference: Path, costs: Path | None) -> dict[str, Any]:
     job.export(variant)
     job.check(variant)
     row = smallest(job, variant, "int8")
-    return {**measure(job, row, reference), "name": row["name"], "macs": row["macs"]}
+    return {**measure(job, row, reference, costs), "name": row["name"], "macs": row["macs"]}
