@@ -23,8 +23,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "export", "float_tflite", "int8_tflite", "proof", "rebuild", "tflite", "__init__", "sizes", "bridge", "calls",
     ),
     "cli": (
-        "console", "options", "inputs", "shown", "calibrated", "doctor", "predict", "train", "convert", "run", "report",
-        "search", "bench", "inspection", "app", "__init__", "__main__",
+        "fit", "console", "options", "inputs", "shown", "calibrated", "doctor", "predict", "train", "convert", "run",
+        "report", "search", "bench", "inspection", "app", "__init__", "__main__",
     ),
 }  # fmt: skip
 
