@@ -17,6 +17,7 @@ from torch.fx import GraphModule
 from torchshrink.converters import contents, half, qdq, tflite
 from torchshrink.converters import ranges as range_store
 from torchshrink.converters.anatomy.inspect import find_islands, inspect
+from torchshrink.converters.ends import ends
 from torchshrink.converters.export import onnxruntime_int8
 from torchshrink.converters.export.to_onnx import export
 from torchshrink.converters.onnx_file import save
@@ -192,7 +193,7 @@ class _Job:
         self, format_: Any, precision: Any, path: Path, is_sparse: bool = False, matched: float | None = None
     ) -> Artefact:
         found = find_islands(path) if precision == "int8" else ()
-        return Artefact(self.source.variant, format_, precision, path, is_sparse, found, matched)
+        return Artefact(self.source.variant, format_, precision, path, is_sparse, found, matched, ends(path))
 
 
 def _reference(artefact: Artefact, source: Source) -> nn.Module:
