@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 import os
 import sys
 import traceback
@@ -15,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from torchshrink.cli import bench, bundle, convert, doctor, inspection, options, predict, report, run, search, train
-from torchshrink.cli.console import errors, interruptible, show
+from torchshrink.cli.console import errors, interruptible, listen, show
 from torchshrink.errors import RecipeError, ShrinkError, missing_extra
 from torchshrink.parallel.launch import count, problem
 from torchshrink.usercode import ended, place, told
@@ -27,7 +28,6 @@ app = typer.Typer(
     name="torchshrink",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
@@ -44,16 +44,27 @@ def program(
     _: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
+    verbose: options.Verbose = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Make a trained PyTorch model smaller, faster and less memory-hungry, and prove it."""
+    listen(_level(verbose, quiet))
+
+
+def _level(verbose: bool, quiet: bool) -> int:
+    if verbose and quiet:
+        raise typer.BadParameter("says the opposite of --verbose", param_hint="--quiet")
+    return logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO
 
 
 def guarded(function: Callable[..., None]) -> Callable[..., None]:
-    """Turn errors into one line on stderr and an exit code; ``--debug`` shows where they came from."""
+    """Turn errors into one line on stderr and an exit code; add what every command can say more or less of."""
 
     @functools.wraps(function)
-    def call(debug: bool = False, **arguments: Any) -> None:
+    def call(debug: bool = False, verbose: bool = False, quiet: bool = False, **arguments: Any) -> None:
         try:
+            if verbose or quiet:  # else it may have been said before the command
+                listen(_level(verbose, quiet))
             _check_processes(function.__name__)
             function(**arguments)
         except KeyboardInterrupt:
@@ -77,9 +88,13 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(code) from None
 
     own = inspect.signature(function, eval_str=True)  # typer does not evaluate a signature that was set
-    added = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=options.Debug)
-    call.__signature__ = own.replace(parameters=[*own.parameters.values(), added])  # type: ignore[attr-defined]
-    call.__annotations__ = {**function.__annotations__, "debug": options.Debug}
+    added = {"verbose": options.Verbose, "quiet": options.Quiet, "debug": options.Debug}
+    parameters = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=False, annotation=kind)
+        for name, kind in added.items()
+    ]
+    call.__signature__ = own.replace(parameters=[*own.parameters.values(), *parameters])  # type: ignore[attr-defined]
+    call.__annotations__ = {**function.__annotations__, **added}
     return call
 
 
@@ -108,28 +123,40 @@ def _explain(text: str, debug: bool) -> None:
     errors.print(" ".join(text.split()), style="red")
 
 
-def _add(function: Callable[..., None], example: str) -> None:
-    app.command(function.__name__, epilog=f"Example: {example}")(guarded(function))
+def _add(panel: str, function: Callable[..., None], example: str) -> None:
+    app.command(function.__name__, epilog=f"Example: {example}", rich_help_panel=panel)(guarded(function))
 
 
-_add(run.run, "torchshrink run --data ../data/nuclei --out runs/nuclei")
-_add(run.sweep, "torchshrink sweep dense.safetensors --data ../data/nuclei --sparsity 50,80,90 --channels 50")
-_add(search.search, "torchshrink search --data ../data/nuclei --max-size 40kB --max-loss-increase 0.01 --hours 1")
-_add(inspection.inspect, "torchshrink inspect dense.safetensors --data synthetic:cells --plot layers.png")
-_add(train.train, "torchshrink train --data synthetic:cells --out dense.safetensors --epochs 10")
-_add(train.student, "torchshrink student dense.safetensors --widths 8,8,8 --merge add --out small.safetensors")
-_add(train.prune, "torchshrink prune dense.safetensors --data synthetic:cells --amount 0.8 --out pruned.safetensors")
-_add(train.qat, "torchshrink qat pruned.safetensors --data synthetic:cells --out int8.safetensors")
-_add(train.ptq, "torchshrink ptq dense.safetensors --data synthetic:cells --out int8.safetensors")
-_add(convert.export, "torchshrink export int8.safetensors --precision int8 --out model.onnx")
-_add(convert.convert, "torchshrink convert int8.safetensors --precision int8 --sparse --out model.tflite")
-_add(convert.verify, "torchshrink verify model.tflite --against int8.safetensors --data synthetic:cells")
-_add(predict.predict, "torchshrink predict model.tflite --data ../data/images --out masks")
-_add(bundle.bundle, "torchshrink bundle model.tflite --out production --server")
-_add(bench.bench, "torchshrink bench dense.tflite int8.tflite --threads 1 --runs 100")
-_add(bench.compare, "torchshrink compare dense.safetensors --out sizes")
-_add(report.report, "torchshrink report runs/nuclei")
-_add(doctor.doctor, "torchshrink doctor")
+_MAKE, _LOOK, _SHIP = "Make a model smaller", "Look into models and files", "Ship files"
+
+_add(_MAKE, run.run, "torchshrink run --data ../data/nuclei --out runs/nuclei")
+_add(_MAKE, run.sweep, "torchshrink sweep dense.safetensors --data ../data/nuclei --sparsity 50,80,90 --channels 50")
+_add(
+    _MAKE, search.search, "torchshrink search --data ../data/nuclei --max-size 40kB --max-loss-increase 0.01 --hours 1"
+)
+_add(_MAKE, train.train, "torchshrink train --data synthetic:cells --out dense.safetensors --epochs 10")
+_add(
+    _MAKE,
+    train.student,
+    "torchshrink student dense.safetensors --widths 8,8,8 --merge add --out small.safetensors",
+)
+_add(
+    _MAKE,
+    train.prune,
+    "torchshrink prune dense.safetensors --data synthetic:cells --amount 0.8 --out pruned.safetensors",
+)
+_add(_MAKE, train.qat, "torchshrink qat pruned.safetensors --data synthetic:cells --out int8.safetensors")
+_add(_MAKE, train.ptq, "torchshrink ptq dense.safetensors --data synthetic:cells --out int8.safetensors")
+_add(_LOOK, inspection.inspect, "torchshrink inspect dense.safetensors --data synthetic:cells --plot layers.png")
+_add(_LOOK, bench.bench, "torchshrink bench dense.tflite int8.tflite --threads 1 --runs 100")
+_add(_LOOK, bench.compare, "torchshrink compare dense.safetensors --out sizes")
+_add(_LOOK, report.report, "torchshrink report runs/nuclei")
+_add(_LOOK, doctor.doctor, "torchshrink doctor")
+_add(_SHIP, convert.export, "torchshrink export int8.safetensors --precision int8 --out model.onnx")
+_add(_SHIP, convert.convert, "torchshrink convert int8.safetensors --precision int8 --sparse --out model.tflite")
+_add(_SHIP, convert.verify, "torchshrink verify model.tflite --against int8.safetensors --data synthetic:cells")
+_add(_SHIP, predict.predict, "torchshrink predict model.tflite --data ../data/images --out masks")
+_add(_SHIP, bundle.bundle, "torchshrink bundle model.tflite --out production --server")
 
 
 def _keep_docstrings() -> None:

@@ -41,6 +41,7 @@ def bench(
     seed: options.Seed = 0,
     allow_pickle: options.AllowPickle = False,
     overwrite: options.Overwrite = False,
+    wide: options.Wide = False,
     as_json: options.Json = False,
 ) -> None:
     """Measure files in fresh processes, taking turns: bytes, latency, ratios with their spread, start, peak RAM."""
@@ -88,7 +89,7 @@ def bench(
     if as_json:
         console.show_json(found)
     else:
-        _show(found)
+        _show(found, wide)
     if changes.regressions:
         console.errors.print(f"error: slower than in {against}: {'; '.join(changes.regressions)}", style="red")
         raise typer.Exit(4)
@@ -101,6 +102,7 @@ def compare(
     factory: options.Factory = None,
     allow_pickle: options.AllowPickle = False,
     overwrite: options.Overwrite = False,
+    wide: options.Wide = False,
     as_json: options.Json = False,
 ) -> None:
     """Write a model in every framework's format and compare what each takes on disk."""
@@ -115,14 +117,14 @@ def compare(
     if as_json:
         console.show_json({"rows": [asdict(row) | {"path": str(row.path)} for row in rows]})
         return
-    largest = max(row.bytes for row in rows)
+    usual = next(row for row in rows if row.framework == "PyTorch").bytes  # what torch.save or safetensors writes
     cells = [
         (
             row.path.name,
             row.framework,
             row.precision,
             f"{row.bytes / 1e6:.3f}",
-            f"{largest / row.bytes:.2f}x",
+            f"{usual / row.bytes:.2f}x",
             f"{row.gzip_bytes / 1e6:.3f}",
             f"{row.zstd_bytes / 1e6:.3f}",
             "" if row.entropy_bytes is None else f"{row.entropy_bytes / 1e6:.3f}",
@@ -132,7 +134,9 @@ def compare(
     ]
     headings = ("file", "framework", "precision", "MB", "smaller", "gzip MB", "zstd MB", "entropy bound MB",
                 "weights kB", "graph kB", "metadata kB")  # fmt: skip
-    console.show_table(headings, cells)
+    few = ("file", "precision", "MB", "smaller", "gzip MB", "entropy bound MB")
+    console.show_table(headings, cells, None, few, wide)
+    console.show(f"smaller: than {rows[0].path.name}, the weights as PyTorch saves them")
 
 
 def _operators(profile: dict[str, Any]) -> dict[str, Any]:
@@ -166,9 +170,9 @@ def _counts(text: str, option: str) -> list[int]:
     return list(dict.fromkeys(values))
 
 
-def _show(found: dict[str, Any]) -> None:
+def _show(found: dict[str, Any], wide: bool) -> None:
     for threads in dict.fromkeys(row["threads"] for row in found["rows"]):
-        _show_rows([row for row in found["rows"] if row["threads"] == threads], found["reference"])
+        _show_rows([row for row in found["rows"] if row["threads"] == threads], found["reference"], wide)
     if found["sizes"]:
         _show_sizes(found["sizes"])
     for profile in found["profiles"]:
@@ -180,7 +184,7 @@ def _show(found: dict[str, Any]) -> None:
     console.show(f"ratios: {found['method']}")
 
 
-def _show_rows(rows: list[dict[str, Any]], reference: str) -> None:
+def _show_rows(rows: list[dict[str, Any]], reference: str, wide: bool) -> None:
     headings = ("file", "runtime", "MB", "median ms", "p10", "p90", f"vs {reference}", "CPU ms", "cold start ms",
                 "load ms", "peak RAM MB", "runtime MB", "model MB")  # fmt: skip
     cells = [
@@ -197,7 +201,8 @@ def _show_rows(rows: list[dict[str, Any]], reference: str) -> None:
         )
         for row in rows
     ]
-    console.show_table(headings, cells, title=f"threads: {rows[0]['threads']}")
+    few = ("file", "runtime", "MB", "median ms", f"vs {reference}", "peak RAM MB")
+    console.show_table(headings, cells, f"threads: {rows[0]['threads']}", few, wide)
 
 
 def _show_sizes(rows: list[dict[str, Any]]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 import signal
 import sys
 import threading
@@ -10,15 +12,22 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
+from torchshrink.cli import fit
 from torchshrink.harmless import terminal, without_passwords
+from torchshrink.progress import duration
 
 _SECONDS_BETWEEN_LINES = 10.0
+_SECONDS_BEFORE_A_GUESS = 2.0
+_BAR = 12  # characters
+_REST = Column(no_wrap=True, overflow="ellipsis", ratio=1)  # of a line
+_NO_LIMIT = 1_000_000
 
 
 class Plain(Console):
@@ -26,6 +35,7 @@ class Plain(Console):
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print; text is neither markup nor escape codes, and shows no passwords."""
+        options.setdefault("soft_wrap", not self.is_terminal)  # else words wrap at words, and pipes get whole lines
         super().print(*(plain(each) if isinstance(each, str) else each for each in objects), **options, markup=False)
 
 
@@ -34,7 +44,7 @@ def plain(text: str) -> str:
     return terminal(without_passwords(text))
 
 
-errors = Plain(stderr=True, soft_wrap=True, highlight=False)
+errors = Plain(stderr=True, highlight=False)
 
 _is_interrupted = threading.Event()
 
@@ -66,57 +76,125 @@ class Progress:
         self._is_terminal = errors.is_terminal
         columns = (
             TextColumn("{task.description}", markup=False),
-            BarColumn(),
+            BarColumn(bar_width=_BAR),
+            TextColumn("{task.fields[share]}", markup=False),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}", markup=False),
+            TextColumn("{task.fields[note]}", markup=False, table_column=_REST),
         )
-        self._bars = Bars(*columns, console=errors)
+        self._bars = Bars(*columns, console=errors, expand=True)
         self._task: TaskID | None = None
-        self._title = ""
-        self._last_line = 0.0
-        self._note = ""
+        self._title = self._note = ""
+        self._began = self._last_line = 0.0
 
     def __enter__(self) -> Progress:
-        if self._is_terminal:
+        global _current
+        _current = self
+        if self._is_drawn:
             self._bars.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._is_terminal:
+        global _current
+        _current = None
+        if self._is_drawn:
             self._finish()
             self._bars.stop()
 
+    @property
+    def _is_drawn(self) -> bool:
+        return self._is_terminal and not _is_quiet()
+
     def start(self, title: str) -> None:
-        """Begin a step."""
+        """Begin a step; one that is going on already is not said again."""
         _check()
-        self._title, self._note = plain(title), ""
-        if self._is_terminal:
+        if plain(title) == self._title:
+            return
+        self._title, self._note, self._began = plain(title), "", time.monotonic()
+        if self._is_drawn:
             self._finish()
-            self._task = self._bars.add_task(self._title, total=None, note="")
-        else:
+            self._task = self._bars.add_task(self._title, total=None, note="", share="")
+        elif not _is_quiet():
             errors.print(f"{title} ...")
             self._last_line = time.monotonic()
 
     def update(self, done: int, total: int, note: str = "") -> None:
-        """Show how much of the step is done."""
+        """Show how much of the step is done, how long the rest takes, and what is going on."""
         _check()
         self._note = plain(note) or self._note
-        if self._is_terminal and self._task is not None:
-            self._bars.update(self._task, completed=done, total=total, note=self._note)
-        elif note and time.monotonic() - self._last_line >= _SECONDS_BETWEEN_LINES:
-            errors.print(f"  {done}/{total} {note}")
-            self._last_line = time.monotonic()
+        left = _left(time.monotonic() - self._began, done, total)
+        if self._is_drawn and self._task is not None:
+            note = f"{self._note}{', ' if self._note and left else ''}{left}"
+            share = f"{100 * done // max(total, 1):3d}%"
+            self._bars.update(self._task, completed=done, total=total, note=note, share=share)
+        elif note and self._is_due():
+            errors.print(f"  {100 * done // max(total, 1)}% ({done}/{total}) {note}{', ' if left else ''}{left}")
+
+    def detail(self, text: str) -> None:
+        """Show what a step is doing, where nobody knows how much of it there is."""
+        if self._is_drawn and self._task is not None:
+            self._note = plain(text)
+            self._bars.update(self._task, note=self._note)
+        elif self._is_due():
+            errors.print(f"  {text}")
 
     def note(self, text: str) -> None:
         """Show a line that stays."""
         _check()
-        errors.print(text)
+        if not _is_quiet():
+            errors.print(text)
+
+    def _is_due(self) -> bool:
+        """Return whether it is time for another line."""
+        if _is_quiet() or time.monotonic() - self._last_line < _SECONDS_BETWEEN_LINES:
+            return False
+        self._last_line = time.monotonic()
+        return True
 
     def _finish(self) -> None:
         if self._task is not None:
-            self._bars.update(self._task, completed=1, total=1)
+            self._bars.update(self._task, completed=1, total=1, share="100%", note="")
             self._bars.stop_task(self._task)
             self._task = None
+
+
+def _left(seconds: float, done: int, total: int) -> str:
+    """Say how long the rest takes, once there is something to tell it from."""
+    if not 0 < done < total or seconds < _SECONDS_BEFORE_A_GUESS:
+        return ""
+    return f"{duration(seconds / done * (total - done))} left"
+
+
+class _Lines(logging.Handler):
+    """Shows what the library logs: warnings always, what a step is doing beside its bar, all of it with -v."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show a record."""
+        text = record.getMessage()
+        if record.levelno >= logging.WARNING:
+            errors.print(f"warning: {' '.join(text.split())}", style="yellow")
+        elif self.level <= logging.DEBUG:
+            errors.print(f"  {record.name}: {text}")
+        elif _current is not None and (total := getattr(record, "total", None)):
+            _current.update(getattr(record, "done", 0), total, text)
+        elif _current is not None:
+            _current.detail(text)
+
+
+_current: Progress | None = None
+_lines = _Lines()
+
+
+def listen(level: int) -> None:
+    """Show what the library logs from a level on: DEBUG says all of it, WARNING leaves out the progress too."""
+    logger = logging.getLogger("torchshrink")
+    _lines.setLevel(level)
+    logger.setLevel(level)
+    if _lines not in logger.handlers:
+        logger.addHandler(_lines)
+
+
+def _is_quiet() -> bool:
+    return _lines.level >= logging.WARNING
 
 
 def show_json(content: Any) -> None:
@@ -124,22 +202,45 @@ def show_json(content: Any) -> None:
     print(json.dumps(content, indent=1))
 
 
-def show_table(headings: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
-    """Write a table to stdout: the first column to the left, figures to the right, never cut off."""
-    table = Table(title=None if title is None else Text(plain(title), "table.title"), title_justify="left")
-    for index, heading in enumerate(headings):
-        table.add_column(Text(plain(heading)), justify="left" if index == 0 else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*(Text(plain(cell)) for cell in row))
-    console = Plain()
-    if not console.is_terminal or console.width < console.measure(table).maximum:
-        console = Plain(width=max(console.width, console.measure(table).maximum + 2, 200))
-    console.print(table)
+def show_table(
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    title: str | None = None,
+    few: Sequence[str] = (),
+    wide: bool = False,
+) -> None:
+    """Write a table to stdout: the first column to the left, figures to the right, no wider than the terminal.
+
+    Args:
+        headings: Of the columns.
+        rows: Their cells.
+        title: What stands above.
+        few: The headings that are enough; the other columns are shown when it is ``wide``.
+        wide: Show all columns: below each other, where they have no room side by side.
+    """
+    headings, rows = [plain(each) for each in headings], [[plain(cell) for cell in row] for row in rows]
+    hidden = [] if wide or not few else [each for each in headings if each not in few]
+    if hidden:
+        headings, rows = fit.few(headings, rows, few)
+    console = Plain(highlight=False)
+    width = console.width if console.is_terminal or "COLUMNS" in os.environ else None
+    if title is not None:
+        console.print(Text(plain(title), "italic"))
+    for names, lines in fit.blocks(headings, rows, width):
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1), collapse_padding=True)
+        for index, name in enumerate(names):
+            table.add_column(Text(name), justify="left" if index == 0 else "right", overflow="fold", no_wrap=True)
+        for line in lines:
+            table.add_row(*map(Text, line))
+        needed = console.measure(table, options=console.options.update(max_width=_NO_LIMIT)).maximum
+        (console if console.width >= needed else Plain(width=needed, highlight=False)).print(table)
+    if hidden and console.is_terminal and not _is_quiet():
+        errors.print(f"--wide shows also: {', '.join(hidden)}", style="dim")
 
 
 def show(text: str) -> None:
     """Write a line to stdout."""
-    Plain(soft_wrap=True, highlight=False).print(text)
+    Plain(highlight=False).print(text)
 
 
 def flush() -> None:

@@ -11,7 +11,7 @@ import typer
 
 from torchshrink.cli import calibrated, console, options
 from torchshrink.cli.inputs import check_output, load_model, load_task
-from torchshrink.cli.shown import show_file, verify_folder
+from torchshrink.cli.shown import show_file, sidecar_of, verify_folder, write_sidecar
 from torchshrink.errors import ModelError, ParityError
 
 Shape = Annotated[
@@ -40,12 +40,14 @@ def export(
         raise typer.BadParameter(f"{batch!r}: expected a number such as 4, or any", param_hint="--batch")
     count = None if batch == "any" else int(batch)
     check_output(out, overwrite, (".onnx",))
+    check_output(sidecar_of(out), overwrite, (".json",))
     with console.Progress() as progress:
         progress.start(f"export {model_file.name}")
         model, example, metadata = load_model(model_file, shape, factory, allow_pickle)
         from torchshrink.converters import to_onnx
 
         to_onnx(model, example, out, precision, target, metadata, count)
+        write_sidecar(out, precision, metadata)
     show_file(out, as_json, precision == "int8")
 
 
@@ -103,6 +105,7 @@ def convert(
         raise typer.BadParameter(f"float: {target} has no floats", param_hint="--io")
     out = out or source.with_suffix(".tflite")
     check_output(out, overwrite, (".tflite",), sources=(source, ranges))
+    check_output(sidecar_of(out), overwrite, (".json",))
     if ranges is not None and not ranges.is_file():
         raise ModelError(f"no such file of ranges: {ranges}")
     if ranges is not None and source.suffix != ".onnx":
@@ -135,6 +138,7 @@ def convert(
             source = to_onnx(model, example, Path(folder, f"{source.stem}.onnx"), kind, "generic", metadata)
         with blamed(source):
             to_tflite(source, out, precision, ranges, sparse, metadata, target, io)
+        write_sidecar(out, precision, metadata or {})
         if has_ranges:
             _save_ranges(source, out.with_suffix(".ranges.json"), origin)
     show_file(out, as_json, precision == "int8")
@@ -154,6 +158,7 @@ def verify(
     seed: options.Seed = 0,
     factory: options.Factory = None,
     allow_pickle: options.AllowPickle = False,
+    wide: options.Wide = False,
     as_json: options.Json = False,
 ) -> None:
     """Run a file in its runtime, compare it with its PyTorch source, and print learned scales beside shipped ones.
@@ -192,7 +197,7 @@ def verify(
         elif others:
             elsewhere = _compare_with_here(file, others)
     saturating = _saturating(file)
-    _show_verdict(file, parity, rows, elsewhere, saturating, as_json)
+    _show_verdict(file, parity, rows, elsewhere, saturating, as_json, wide)
     if parity is not None and not parity["passed"]:
         where = parity["first_divergence"] or "none"
         raise ParityError(f"{file} failed verification: {parity['reason']}; first diverging operation: {where}")
@@ -317,6 +322,7 @@ def _show_verdict(
     elsewhere: dict[str, Any],
     saturating: list[Any],
     as_json: bool,
+    wide: bool,
 ) -> None:
     equal, matched = sum(row.is_equal for row in rows), sum(row.trained is not None for row in rows)
     if as_json:
@@ -335,7 +341,8 @@ def _show_verdict(
         return
     if rows:
         cells = [(row.tensor, row.source or "?", *_numbers(row), "yes" if row.is_equal else "NO") for row in rows]
-        console.show_table(("tensor", "source", "learned", "shipped", "equal"), cells)
+        few = ("tensor", "learned", "shipped", "equal")
+        console.show_table(("tensor", "source", "learned", "shipped", "equal"), cells, None, few, wide)
         console.show(f"{matched} of {len(rows)} tensors matched, {equal} carry the learned scale and zero point")
     for kind, found in elsewhere.items():
         verdict = "verified" if found.passed else "FAILED"

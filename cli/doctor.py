@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
-from typing import TYPE_CHECKING, Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -39,9 +42,9 @@ def doctor(
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Show what is installed and what would not work together; exit code 5 when something is missing."""
+    """Show what is installed, what would not work together, and the machine; exit code 5 when something is missing."""
     if prepare is not None:
-        _prepare(prepare)
+        _prepare(prepare, as_json)
         return
     installed = {name: _version(name) for name in _SHOWN}
     problems = _problems()
@@ -53,6 +56,8 @@ def doctor(
                 "packages": installed,
                 "instructions": list(instructions()),
                 "int8_gain": gain,
+                "machine": _machine(),
+                "extras": _extras(),
                 "problems": problems,
             }
         )
@@ -61,7 +66,18 @@ def doctor(
             (name, found or "not installed") for name, found in installed.items()
         ]
         console.show_table(("package", "version"), rows)
-        console.show(f"processor: {', '.join(instructions()) or 'unknown'}; {_int8_here(gain)}")
+        machine = _machine()
+        console.show(
+            f"processor: {machine['processor']}, {machine['cores']} cores, {', '.join(instructions()) or 'unknown'}; "
+            f"{_int8_here(gain)}"
+        )
+        console.show(f"memory: {machine['memory_gb']} GB; disk: {machine['disk_free_gb']} GB free in this folder")
+        console.show(f"GPU: {', '.join(machine['gpus']) or 'none found'}")
+        extras = _extras()
+        console.show(f"extras: {', '.join(name for name, lacks in extras.items() if not lacks) or 'none'}")
+        for name, lacks in extras.items():
+            if lacks:
+                console.show(f"extra {name} lacks {', '.join(lacks)}: pip install 'torchshrink[{name}]'")
         for problem in problems:
             console.show(f"problem: {problem}")
         if not problems:
@@ -71,23 +87,74 @@ def doctor(
         raise typer.Exit(5)
 
 
-def _prepare(what: str) -> None:
+def _machine() -> dict[str, Any]:
+    """Return what there is to compute with."""
+    from torchshrink.bench.environment import environment
+
+    found = environment()
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {
+        "processor": found["processor"],
+        "cores": found["cores"],
+        "memory_gb": round(pages / 1e9, 1),
+        "disk_free_gb": round(shutil.disk_usage(Path.cwd()).free / 1e9, 1),
+        "gpus": _gpus(),
+    }
+
+
+def _gpus() -> list[str]:
+    """Return the names of NVIDIA's GPUs: torch would take seconds to say the same."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    command = [program, "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [line.strip() for line in found.stdout.splitlines() if line.strip()] if found.returncode == 0 else []
+
+
+def _extras() -> dict[str, list[str]]:
+    """Return what each extra lacks here, nothing for one that is there."""
+    from packaging.requirements import Requirement
+
+    found: dict[str, list[str]] = {}
+    for line in requires("torchshrink") or []:
+        item = Requirement(line)
+        for extra in EXTRAS:
+            if item.name != "torchshrink" and _is_for(item, extra):
+                found.setdefault(extra, []).extend([] if _version(item.name) else [item.name])
+    return found
+
+
+def _is_for(item: Requirement, extra: str) -> bool:
+    """Return whether a requirement is an extra's own."""
+    marker = item.marker
+    return marker is not None and marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""})
+
+
+def _prepare(what: str, as_json: bool) -> None:
     with console.Progress() as progress:
         if what == "tflite":
             from torchshrink.converters import environment
 
             progress.start("prepare the converter to TFLite")
-            console.show(f"{environment.python()}: ready for torchshrink convert")
+            place, use = str(environment.python()), "convert"
         elif what == "tflite-c":
             from torchshrink.bundle import library
 
             progress.start("fetch the TFLite C library")
-            console.show(f"{library.fetch()}: ready for torchshrink bundle --runtime tflite-c")
+            place, use = str(library.fetch()), "bundle --runtime tflite-c"
         else:
             from torchshrink.runtime import arm64
 
             progress.start("fetch a Python and the runtimes for arm64")
-            console.show(f"{arm64.prepare()}: ready for torchshrink verify --on arm64")
+            place, use = str(arm64.prepare()), "verify --on arm64"
+    if as_json:
+        console.show_json({"path": place})
+    else:
+        console.show(f"{place}: ready for torchshrink {use}")
 
 
 def _converter() -> str:

@@ -100,11 +100,13 @@ def load_task(
         raise DataError(f"{path} was made with the data {source}, which is not here: pass --data ({error})") from error
 
 
-def load_recipe(path: Path | None, data: str | None, trust: bool, allow_pickle: bool) -> Recipe:
+def load_recipe(
+    path: Path | None, data: str | None, trust: bool, allow_pickle: bool, settings: Sequence[str] | None = None
+) -> Recipe:
     """Return the recipe of a command, with what the command line says instead of it; raises as `chosen.choose`."""
     from torchshrink.pipeline.chosen import choose
 
-    return choose(path, data, trust, allow_pickle)
+    return choose(path, data, trust, allow_pickle, settings or ())
 
 
 def _describe(path: Path) -> dict[str, Any]:

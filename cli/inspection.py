@@ -58,6 +58,7 @@ def inspect(
     factory: options.Factory = None,
     allow_pickle: options.AllowPickle = False,
     overwrite: options.Overwrite = False,
+    wide: options.Wide = False,
     as_json: options.Json = False,
 ) -> None:
     """List what a model is made of, or say where an .onnx or .tflite file is slow and why.
@@ -95,7 +96,8 @@ def inspect(
     if as_json:
         console.show_json(content)
         return
-    console.show_table(*layer_table.table(found))
+    few = ("layer", "type", "parameters", "million MACs", "sparse", "int8", "suggested")
+    console.show_table(*layer_table.table(found), None, few, wide)
     if found.suggestion is not None:
         console.show(layer_table.verdict(found))
 

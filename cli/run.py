@@ -16,13 +16,17 @@ from torchshrink.errors import RecipeError, ShrinkError
 def run(
     recipe: options.RecipeFile = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; by default runs/NAME.")] = None,
-    data: Annotated[str | None, typer.Option(help="Data instead of the recipe's.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Data instead of the recipe's.", rich_help_panel=options.MODEL)
+    ] = None,
+    set_: options.Set = None,
     resume: Annotated[bool, typer.Option("--resume/--fresh", help="Keep finished steps, or do all again.")] = True,
     track: options.Track = None,
     init: Annotated[bool, typer.Option("--init", help="Only write a commented recipe to start from.")] = False,
     trust: options.Trust = False,
     allow_pickle: options.AllowPickle = False,
     overwrite: options.Overwrite = False,
+    wide: options.Wide = False,
     as_json: options.Json = False,
 ) -> None:
     """Train, prune, quantize, export, verify and measure: from data to files that production can run.
@@ -30,7 +34,7 @@ def run(
     A recipe is code of its author: what it names as module:callable is imported and called.
     """
     if init:
-        _write_template(recipe or Path("recipe.yaml"), overwrite)
+        _write_template(recipe or Path("recipe.yaml"), overwrite, as_json)
         return
     with console.Progress() as progress:
         progress.start("load PyTorch")
@@ -40,11 +44,11 @@ def run(
         from torchshrink.report import document
 
         check_tracker(track)
-        settings = load_recipe(recipe, data, trust, allow_pickle)
+        settings = load_recipe(recipe, data, trust, allow_pickle, set_)
         folder = out or Path("runs", folder_name(recipe, settings.data))
 
         def show() -> None:
-            show_report(document.load(folder), folder, as_json)
+            show_report(document.load(folder), folder, as_json, wide)
             log(folder, track)
 
         try:
@@ -72,6 +76,7 @@ def sweep(
     allow_pickle: options.AllowPickle = False,
     seed: options.Seed = 0,
     resume: Annotated[bool, typer.Option("--resume/--fresh", help="Keep finished steps, or do all again.")] = True,
+    wide: options.Wide = False,
     as_json: options.Json = False,
 ) -> None:
     """Prune one dense model to many degrees, fine-tune, export and measure each: the ladder."""
@@ -90,7 +95,7 @@ def sweep(
         def show() -> None:
             report = document.load(out)
             plot_ladder(report["rows"], out / "ladder.png")
-            show_report(report, out, as_json)
+            show_report(report, out, as_json, wide)
 
         checkpoint = str(model_file) if model_file else None
         model = Model(factory=factory or "unet", checkpoint=checkpoint)
@@ -116,7 +121,7 @@ def _percents(text: str, option: str) -> list[float]:
     return values
 
 
-def _write_template(path: Path, overwrite: bool) -> None:
+def _write_template(path: Path, overwrite: bool, as_json: bool) -> None:
     from torchshrink.files import atomic
     from torchshrink.pipeline import recipe as recipes
 
@@ -124,4 +129,7 @@ def _write_template(path: Path, overwrite: bool) -> None:
         raise RecipeError(f"{path} exists: choose another name, or pass --overwrite")
     with atomic(path) as temporary:
         temporary.write_text(recipes.template(path))
+    if as_json:
+        console.show_json({"path": str(path)})
+        return
     console.show(f"wrote {path}; run it with: torchshrink run {path}")

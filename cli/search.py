@@ -70,7 +70,10 @@ def search(
     cpus_per_trial: Annotated[int, typer.Option(min=1, help="Of each candidate on a Ray cluster.")] = 1,
     gpus_per_trial: Annotated[float, typer.Option(min=0.0, help="Of each candidate on a Ray cluster.")] = 0.0,
     out: Annotated[Path | None, typer.Option(help="Folder of the search; by default runs/search-NAME.")] = None,
-    data: Annotated[str | None, typer.Option(help="Data instead of the recipe's.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Data instead of the recipe's.", rich_help_panel=options.MODEL)
+    ] = None,
+    set_: options.Set = None,
     storage: Annotated[
         str | None,
         typer.Option(
@@ -82,6 +85,7 @@ def search(
     trust: options.Trust = False,
     allow_pickle: options.AllowPickle = False,
     resume: Annotated[bool, typer.Option("--resume/--fresh", help="Go on with a search, or begin again.")] = True,
+    wide: options.Wide = False,
     as_json: options.Json = False,
 ) -> None:
     """Search pruning, quantization and precision for the smallest model within limits; what has none is minimised.
@@ -99,7 +103,7 @@ def search(
         from torchshrink.search import search as run_search
 
         limits = Limits.parse(max_size, max_latency, max_rss, max_loss_increase)
-        settings = load_recipe(recipe, data, trust, allow_pickle)
+        settings = load_recipe(recipe, data, trust, allow_pickle, set_)
         if costs is not None:
             from torchshrink.converters.anatomy.op_costs import Costs
 
@@ -130,7 +134,7 @@ def search(
             is_fresh=not resume,
             progress=progress,
         )
-    _show(content, folder, as_json)
+    _show(content, folder, as_json, wide)
 
 
 def told(error: float | None) -> str:
@@ -154,21 +158,21 @@ def _secret(name: str) -> str | None:
     return text
 
 
-def _show(content: Any, folder: Path, as_json: bool) -> None:
+def _show(content: Any, folder: Path, as_json: bool, wide: bool) -> None:
     from torchshrink.report import trials
 
     if as_json:
         console.show_json(content)
         return
     found = content["search"]
-    headings, rows = trials.table(found, with_settings=False)  # with them, a terminal has no room for the costs
+    headings, rows = trials.table(found, with_settings=wide)
     shown = {*found["front"], found["nearest"]}
     lines = [row for row, trial in zip(rows, found["trials"], strict=True) if trial["number"] in shown]
     if lines:
         show_cells(headings, lines, title="The front")
     console.show(trials.summary(found))
     if "rows" in content:
-        show_report(content, folder / "recommended")
+        show_report(content, folder / "recommended", wide=wide)
         console.show(f"repeat it with: torchshrink run {folder / 'recommended.yaml'}")
         if len(found["front"]) > 1:
             console.show(f"the others on the front, trained as long: torchshrink run {folder / 'front'}/NUMBER.yaml")

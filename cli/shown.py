@@ -16,21 +16,44 @@ if TYPE_CHECKING:
     from torchshrink.report.tracking import Tracker
 
 
-def show_report(content: Report, folder: Path, as_json: bool = False) -> None:
+_PROOF = {"parity": "proof"}
+
+
+def show_report(content: Report, folder: Path, as_json: bool = False, wide: bool = False) -> None:
     """Show what a run made, and where its report is."""
     from torchshrink.report import columns, text
 
     if as_json:
         console.show_json(content)
         return
-    show_cells(*columns.table(content["rows"]))
+    headings, lines = columns.table(content["rows"])
+    few = ("file", "MB", "smaller", text.judge_of(content).decides, "faster", "RAM MB", "proof")
+    show_cells([_PROOF.get(each, each) for each in headings], lines, few=few, wide=wide)
     console.show(text.verdict(content))
     console.show(f"report: {folder / 'report.html'}")
 
 
-def show_cells(headings: Sequence[str], lines: Sequence[Sequence[Cell]], title: str | None = None) -> None:
-    """Show a table of a report."""
-    console.show_table(headings, [[cell.text for cell in line] for line in lines], title)
+def show_cells(
+    headings: Sequence[str],
+    lines: Sequence[Sequence[Cell]],
+    title: str | None = None,
+    few: Sequence[str] = (),
+    wide: bool = False,
+) -> None:
+    """Show a table of a report, see `console.show_table`."""
+    console.show_table(headings, [[cell.text for cell in line] for line in lines], title, few, wide)
+
+
+def write_sidecar(path: Path, precision: str, metadata: dict[str, Any]) -> None:
+    """Write what a file's user must know beside it, as a run does."""
+    if metadata:
+        content = {"path": path.name, "bytes": path.stat().st_size, "precision": precision, **metadata}
+        write_json(content, sidecar_of(path))
+
+
+def sidecar_of(path: Path) -> Path:
+    """Return where what a file's user must know stands."""
+    return path.with_name(f"{path.name}.json")
 
 
 def show_file(path: Path, as_json: bool, is_int8: bool = False) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -17,6 +18,7 @@ from torchshrink.converters import contents, half, qdq, tflite
 from torchshrink.converters import ranges as range_store
 from torchshrink.converters.anatomy.inspect import find_islands, inspect
 from torchshrink.converters.anatomy.op_costs import Costs
+from torchshrink.converters.ends import ends
 from torchshrink.converters.export import onnxruntime_int8
 from torchshrink.converters.export.to_onnx import export
 from torchshrink.converters.onnx_file import save
@@ -25,6 +27,8 @@ from torchshrink.metrics import outputs
 from torchshrink.model.signature import as_tuple, tensors
 from torchshrink.pipeline.artefacts import Artefact, Outputs, Source, as_list, ranges_path
 from torchshrink.report.activations import Activation
+
+_logger = logging.getLogger(__name__)
 
 
 class Bridge:
@@ -148,6 +152,7 @@ class _Job:
     def graphs(self, precisions: Sequence[str]) -> dict[str, onnx.ModelProto]:
         """Export from PyTorch what the precisions need: the float graph, the QDQ graph, or both."""
         graphs = {}
+        _logger.info("export the graph of %s from PyTorch", self.source.variant)
         if {"fp32", "fp16"} & set(precisions):
             graphs["float"] = export(self.source.model, self.source.example_input)
         if "int8" in precisions and self.source.quantized is not None:
@@ -162,6 +167,7 @@ class _Job:
         elif precision == "int8":
             graph = onnxruntime_int8.rewrite(graph)
         path = self._path(precision, "onnx")
+        _logger.info("write %s", path.name)
         save(graph, path, self._metadata(precision))
         return self._artefact("onnx", precision, path)
 
@@ -183,6 +189,7 @@ class _Job:
                 kind = "int8" if precision == "int8" else "float"
                 for is_sparse in (False,) if precision == "fp16" else (False, True):
                     path = self._path(precision, "tflite", is_sparse)
+                    _logger.info("write %s", path.name)
                     result = tflite.write(
                         files[kind],
                         floats[kind],
@@ -210,7 +217,7 @@ class _Job:
         self, format_: Any, precision: Any, path: Path, is_sparse: bool = False, matched: float | None = None
     ) -> Artefact:
         found = find_islands(path) if precision == "int8" else ()
-        return Artefact(self.source.variant, format_, precision, path, is_sparse, found, matched)
+        return Artefact(self.source.variant, format_, precision, path, is_sparse, found, matched, ends(path))
 
 
 def _reference(artefact: Artefact, source: Source) -> nn.Module:

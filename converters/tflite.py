@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -30,6 +31,8 @@ from torchshrink.converters.trim import trim
 from torchshrink.errors import ConversionError, RecipeError, UnsupportedOpError
 from torchshrink.files import atomic
 from torchshrink.settings import check, check_switch
+
+_logger = logging.getLogger(__name__)
 
 Ends = Literal["int8", "float"]
 
@@ -105,6 +108,7 @@ def to_tflite(
         onnx_path = Path(folder, onnx_path.name)
         save(model, onnx_path)
         with float_files([onnx_path]) as (files,):
+            _logger.info("write %s", path.name)
             write(files, onnx_path, path, precision, ranges, is_sparse, metadata, target=target, ends=ends)
             if (
                 precision == "int8"
@@ -170,6 +174,7 @@ def float_files(onnx_paths: Sequence[Path], keras: bool = False) -> Iterator[lis
         ConversionError: When onnx2tf fails; the text names its log, kept in the folder for temporary files.
     """
     with tempfile.TemporaryDirectory(prefix="torchshrink-") as root:
+        _logger.info("make a float TFLite file with TensorFlow, in a process of its own")
         sources = [load(path) for path in onnx_paths]
         folders = [Path(root, str(index)) for index in range(len(sources))]
         passes = [_prepare(source, folder) for source, folder in zip(sources, folders, strict=True)]

@@ -7,7 +7,8 @@ imitates with the weight ``settings.distillation``.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,6 +27,8 @@ from torchshrink.quantize.ladder.climb import BUDGET_DB, Effort
 from torchshrink.settings import Importance, Scheduling, Scope, check
 from torchshrink.task import Task, batches
 from torchshrink.training import History, Settings, fit
+
+_logger = logging.getLogger(__name__)
 
 # Shares of a training: pruning is done after the first, ranges and BatchNorm statistics freeze after the second.
 PRUNED_BY, FROZEN_AFTER = 0.5, 0.6
@@ -285,8 +288,14 @@ def ptq(
             model, given, effort, budget_db=budget_db, keep_float=keep_float, portable=portable, progress=progress
         )
     prepared = quantize.prepare_ptq(model, task.example_input, keep_float, portable)
-    quantize.calibrate(prepared, (inputs for inputs, _ in batches(task.train, batch_size, samples)))
+    quantize.calibrate(prepared, _told(inputs for inputs, _ in batches(task.train, batch_size, samples)))
     return quantize.convert(prepared)
+
+
+def _told(given: Iterable[Tensor]) -> Iterator[Tensor]:
+    for count, inputs in enumerate(given, 1):
+        _logger.info("batch %d of the calibration data", count)
+        yield inputs
 
 
 def _by_layer(amounts: Mapping[str, float]) -> Method:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +32,8 @@ WITHIN_ONE, WITHIN_THREE = 0.95, 0.999
 # adds up with depth: 1.5 dB (the worst of 34 sound files of deep networks had 0.6). Few outputs vary more by chance.
 NOISE_ALLOWED, DEVIATIONS_ALLOWED = 10**0.15, 3.0
 _MOST_SAMPLES = 64  # of which noise is measured
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -92,16 +95,19 @@ def verify(
     """
     check("precision", precision, Precision)
     arguments = as_tuple(inputs)
+    _logger.info("run %s in its runtime", path.name)
     try:
         found = bench.predict_all(path, [value.numpy() for value in arguments], processor=processor)
     except ModelError as error:
         raise ConversionError(f"{path.name} does not run: {error}") from error
+    _logger.info("compute the same in PyTorch")
     with evaluating(model), torch.inference_mode():
         parts = [tensors(model(*batch)) for batch in zip(*(torch.split(value, 1) for value in arguments), strict=True)]
     expected = [torch.cat(part).float().numpy() for part in zip(*parts, strict=True)]
     parity = compare_all(found, expected, precision, reference, output_scales(model))
     if precision != "int8":
         return parity
+    _logger.info("hold each operator of %s against the graph's", path.name)
     return look_closer(parity, path, model, arguments, found, expected, processor)
 
 

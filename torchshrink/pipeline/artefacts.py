@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -29,6 +29,7 @@ class Artefact:
         islands: Operations that compute in float although the file is int8.
         matched: Share of the int8 activations whose range was learned in PyTorch, in [0, 1]; None where no ranges had
             to be matched.
+        ends: What the file takes and gives; empty where nobody looked.
     """
 
     variant: str
@@ -38,6 +39,7 @@ class Artefact:
     is_sparse: bool = False
     islands: tuple[str, ...] = ()
     matched: float | None = None
+    ends: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

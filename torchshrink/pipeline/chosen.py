@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,16 @@ from torchshrink.data.sources import name_of
 from torchshrink.pipeline import recipe as recipes
 from torchshrink.pipeline import trust as trusted
 from torchshrink.pipeline.origin import data_of
+from torchshrink.pipeline.overrides import overridden
 from torchshrink.pipeline.recipe import Recipe
 
 
 def choose(
-    recipe: Path | Mapping[str, Any] | Recipe | None, data: str | None, trust: bool, allow_pickle: bool
+    recipe: Path | Mapping[str, Any] | Recipe | None,
+    data: str | None,
+    trust: bool,
+    allow_pickle: bool,
+    settings: Sequence[str] = (),
 ) -> Recipe:
     """Return a recipe with its data.
 
@@ -23,13 +28,14 @@ def choose(
         data: Instead of the recipe's. A recipe that starts from a checkpoint and names no data takes the checkpoint's.
         trust: Let a file name any code; content that stands in Python is trusted as that is.
         allow_pickle: Let its checkpoint hold more than tensors, which runs any code of its author.
+        settings: Instead of the recipe's, as ``variants.dense.train.epochs=5``.
 
     Raises:
         RecipeError: When it is wrong, or names code that nobody said to trust.
         ModelError: When neither it nor its checkpoint names data.
     """
     is_file = isinstance(recipe, Path)
-    found = _read(recipe)
+    found = overridden(_read(recipe), settings)
     if is_file and not trust:
         its_own = found if data is None else found.model_copy(update={"data": "synthetic:cells"})
         trusted.check(its_own, str(recipe))

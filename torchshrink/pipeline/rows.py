@@ -49,6 +49,7 @@ def file_row(
         "islands": list(artefact.islands),
         "matched_ranges": artefact.matched,
         "keep_float": list(made.keep_float) if artefact.precision == "int8" else [],
+        **({"ends": artefact.ends} if artefact.ends else {}),
     }
 
 

@@ -11,6 +11,7 @@ from torchshrink.pipeline.artefacts import Bridge
 from torchshrink.pipeline.assemble import make_model
 from torchshrink.pipeline.claim import claim as claim  # under the name that it had
 from torchshrink.pipeline.claim import claimed
+from torchshrink.pipeline.clock import Clock
 from torchshrink.pipeline.job import Job
 from torchshrink.pipeline.layers import check_layers, names_layers
 from torchshrink.pipeline.recipe import Recipe
@@ -52,10 +53,14 @@ def run(
         ShrinkError: What a variant failed with; the others are in the report (``is_reported``).
     """
     with claimed(out, recipe, is_fresh):
+        clock = progress = Clock(recipe, progress)
         job = Job(recipe, out, bridge, Steps(out, is_fresh), progress, task, factory)
         if names_layers(recipe):
             check_layers(recipe, factory() if factory is not None else make_model(recipe, job.task))
-        return _run(job, recipe, out, progress)
+        try:
+            return _run(job, recipe, out, progress)
+        finally:
+            clock.finish()
 
 
 def _run(job: Job, recipe: Recipe, out: Path, progress: Progress) -> dict[str, Any]:

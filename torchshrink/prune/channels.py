@@ -75,8 +75,15 @@ def channels(
     shares = None if amounts is None else _by_group(traced, amounts)
     ranks = scores(traced.model, traced.groups, importance, loss)
 
+    folds = [group.folds for group in traced.groups]
+
     def without(share: float | Sequence[float]) -> nn.Module:
-        chosen = _choose(ranks, [group.folds for group in traced.groups], share, scope, round_to)
+        chosen = _choose(ranks, folds, share, scope, round_to)
+        if share == amount and not any(chosen) and any(_choose(ranks, folds, share, scope, 1)):
+            raise RecipeError(
+                f"round_to={round_to} is too coarse: every layer keeps all of its channels when {amount:.0%} go; "
+                "choose a smaller round_to, or remove more"
+            )
         _check_result(model, traced, chosen, example_input)
         return _removed(model, traced.cuts(chosen))
 
@@ -85,7 +92,7 @@ def channels(
     if amount is not None:
         return without(amount)
     count, target = _target(model, example_input, target_macs, target_params)
-    return _meet(without, count, target)
+    return _meet(without, count, target, round_to)
 
 
 def roots(model: nn.Module, example_input: Inputs, ignore: Sequence[str] = ()) -> list[str]:
@@ -177,14 +184,19 @@ def _target(
     return count, target * count(model) if target < 1 else target
 
 
-def _meet(without: Callable[[float], nn.Module], count: Callable[[nn.Module], int], target: float) -> nn.Module:
+def _meet(
+    without: Callable[[float], nn.Module], count: Callable[[nn.Module], int], target: float, round_to: int
+) -> nn.Module:
     """Return the largest model that meets the target, by halving the range of the amount."""
     low, high = 0.0, 0.999
     whole, best = without(low), without(high)
     if count(whole) <= target:
         return whole
     if count(best) > target:
-        raise RecipeError(f"a target of {target:.4g} cannot be met: {count(best):.4g} remain with the fewest channels")
+        coarse = f", of which round_to={round_to} keeps more than must be: choose a smaller one" if round_to > 1 else ""
+        raise RecipeError(
+            f"a target of {target:.4g} cannot be met: {count(best):.4g} remain with the fewest channels{coarse}"
+        )
     for _ in range(_TRIES):
         middle = (low + high) / 2
         candidate = without(middle)

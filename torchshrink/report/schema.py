@@ -148,6 +148,27 @@ class Shown(TypedDict):
 
 
 @_declared
+class End(TypedDict):
+    """What a file takes or gives."""
+
+    name: str
+    type: str
+    shape: list[int | str]
+    """As the file has it: channels last in TFLite; a word where any size is taken."""
+    scale: NotRequired[float]
+    """Of int8 codes: a value is ``(code - zero_point) * scale``."""
+    zero_point: NotRequired[int]
+
+
+@_declared
+class Ends(TypedDict):
+    """All that a file takes and gives."""
+
+    inputs: list[End]
+    outputs: list[End]
+
+
+@_declared
 class Row(TypedDict):
     """One verified file."""
 
@@ -177,6 +198,8 @@ class Row(TypedDict):
     """The task's, over the whole test set, computed with the file: ``dice`` and ``iou``, of segmentations."""
     confusion: NotRequired[list[list[Count]]]
     """Of a classification: how often each class, by row, was taken for each, by column."""
+    ends: NotRequired[Ends]
+    """Of an exported file."""
     parity: Parity
     processors: NotRequired[dict[str, Shown]]
     """By kind of processor; ``here`` is the one that made the report, the others are emulated."""

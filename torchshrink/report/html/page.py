@@ -5,13 +5,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
 from torchshrink.report import noise, text
-from torchshrink.report.columns import table
+from torchshrink.report.answer import answer
+from torchshrink.report.columns import Cell, table
 from torchshrink.report.html import plots
 from torchshrink.report.html.activations import activations
 from torchshrink.report.html.answers import answers
@@ -35,6 +37,18 @@ def page(report: Report, out: Path) -> str:
         report: As `torchshrink.report.document.load` returns it.
         out: The run's folder; its ``samples`` and ``recipe.json`` are shown when it has them.
     """
+    return _filled("page.html.jinja", _content(report, out))
+
+
+def side_by_side(
+    headings: Sequence[str], lines: Sequence[Sequence[Cell]], said: Sequence[str], names: Sequence[str]
+) -> str:
+    """Return a page of two runs as HTML that loads nothing; the arguments are those of `torchshrink.report.versus`."""
+    content = {"headings": headings, "lines": lines, "said": said, "names": names}
+    return _filled("versus.html.jinja", content | _looks())
+
+
+def _filled(name: str, content: dict[str, Any]) -> str:
     import jinja2
 
     environment = jinja2.Environment(
@@ -44,7 +58,17 @@ def page(report: Report, out: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html.jinja").render(_content(report, out))
+    return environment.get_template(name).render(content)
+
+
+def _looks() -> dict[str, Any]:
+    """Return the style and the script of a page, and the hash by which the page lets that run."""
+    script = (_HERE / "sort.js").read_text(encoding="utf-8")
+    return {
+        "style": Markup((_HERE / "style.css").read_text(encoding="utf-8")),
+        "script": Markup(script),
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    }
 
 
 def _content(report: Report, out: Path) -> dict[str, Any]:
@@ -52,13 +76,14 @@ def _content(report: Report, out: Path) -> dict[str, Any]:
     dense = reference(rows, "torch") if rows else None
     is_ruin = dense is not None and judge.learned_nothing(dense)
     headings, lines = table(rows)
-    script = (_HERE / "sort.js").read_text(encoding="utf-8")
     return {
         "task": task,
         "environment": report["environment"],
         "rows": rows,
         "failed": report["failed"],
         "verdict": text.verdict(report),
+        "answer": answer(report, judge),
+        "few": ("file", "MB", judge.decides, "ms"),
         "judge": judge,
         "limit": judge.text(abs(judge.limit(dense))) if dense else "",
         "dense": dense,
@@ -85,9 +110,7 @@ def _content(report: Report, out: Path) -> dict[str, Any]:
             if any(row["format"] == name for row in rows)
         ],
         "shapes": [(shape, name) for name, shape in _SHAPES.items() if any(row["precision"] == name for row in rows)],
-        "style": Markup((_HERE / "style.css").read_text(encoding="utf-8")),
-        "script": Markup(script),
-        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        **_looks(),
     }
 
 
