@@ -25,7 +25,9 @@ from torchshrink.progress import duration
 
 _SECONDS_BETWEEN_LINES = 10.0
 _SECONDS_BEFORE_A_GUESS = 2.0
+_SECONDS_WORTH_A_LINE = 1.0
 _BAR = 12  # characters
+_TITLE = Column(no_wrap=True, overflow="ellipsis", max_width=34)
 _REST = Column(no_wrap=True, overflow="ellipsis", ratio=1)  # of a line
 _NO_LIMIT = 1_000_000
 
@@ -75,13 +77,13 @@ class Progress:
     def __init__(self) -> None:
         self._is_terminal = errors.is_terminal
         columns = (
-            TextColumn("{task.description}", markup=False),
+            TextColumn("{task.description}", markup=False, table_column=_TITLE),
             BarColumn(bar_width=_BAR),
             TextColumn("{task.fields[share]}", markup=False),
             TimeElapsedColumn(),
             TextColumn("{task.fields[note]}", markup=False, table_column=_REST),
         )
-        self._bars = Bars(*columns, console=errors, expand=True)
+        self._bars = Bars(*columns, console=errors, expand=True, transient=True)
         self._task: TaskID | None = None
         self._title = self._note = ""
         self._began = self._last_line = 0.0
@@ -93,11 +95,11 @@ class Progress:
             self._bars.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         global _current
         _current = None
         if self._is_drawn:
-            self._finish()
+            self._finish(is_done=kind is None)
             self._bars.stop()
 
     @property
@@ -109,9 +111,10 @@ class Progress:
         _check()
         if plain(title) == self._title:
             return
-        self._title, self._note, self._began = plain(title), "", time.monotonic()
         if self._is_drawn:
             self._finish()
+        self._title, self._note, self._began = plain(title), "", time.monotonic()
+        if self._is_drawn:
             self._task = self._bars.add_task(self._title, total=None, note="", share="")
         elif not _is_quiet():
             errors.print(f"{title} ...")
@@ -150,11 +153,15 @@ class Progress:
         self._last_line = time.monotonic()
         return True
 
-    def _finish(self) -> None:
-        if self._task is not None:
-            self._bars.update(self._task, completed=1, total=1, share="100%", note="")
-            self._bars.stop_task(self._task)
-            self._task = None
+    def _finish(self, is_done: bool = True) -> None:
+        """Put a line in the place of the bar: there is one bar at a time. What took no time is not worth a line."""
+        if self._task is None:
+            return
+        self._bars.remove_task(self._task)
+        self._task = None
+        seconds = time.monotonic() - self._began
+        if is_done and seconds >= _SECONDS_WORTH_A_LINE:
+            errors.print(f"{self._title}: {duration(seconds)}")
 
 
 def _left(seconds: float, done: int, total: int) -> str:

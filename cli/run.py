@@ -38,13 +38,13 @@ def run(
         return
     with console.Progress() as progress:
         progress.start("load PyTorch")
+        settings = load_recipe(recipe, data, trust, allow_pickle, set_)  # what is wrong in it is said at once
         from torchshrink.converters.bridge import Bridge
         from torchshrink.pipeline.chosen import folder_name
         from torchshrink.pipeline.run import run
         from torchshrink.report import document
 
         check_tracker(track)
-        settings = load_recipe(recipe, data, trust, allow_pickle, set_)
         folder = out or Path("runs", folder_name(recipe, settings.data))
 
         def show() -> None:

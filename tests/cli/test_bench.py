@@ -89,7 +89,7 @@ def test_profile_sums_by_operation(first: Result) -> None:
 
 def test_table_shows_blocks_spreads_notes_and_a_regression(folder: Path, edit: Any) -> None:
     files = (folder / "free.onnx", "--reference", folder / "fixed.onnx")
-    extra = ("--threads", "1,2", "--runs", "5", "--sizes", "8", "--profile", "--against", edit(1e6))
+    extra = ("--threads", "1,2", "--runs", "5", "--sizes", "8", "--profile", "--wide", "--against", edit(1e6))
     result = call("bench", *files, *extra)
     assert result.code == 4
     for text in ("threads: 1", "threads: 2", "vs fixed.onnx", "1.00x (1.00-1.00)", "cold start ms", "CPU ms",

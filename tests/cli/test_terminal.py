@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
@@ -179,6 +180,22 @@ def test_a_bar_fits_and_says_what_is_going_on(monkeypatch: pytest.MonkeyPatch) -
     assert "write dense-fp16.tflite" in text
     assert "50%" in text
     assert max(len(line) for line in re.split(r"[\r\n]", text)) <= 80
+
+
+def test_each_step_leaves_one_line_and_a_failed_one_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = progress_of(monkeypatch, is_terminal=True)
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    with contextlib.suppress(ValueError), console.Progress() as progress:
+        for title, ends in (("train", 75.0), ("blink", 75.1), ("verify", 80.0)):
+            progress.start(title)
+            progress.start(title)
+            now[0] = ends
+        progress.start("measure")
+        now[0] = 90.0
+        raise ValueError("wrong")
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", file.getvalue())
+    assert re.findall(r"(\w+): (\d[^\r\n]*?)\s*[\r\n]", text) == [("train", "1 min 15 s"), ("verify", "5 s")]
 
 
 @pytest.fixture

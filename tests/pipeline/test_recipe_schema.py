@@ -68,7 +68,7 @@ def test_the_published_one_is_that_of_the_code() -> None:
 
 
 def test_recipes_fit_and_so_does_what_may_be_written_shorter() -> None:
-    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[:1]
+    (block,) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "reference" / "recipes.md").read_text(), re.DOTALL)[:1]
     for text in (RECIPE, block, recipe.template(Path("x.yaml"))):
         assert valid(yaml.safe_load(text))
     short = {"loss": "dice", "task": {"metrics": ["dice"]}}
