@@ -60,7 +60,7 @@ model: {factory: 'mine:make', arguments: {width: 8}}
 loss: {name: 'mine:Loss'}
 variants:
   dense: {train: {epochs: 2}}
-  half: {from: dense, prune: {amount: 0.5, method: lamp, schedule: one_shot, epochs: 1}}
+  half: {from: dense, export: false, prune: {amount: 0.5, method: lamp, schedule: one_shot, epochs: 1}}
   half-int8: {from: half, qat: {epochs: 2}}
 keep_float: [body]
 measure: {runs: 5}
