@@ -119,6 +119,7 @@ def test_a_file_that_computes_something_else_is_deleted_and_named(tmp_path: Path
         "data": "synthetic:cells?size=16&train=20&test=4",
         "model": {"arguments": {"widths": [4, 8]}},
         "variants": {"dense": {"train": {"epochs": 1}}},
+        "formats": ["tflite"],
         "precisions": ["fp32", "fp16"],
         "measure": {"runs": 5},
     }
