@@ -30,7 +30,7 @@ def read_once() -> Iterator[None]:
         registry.functions = {target: list(functions) for target, functions in registry.functions.items()}
         return registry
 
-    ONNXRegistry.from_torchlib = staticmethod(from_torchlib)  # type: ignore[method-assign,assignment]
+    ONNXRegistry.from_torchlib = staticmethod(from_torchlib)  # type: ignore[method-assign]
     try:
         yield
     finally:
