@@ -46,7 +46,7 @@ def _fork(order: Mapping[str, Any]) -> int:
         _become(order, theirs)
     theirs.close()
     with ours:
-        if ours not in select.select([0, ours], [], [])[0]:
+        if ours.fileno() not in select.select([0, ours.fileno()], [], [])[0]:
             os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 

@@ -16,9 +16,8 @@ from onnx import NodeProto, helper, numpy_helper
 
 from torchshrink.errors import ModelError, ShrinkError
 from torchshrink.files import atomic
+from torchshrink.metadata import KEY
 from torchshrink.runtime import external_data
-
-METADATA_KEY = "torchshrink"
 
 _IR_WITH_DOMAINS = 3
 # Types of which two elements share a byte.
@@ -32,7 +31,7 @@ QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 def save(model: onnx.ModelProto, path: Path, metadata: dict[str, Any] | None = None) -> None:
     """Check and write a model, with ``metadata`` as JSON among its properties."""
     if metadata is not None:
-        helper.set_model_props(model, {METADATA_KEY: json.dumps(metadata)})
+        helper.set_model_props(model, {KEY: json.dumps(metadata)})
     onnx.checker.check_model(model)
     with atomic(path) as temporary:
         onnx.save(model, str(temporary))

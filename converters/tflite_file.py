@@ -17,8 +17,8 @@ from torchshrink.converters.tflite_checks import check
 from torchshrink.errors import ModelError
 from torchshrink.files import atomic
 from torchshrink.files import read as read_bytes
+from torchshrink.metadata import KEY
 
-METADATA_NAME = "torchshrink"
 _DTYPES: dict[int, Any] = {
     schema.TensorType.FLOAT32: np.float32,
     schema.TensorType.FLOAT16: np.float16,
@@ -280,11 +280,11 @@ def set_metadata(model: Any, content: dict[str, Any]) -> None:
     """Store ``content`` as JSON among the model's metadata, in place of an earlier one."""
     data = json.dumps(content).encode()
     for entry in model.metadata or []:
-        if _entry_name(entry) == METADATA_NAME:
+        if _entry_name(entry) == KEY:
             model.buffers[entry.buffer].data = np.frombuffer(data, np.uint8)
             return
     entry = schema.MetadataT()
-    entry.name = METADATA_NAME
+    entry.name = KEY
     entry.buffer = add_buffer(model, data)
     model.metadata = [*(model.metadata or []), entry]
 
@@ -292,7 +292,7 @@ def set_metadata(model: Any, content: dict[str, Any]) -> None:
 def get_metadata(model: Any) -> dict[str, Any]:
     """Return what `set_metadata` stored, or an empty dictionary."""
     for entry in model.metadata or []:
-        if _entry_name(entry) == METADATA_NAME:
+        if _entry_name(entry) == KEY:
             content: dict[str, Any] = json.loads(bytes(model.buffers[entry.buffer].data))
             return content
     return {}

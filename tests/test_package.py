@@ -22,23 +22,40 @@ def test_everything_public_is_there(name: str) -> None:
     assert name in dir(torchshrink)
 
 
-@pytest.mark.parametrize(
-    "expression",
-    [
-        "ts.UNet(in_channels=1, out_channels=1, widths=(16, 32, 64, 128), dims=2)",
-        "ts.losses.FocalTversky(alpha=0.7, beta=0.3, gamma=0.75)",
-        "ts.prune.magnitude",
-        "ts.prune.Schedule.polynomial(0.0, 0.8, begin=0, end=1000)",
-        "ts.quantize.prepare_qat, ts.quantize.convert",
-        "ts.converters.to_onnx, ts.converters.to_tflite",
-        "ts.bench.measure",
-    ],
+DOCUMENTED = (
+    "ts.UNet(in_channels=1, out_channels=1, widths=(16, 32, 64, 128), dims=2)",
+    "ts.losses.FocalTversky(alpha=0.7, beta=0.3, gamma=0.75)",
+    "ts.prune.magnitude",
+    "ts.prune.Schedule.polynomial(0.0, 0.8, begin=0, end=1000)",
+    "ts.quantize.prepare_qat, ts.quantize.convert",
+    "ts.converters.to_onnx, ts.converters.to_tflite",
+    "ts.bench.measure",
 )
-def test_the_documented_names_need_one_import(expression: str) -> None:
-    """In a process of its own: here, other tests have imported the modules already."""
-    code = f"import torchshrink as ts; {expression}"
-    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
+# Each in a fork of a process that has imported others' packages only, which takes longer than all the rest.
+IN_FORKS = """
+import os, sys, torch, torchao, onnx
+for expression in sys.argv[1:]:
+    if os.fork() == 0:
+        exec(f"import torchshrink as ts; {expression}")
+        os._exit(0)
+    if os.wait()[1]:
+        sys.exit(f"failed: {expression}")
+"""
+
+
+def _in_forks(*expressions: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-P", "-c", IN_FORKS, *expressions]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_documented_names_need_one_import() -> None:
+    """In processes of their own: here, other tests have imported the modules already."""
+    done = _in_forks(*DOCUMENTED)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_name_that_is_not_there_would_be_noticed() -> None:
+    assert "failed: ts.prune.nothing" in _in_forks("ts.prune", "ts.prune.nothing").stderr
 
 
 FILE_ONLY = """

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from torchshrink.errors import ModelError
 
+KEY = "torchshrink"  # what it is stored under in ONNX and TFLite files
 _MOST_VALUES = 2**31  # of an input: more fit no machine that this is for
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Side = Annotated[int, Field(ge=1, lt=2**31)]

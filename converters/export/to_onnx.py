@@ -12,11 +12,10 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto
 from torch import Tensor, nn
 
 from torchshrink.converters import half, onnx_file, qdq, runtimes
-from torchshrink.converters.export import ceil_pools, onnxruntime_int8
+from torchshrink.converters.export import ceil_pools, onnxruntime_int8, translations
 from torchshrink.converters.onnx_file import save
 from torchshrink.errors import ConversionError, ModelError, ParityError, RecipeError, ShrinkError, UnsupportedOpError
 from torchshrink.model.signature import Inputs, batch_shapes, first, input_names, lively, output_names, tensors
@@ -92,9 +91,10 @@ def export(model: nn.Module, example_input: Inputs, batch: int | None = 1) -> on
     example = first(example_input, batch or 2)  # of two: torch.export takes a dimension of 1 for a constant
     if not isinstance(model, torch.fx.GraphModule):
         model = copy.deepcopy(model).eval()
-    outputs = _try_out(model, example)
+    outputs, own = _try_out(model, example), translations.own()
     try:
-        with quiet(), contextlib.redirect_stdout(io.StringIO()):  # where the exporter shows its progress
+        # stdout is where the exporter shows its progress
+        with quiet(), contextlib.redirect_stdout(io.StringIO()), translations.read_once():
             program = torch.onnx.export(
                 model,
                 example,
@@ -103,7 +103,7 @@ def export(model: nn.Module, example_input: Inputs, batch: int | None = 1) -> on
                 input_names=input_names(model, len(example)),
                 output_names=output_names(outputs),
                 dynamic_shapes=None if batch else batch_shapes(model, len(example)),
-                custom_translation_table=_translations(),
+                custom_translation_table=own,
                 verbose=False,
             )
     except Exception as error:
@@ -174,35 +174,6 @@ def _try_out(model: nn.Module, example: tuple[Tensor, ...]) -> Any:
         raise ModelError(
             f"{type(model).__name__} fails on an input of shape {shapes} ({reason}): fix the model or the shape"
         ) from error
-
-
-def _translations() -> dict[Any, Any]:
-    """Say what torch.onnx does not know: per-channel quantization, as QDQ nodes with an axis."""
-    from onnxscript import opset18 as op
-
-    # The names and the order are those of the PyTorch operations.
-    def dequantize(x, scale, zero_point, axis, *_, **__):  # type: ignore[no-untyped-def]
-        return op.DequantizeLinear(x, scale, op.Cast(zero_point, to=TensorProto.INT8), axis=axis)
-
-    def quantize(x, scale, zero_point, axis, *_):  # type: ignore[no-untyped-def]
-        return op.QuantizeLinear(x, scale, op.Cast(zero_point, to=TensorProto.INT8), axis=axis)
-
-    # onnxscript 0.6 takes SpaceToDepth for it, whose channels are in another order.
-    def pixel_unshuffle(x, factor):  # type: ignore[no-untyped-def]
-        _, channels, height, width = x.shape
-        height, width = height // factor, width // factor
-        parts = op.Reshape(x, op.Constant(value_ints=[0, channels, height, factor, width, factor]))
-        moved = op.Transpose(parts, perm=[0, 1, 3, 5, 2, 4])
-        return op.Reshape(moved, op.Constant(value_ints=[0, channels * factor * factor, height, width]))
-
-    from torch.ao.quantization.fx import _decomposed  # noqa: F401  # registers the operations named below
-
-    operations = torch.ops.quantized_decomposed
-    return {
-        operations.dequantize_per_channel.default: dequantize,
-        operations.quantize_per_channel.default: quantize,
-        torch.ops.aten.pixel_unshuffle.default: pixel_unshuffle,
-    }
 
 
 def _copy_without_notes(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -23,7 +23,13 @@ def launch(launcher: list[str], *arguments: str, cwd: Path) -> subprocess.Comple
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, timeout=300, check=False)
 
 
-@pytest.mark.parametrize("launcher", [TORCHRUN, ACCELERATE], ids=["torchrun", "accelerate"])
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        pytest.param(TORCHRUN, id="torchrun"),
+        pytest.param(ACCELERATE, id="accelerate", marks=pytest.mark.exhaustive),  # it sets the same variables
+    ],
+)
 def test_one_process_prints_and_writes(tmp_path: Path, launcher: list[str]) -> None:
     arguments = ["train", *DATA, "--widths", "4,8", "--epochs", "2", "--out", "a.safetensors", "--json"]
     done = launch(launcher, *arguments, cwd=tmp_path)

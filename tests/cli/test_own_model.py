@@ -60,7 +60,7 @@ model: {factory: 'mine:make', arguments: {width: 8}}
 loss: {name: 'mine:Loss'}
 variants:
   dense: {train: {epochs: 2}}
-  half: {from: dense, prune: {amount: 0.5, method: lamp, schedule: one_shot, epochs: 1}}
+  half: {from: dense, export: false, prune: {amount: 0.5, method: lamp, schedule: one_shot, epochs: 1}}
   half-int8: {from: half, qat: {epochs: 2}}
 keep_float: [body]
 measure: {runs: 5}
@@ -119,6 +119,7 @@ def test_a_file_that_computes_something_else_is_deleted_and_named(tmp_path: Path
         "data": "synthetic:cells?size=16&train=20&test=4",
         "model": {"arguments": {"widths": [4, 8]}},
         "variants": {"dense": {"train": {"epochs": 1}}},
+        "formats": ["tflite"],
         "precisions": ["fp32", "fp16"],
         "measure": {"runs": 5},
     }

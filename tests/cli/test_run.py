@@ -126,7 +126,8 @@ def _default_interrupt() -> None:
 
 def test_interrupted_run_leaves_nothing_half_written_and_goes_on(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
-    recipe.write_text(RECIPE.replace("qat: {epochs: 2}", "qat: {epochs: 20}"))  # longer than the wait below
+    content = RECIPE.replace("qat: {epochs: 2}", "qat: {epochs: 20}")  # longer than the wait below
+    recipe.write_text(f"{content}formats: [onnx]\nprecisions: [int8]\n")
     command = [sys.executable, "-P", "-c", "from torchshrink.cli import main; main()"]
     with subprocess.Popen(
         [*command, "run", str(recipe), "--out", str(tmp_path / "out")],

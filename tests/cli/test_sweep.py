@@ -86,14 +86,14 @@ variants:
   odd: {{from: dense, channels: {{target_macs: 0.00001, epochs: 1}}}}
   odder: {{from: odd, prune: {{amount: 0.5, epochs: 1}}}}
   few: {{from: dense, cluster: {{count: 4, epochs: 1}}}}
-formats: [tflite]
+formats: [onnx]
 precisions: [fp32]
 measure: {{runs: 5}}
 """)
     result = call("run", recipe, "--out", tmp_path / "out")
     assert result.code == 3
     assert "cannot be met" in result.stderr.splitlines()[-1]
-    assert "few/tflite-fp32" in result.stdout
+    assert "few/onnx-fp32" in result.stdout
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert {row["variant"] for row in report["rows"]} == {"dense", "few"}
     assert [item["name"] for item in report["failed"]] == ["odd", "odder"]

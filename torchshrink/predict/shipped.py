@@ -10,7 +10,6 @@ from torchshrink import metadata
 from torchshrink.errors import ModelError
 from torchshrink.runtime import external_data
 
-METADATA_NAME = "torchshrink"  # the key under which `torchshrink.converters` stores it
 _ONNX_FLOATS = (1, 10, 11)  # TensorProto.FLOAT, FLOAT16, DOUBLE
 _MOST_ENTRIES = 10_000
 Shape = tuple[int, ...]
@@ -118,7 +117,7 @@ def _read_onnx(path: Path) -> tuple[Shape, Shape, str]:
         raise ModelError(f"{path} takes integers whose scale it does not tell: export it again with torchshrink export")
     found = {item.key: item.value for item in model.metadata_props}
     shapes = [tuple(max(0, int(side.dim_value)) for side in end.type.tensor_type.shape.dim) for end in (entry, output)]
-    return shapes[0], shapes[1], found.get(METADATA_NAME, "")
+    return shapes[0], shapes[1], found.get(metadata.KEY, "")
 
 
 def _read_tflite(path: Path) -> tuple[Shape, Shape, str]:
@@ -135,7 +134,7 @@ def _read_tflite(path: Path) -> tuple[Shape, Shape, str]:
         raise ValueError(f"it claims {model.MetadataLength()} entries of metadata")
     for index in range(model.MetadataLength()):
         item = model.Metadata(index)
-        if item.Name() == METADATA_NAME.encode():
+        if item.Name() == metadata.KEY.encode():
             return entry, output, model.Buffers(item.Buffer()).DataAsNumpy().tobytes().decode()
     return entry, output, ""
 

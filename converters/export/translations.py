@@ -1,0 +1,66 @@
+"""What each operation of PyTorch is in ONNX: torch.onnx's own translations, read once, and some that it lacks."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from onnx import TensorProto
+
+_read: dict[tuple[Any, ...], Any] = {}
+
+
+@contextmanager
+def read_once() -> Iterator[None]:
+    """Keep torch.onnx from reading the sources of its 500 translations in every export: most of its time."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    before = vars(ONNXRegistry)["from_torchlib"]
+
+    def from_torchlib(*opset: int, **named: int) -> Any:
+        # Those of torchvision are known once it is imported.
+        key = (*opset, *named.values(), "torchvision" in sys.modules)
+        if key not in _read:
+            _read[key] = before.__func__(ONNXRegistry, *opset, **named)
+        registry = copy.copy(_read[key])
+        registry.functions = {target: list(functions) for target, functions in registry.functions.items()}
+        return registry
+
+    ONNXRegistry.from_torchlib = staticmethod(from_torchlib)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        ONNXRegistry.from_torchlib = before  # type: ignore[method-assign]
+
+
+def own() -> dict[Any, Any]:
+    """Say what torch.onnx does not know: per-channel quantization, as QDQ nodes with an axis."""
+    from onnxscript import opset18 as op
+
+    # The names and the order are those of the PyTorch operations.
+    def dequantize(x, scale, zero_point, axis, *_, **__):  # type: ignore[no-untyped-def]
+        return op.DequantizeLinear(x, scale, op.Cast(zero_point, to=TensorProto.INT8), axis=axis)
+
+    def quantize(x, scale, zero_point, axis, *_):  # type: ignore[no-untyped-def]
+        return op.QuantizeLinear(x, scale, op.Cast(zero_point, to=TensorProto.INT8), axis=axis)
+
+    # onnxscript 0.6 takes SpaceToDepth for it, whose channels are in another order.
+    def pixel_unshuffle(x, factor):  # type: ignore[no-untyped-def]
+        _, channels, height, width = x.shape
+        height, width = height // factor, width // factor
+        parts = op.Reshape(x, op.Constant(value_ints=[0, channels, height, factor, width, factor]))
+        moved = op.Transpose(parts, perm=[0, 1, 3, 5, 2, 4])
+        return op.Reshape(moved, op.Constant(value_ints=[0, channels * factor * factor, height, width]))
+
+    from torch.ao.quantization.fx import _decomposed  # noqa: F401  # registers the operations named below
+
+    operations = torch.ops.quantized_decomposed
+    return {
+        operations.dequantize_per_channel.default: dequantize,
+        operations.quantize_per_channel.default: quantize,
+        torch.ops.aten.pixel_unshuffle.default: pixel_unshuffle,
+    }

@@ -1,0 +1,31 @@
+"""torch.onnx's translations are read once, and are those of every export."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from onnxscript._framework_apis import torch_2_5
+from torch import nn
+from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+from torchshrink.converters.export import translations
+from torchshrink.converters.export.to_onnx import export
+
+
+def test_they_are_read_once_and_every_export_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, image = nn.Sequential(nn.Conv2d(1, 2, 3), nn.PixelUnshuffle(2)).eval(), torch.zeros(1, 1, 6, 6)
+    before = vars(ONNXRegistry)["from_torchlib"]
+    first = export(model, image)
+    monkeypatch.setattr(torch_2_5, "get_torchlib_ops", lambda: pytest.fail("read again"))
+    assert export(model, image) == first
+    assert vars(ONNXRegistry)["from_torchlib"] is before
+    custom = {name for known in translations._read.values() for name, functions in known.functions.items()
+              if any(function.is_custom for function in functions)}  # fmt: skip
+    assert custom == set()
+
+
+def test_an_export_that_fails_leaves_torch_as_it_was() -> None:
+    before = vars(ONNXRegistry)["from_torchlib"]
+    with pytest.raises(RuntimeError, match="a reason"), translations.read_once():
+        raise RuntimeError("a reason")
+    assert vars(ONNXRegistry)["from_torchlib"] is before
