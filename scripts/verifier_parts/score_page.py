@@ -23,6 +23,11 @@ REASONS = (
     "from the learned one, or a stored weight or bias does, looked at last; noise: further from the float computation "
     "than the graph; runtime: it does not take the file)."
 )
+ELSEWHERE = (
+    "The files of a run are judged in the same way, what they store included. With `--on` the operators of an ONNX "
+    "file are judged on the processor that ran them, on one input: a file whose weights leave no room passes on "
+    "x86-sse4, where it is off by a rounding, and fails on x86-avx2 by the first layer that saturates."
+)
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "asimddp", "i8mm")
 
 
@@ -56,6 +61,8 @@ def write(verdicts: list[dict[str, Any]], seed: int) -> str:
         *_table("harm", shown, [f"{each['harm']}, {each['format']}" for each in shown]),
         "",
         textwrap.fill(REASONS.format(counts=", ".join(f"{by} {n}" for by, n in reasons.most_common())), 120),
+        "",
+        textwrap.fill(ELSEWHERE, 120),
         "",
         *(_line(verdict) for verdict in [*refused, *(each for each in shown if each["verdict"] == "missed")]),
     ]

@@ -4,8 +4,9 @@ The reference is the module itself, run by PyTorch; `plain` takes fake quantizat
 """
 
 import copy
+import random
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import torch
@@ -135,6 +136,24 @@ def test_a_model_in_training_keeps_the_modes_of_its_parts() -> None:
     close(prepared(IMAGES), copy.deepcopy(model)(IMAGES))
 
 
+class FrozenInside(nn.Sequential):
+    """Keeps its norm in evaluation, as backbones of detectors do."""
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        self[1].eval()
+        return self
+
+
+def test_what_a_model_keeps_in_evaluation_stays_there() -> None:
+    model = randomised(FrozenInside(convolution(), nn.BatchNorm2d(4), convolution(4, 2), nn.BatchNorm2d(2)))
+    prepared = quantize.prepare_qat(model, IMAGES)
+    prepared(3 * IMAGES + 2)
+    buffers = dict(prepared.graph_module.named_buffers())
+    assert torch.equal(buffers["1.running_mean"], model[1].running_mean)
+    assert not torch.equal(buffers["3.running_mean"], model[3].running_mean)
+
+
 # --- Random numbers
 
 
@@ -146,6 +165,29 @@ class Depth(nn.Module):
 class Scaled(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.rand_like(x) if self.training else x
+
+
+class Skipped(nn.Module):
+    """Branches on a number that it draws, which no graph can hold."""
+
+    def __init__(self, draw: Callable[[], Any]) -> None:
+        super().__init__()
+        self.draw, self.layer = draw, convolution(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.training and self.draw() < 0.999 else self.layer(x)
+
+
+class Auxiliary(nn.Module):
+    """Has a second output in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Sequential(convolution(), nn.BatchNorm2d(4)), convolution(4, 2)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.body(x)
+        return (self.head(x), x) if self.training else self.head(x)
 
 
 def attention(m: Any, x: Tensor) -> Tensor:
@@ -162,6 +204,8 @@ def last_step(m: Any, x: Tensor) -> Tensor:
 RANDOM: dict[str, Callable[[], nn.Module]] = {
     "stochastic depth": lambda: Calls(lambda m, x: m.c(x) + m.d(m.c(x)), c=convolution(), d=Depth()),
     "rand": lambda: nn.Sequential(convolution(), Scaled()),
+    "skipped by torch": lambda: nn.Sequential(convolution(), Skipped(lambda: torch.rand(1))),
+    "skipped by Python": lambda: nn.Sequential(convolution(), Skipped(random.random)),
     "dropouts": lambda: nn.Sequential(
         convolution(), nn.Dropout(0.5), nn.Dropout2d(0.5), nn.AlphaDropout(0.5), nn.FeatureAlphaDropout(0.5), nn.RReLU()
     ),
@@ -182,6 +226,15 @@ def test_nothing_random_is_left(name: str) -> None:
     close(plain(prepared).eval()(IMAGES), model(IMAGES))
     graph = quantize.convert(prepared)
     assert torch.equal(graph(IMAGES), graph(IMAGES))
+
+
+def test_what_training_alone_returns_is_left_out() -> None:
+    model = randomised(Auxiliary())
+    prepared = quantize.prepare_qat(model, IMAGES)
+    before = copy.deepcopy(prepared.graph_module.state_dict())
+    assert prepared(IMAGES).shape == (4, 2, 8, 8)
+    moved = [name for name, value in prepared.graph_module.state_dict().items() if not torch.equal(value, before[name])]
+    assert "body.1.running_mean" in moved
 
 
 class Sampling(nn.Module):
@@ -230,6 +283,35 @@ def frozen_block(m: Any, x: Tensor) -> Tensor:
     return found
 
 
+def half_block(m: Any, x: Tensor) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        y = m.n(m.c(x)).relu()
+    found: Tensor = m.d(y.float() if y.dtype != x.dtype else y)
+    return found
+
+
+def inference_block(m: Any, x: Tensor) -> Tensor:
+    with torch.inference_mode():
+        x = m.n(m.c(x)).relu()
+    found: Tensor = m.d(x)
+    return found
+
+
+def blocks(function: Callable[[Any, Tensor], Tensor]) -> nn.Module:
+    return randomised(Calls(function, c=convolution(), n=nn.BatchNorm2d(4), d=convolution(4, 2)))
+
+
+@pytest.mark.parametrize("function", [half_block, inference_block])
+def test_blocks_of_half_precision_and_without_gradients_are_calibrated(
+    function: Callable[[Any, Tensor], Tensor],
+) -> None:
+    model = blocks(function)
+    prepared = quantize.prepare_ptq(model, IMAGES)
+    quantize.calibrate(prepared, [IMAGES])
+    with torch.no_grad():
+        assert snr_db(quantize.convert(prepared)(IMAGES), model(IMAGES)) > 25
+
+
 def constants(m: Any, x: Tensor) -> Tensor:
     y = m.c(x).flatten(2)
     found: Tensor = y * torch.cat([y.new_full((32,), 8.0), y.new_full((32,), 16.0)])
@@ -242,7 +324,7 @@ KINDS: dict[str, Callable[[], nn.Module]] = {
     "compiled": lambda: torch.compile(nn.Sequential(convolution(), nn.ReLU())),  # type: ignore[dict-item,return-value]
     "a part compiled": compiled_inside,
     "*inputs": Several,
-    "blocks": lambda: randomised(Calls(frozen_block, c=convolution(), n=nn.BatchNorm2d(4), d=convolution(4, 2))),
+    "blocks": lambda: blocks(frozen_block),
     "constants concatenated": lambda: Calls(constants, c=convolution()),
     "weight norm": lambda: nn.Sequential(parametrizations.weight_norm(convolution()), nn.BatchNorm2d(4)),
     "older weight norm": older_weight_norm,
@@ -319,6 +401,28 @@ def test_a_graph_that_computes_something_else_is_refused_by_name(monkeypatch: py
 
 def small() -> PreparedModule:
     return quantize.prepare_ptq(nn.Sequential(convolution(), nn.ReLU()), IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("second", "kind", "said"),
+    [
+        (IMAGES[:0], DataError, "batch 2 of the calibration data holds no sample: leave it out"),
+        (IMAGES.numpy(), DataError, "batch 2 of the calibration data holds a ndarray: give tensors"),
+        (torch.rand(4, 3, 9, 9), ModelError, r"input of \[4, 3, 9, 9\] does not fit the example .*size\(\)\[2\] == 8"),
+    ],
+)
+def test_batches_that_cannot_be_calibrated_on(second: Any, kind: type[Exception], said: str) -> None:
+    prepared = quantize.prepare_ptq(nn.Sequential(convolution()).eval(), IMAGES)
+    with pytest.raises(kind, match=said):
+        quantize.calibrate(prepared, [(IMAGES,), (second,)])
+
+
+@pytest.mark.parametrize(
+    ("example", "said"), [(IMAGES[:0], "no sample"), ({"x": IMAGES}, "a str: give a tensor"), ([[1.0]], "a list: give")]
+)
+def test_examples_that_tell_nothing(example: Any, said: str) -> None:
+    with pytest.raises(DataError, match=f"the example input holds {said}"):
+        quantize.prepare_qat(nn.Sequential(convolution()), example)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

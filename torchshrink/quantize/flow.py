@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from torchshrink.errors import DataError, ModelError, RecipeError
+from torchshrink.errors import DataError, ModelError, ParityError, RecipeError
 from torchshrink.model import graphs
 from torchshrink.model.signature import Inputs, as_tuple, lively
 from torchshrink.quantize import exits
 from torchshrink.quantize.prepared import PreparedModule
-from torchshrink.quantize.tracing import capture_calm, in_float32, plain_copy, plain_names, set_mode
+from torchshrink.quantize.tracing import (
+    ROUGH,
+    calm_own_code,
+    capture_calm,
+    in_float32,
+    plain_copy,
+    plain_names,
+    set_mode,
+)
 from torchshrink.quiet import quiet
 from torchshrink.settings import check_names, check_switch
+
+if TYPE_CHECKING:
+    from torchshrink.quantize.quantizer import TFLiteQuantizer
 
 
 def prepare_qat(
@@ -65,9 +77,10 @@ def calibrate(prepared: PreparedModule, batches: Iterable[Inputs]) -> None:
     A batch is what the model takes: one tensor, or one for each of its arguments.
 
     Raises:
-        DataError: When there is no batch, or values in one, or those that the model makes of it, are not finite.
+        DataError: When there is no batch, one is empty or no tensor, or values in it, or those that the model makes of
+            it, are not finite.
         RecipeError: When ``batches`` is a tensor, whose samples would be taken for batches.
-        ModelError: When ``prepared`` is something else.
+        ModelError: When ``prepared`` is something else, or a batch is of another size than it was prepared for.
     """
     _check_prepared(prepared, "calibrate")
     if isinstance(batches, Tensor):
@@ -76,9 +89,9 @@ def calibrate(prepared: PreparedModule, batches: Iterable[Inputs]) -> None:
     for count, batch in enumerate(batches, 1):
         values = as_tuple(batch)
         for place, value in enumerate(values):
-            if not bool(torch.isfinite(value).all()):
+            if (problem := _problem(value)) is not None:
                 where = f" in input {place}" if len(values) > 1 else ""
-                raise DataError(f"batch {count} of the calibration data holds NaN or infinite values{where}: remove it")
+                raise DataError(f"batch {count} of the calibration data holds {problem[0]}{where}: {problem[1]}")
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("error", ".*inf detected", UserWarning)  # torchao leaves them out
@@ -92,6 +105,15 @@ def calibrate(prepared: PreparedModule, batches: Iterable[Inputs]) -> None:
             ) from error
     if count == 0:
         raise DataError("there is no batch in the calibration data: give at least one")
+
+
+def _problem(value: object) -> tuple[str, str] | None:
+    """Return what is wrong with one input of a batch, and what to do; None where nothing is."""
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}", "give tensors, as torch.from_numpy makes them"
+    if value.numel() == 0:
+        return "no sample", "leave it out"
+    return None if bool(torch.isfinite(value).all()) else ("NaN or infinite values", "remove it")
 
 
 def convert(prepared: PreparedModule) -> GraphModule:
@@ -170,24 +192,53 @@ def _prepare(
 ) -> PreparedModule:
     check_names("keep_float", keep_float)
     check_switch("portable", portable)
+    for value in as_tuple(example_input):
+        if not isinstance(value, Tensor):
+            raise DataError(
+                f"the example input holds a {type(value).__name__}: give a tensor, or one for each argument"
+            )
+        if value.numel() == 0:
+            raise DataError("the example input holds no sample: give one at least")
     if is_quantized(model) or isinstance(model, PreparedModule):
         raise ModelError(f"{type(model).__name__} is quantized already: prepare the float model that it was made from")
     with quiet():
-        from torchshrink.quantize import keep, parity, pt2e
+        from torchshrink.quantize import keep, parity
         from torchshrink.quantize.quantizer import TFLiteQuantizer
 
         keep.check(model, keep_float)
         if any(hasattr(module, "weight_mask") for module in model.modules()):
             raise ModelError(f"{type(model).__name__} is masked: make its pruning permanent, torchshrink.prune.remove")
-        plain = plain_copy(model)
         inputs = lively(example_input)
         wanted = parity.try_out(model, inputs)
+        quantizer = TFLiteQuantizer(is_qat, plain_names(model, keep_float), portable)
+        plain = plain_copy(model)
         set_mode(plain, is_qat)
-        reference, example = copy.deepcopy(plain), in_float32(inputs)
-        graph = capture_calm(plain, example)
-        graphs.check_operations(graph)
-        for name, module in plain.named_modules():
-            reference.get_submodule(name).training = module.training
-        prepared = pt2e.observe(graph, TFLiteQuantizer(is_qat, plain_names(model, keep_float), portable))
-        parity.check(reference, prepared, example, wanted, is_qat)
-        return PreparedModule(prepared, is_qat)
+        try:
+            return _prepared(plain, inputs, wanted, quantizer)
+        except (ModelError, ParityError):
+            plain = plain_copy(model)
+            set_mode(plain, is_qat)
+            if not calm_own_code(plain):
+                raise
+            try:  # what their own code does in training may be what cannot be traced, or was baked in
+                return _prepared(plain, inputs, wanted, quantizer)
+            except (ModelError, ParityError):
+                pass
+            raise
+
+
+def _prepared(
+    plain: nn.Module, inputs: tuple[Tensor, ...], wanted: Mapping[str, Tensor], quantizer: TFLiteQuantizer
+) -> PreparedModule:
+    """Return the graph of a module with observers, which was held against the module."""
+    from torchshrink.quantize import parity, pt2e
+
+    reference, example = copy.deepcopy(plain), in_float32(inputs)
+    graph = capture_calm(plain, example)
+    graphs.check_operations(graph)
+    for name, module in plain.named_modules():
+        reference.get_submodule(name).training = module.training
+    is_rough = graph.meta.get(ROUGH, False)
+    prepared = pt2e.observe(graph, quantizer)
+    parity.check(reference, prepared, example, wanted, quantizer.is_qat, is_rough)
+    return PreparedModule(prepared, quantizer.is_qat)

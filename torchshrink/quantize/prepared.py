@@ -57,7 +57,13 @@ class PreparedModule(nn.Module):
             output = self.graph_module(*in_float32(inputs))
             if self.training:
                 self._end_step()
-        except AssertionError as error:  # torchao's, of a range that is none
+        except AssertionError as error:  # torch.export's of a size, torchao's of a range that is none
+            if "Guard failed" in str(error):
+                shapes = ", ".join(str(list(value.shape)) for value in inputs)
+                raise ModelError(
+                    f"an input of {shapes} does not fit the example that the model was prepared with "
+                    f"({str(error).removeprefix('Guard failed: ')}): only the number of samples may differ"
+                ) from error
             if "nan" not in str(error):
                 raise
             where = exits.first_not_finite(self.graph_module, in_float32(inputs))

@@ -22,6 +22,7 @@ _BLOCKS: dict[Any, int] = {
     torch.ops.higher_order.wrap_with_set_grad_enabled: 1,
     torch.ops.higher_order.wrap_with_autocast: 4,
 }
+ROUGH = "rough"  # in a graph's meta: a block of the module computes in half precision, the graph in float32
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.optim.swa_utils.AveragedModel)
 
 
@@ -33,8 +34,10 @@ def capture(model: nn.Module, example_input: Inputs) -> GraphModule:
     """
     # Two samples: torch.export treats a dimension of 1 as a constant.
     sample = first(example_input, 2)
+    is_trained = any(module.training for module in model.modules())
     try:
-        with quiet():
+        # Without gradients blocks under inference_mode can be followed, which nothing can be trained behind.
+        with quiet(), torch.set_grad_enabled(is_trained and torch.is_grad_enabled()):
             graph = torch.export.export(model, sample, dynamic_shapes=batch_shapes(model, len(sample))).module()
     except Exception as error:
         reason = (str(error).strip() or "no reason given").splitlines()[0]
@@ -108,16 +111,34 @@ def in_float32(inputs: Inputs) -> tuple[Tensor, ...]:
 def set_mode(model: nn.Module, is_training: bool) -> None:
     """Switch a model to evaluation, or to training but for what its owner froze, in place.
 
-    Frozen are BatchNorms whose parameters are not to be trained; a model that is in training already keeps the mode of
-    every part.
+    Frozen are BatchNorms whose parameters are not to be trained, and what the model's own ``train`` leaves in
+    evaluation; a model that is in training already keeps the mode of every part.
     """
     if is_training and model.training:
         return
     model.train(is_training)
     for module in model.modules():
         parameters = list(module.parameters(recurse=False))
-        if isinstance(module, nn.modules.batchnorm._NormBase) and parameters:
-            module.train(is_training and any(value.requires_grad for value in parameters))
+        is_frozen = parameters and not any(value.requires_grad for value in parameters)
+        if is_frozen and isinstance(module, nn.modules.batchnorm._NormBase):
+            module.eval()
+
+
+def calm_own_code(model: nn.Module) -> bool:
+    """Switch modules that are not PyTorch's own to evaluation, in place, and return whether any was in training.
+
+    So are branches on ``self.training`` in a user's forward: layers that are left out at random, outputs that training
+    alone has. The norms and dropouts among and inside of them keep their mode.
+    """
+    found = [module for module in model.modules() if module.training and not _is_torchs(module)]
+    for module in found:
+        module.training = False
+    return bool(found)
+
+
+def _is_torchs(module: nn.Module) -> bool:
+    known = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
+    return type(module).__module__.startswith("torch.nn.") or isinstance(module, known)
 
 
 def _mark_cumulative(model: nn.Module) -> None:
@@ -206,6 +227,8 @@ def _inline(graph: GraphModule, model: nn.Module) -> None:
     for node in list(graph.graph.nodes):
         if node.target in _BLOCKS:
             _write_in(graph, node, model)
+    for node in graph.graph.find_nodes(op="call_function", target=torch.ops.aten._assert_tensor_metadata.default):
+        graph.graph.erase_node(node)  # of types that a block had
     for node in graph.graph.nodes:
         if node.op == "get_attr" and node.users and isinstance(_attribute(graph, node), GraphModule):
             user = next(iter(node.users))
@@ -219,6 +242,8 @@ def _write_in(graph: GraphModule, node: Node, model: nn.Module) -> None:
     place = _BLOCKS[node.target]
     inner: Any = _attribute(graph, node.args[place])
     _inline(inner, model)
+    is_rough = node.target is torch.ops.higher_order.wrap_with_autocast and bool(node.args[2])
+    graph.meta[ROUGH] = is_rough or any(each.meta.get(ROUGH, False) for each in (graph, inner))
     operands = node.args[place + 1 :]
     if node.target is torch.ops.higher_order.wrap_with_set_grad_enabled and node.args[0] is False:
         _freeze(graph, [operand for operand in operands if isinstance(operand, Node) and len(operand.users) == 1])
