@@ -139,6 +139,21 @@ def test_verdict_says_what_got_worse(best: dict[str, Any], expected: str) -> Non
     assert expected in found
 
 
+def test_verdict_is_of_a_file_within_the_budget_if_one_is_smaller() -> None:
+    """A file that is smaller by a hair and far beyond the budget is not what to ship."""
+    rows = [
+        row("dense", "torch", "fp32"),
+        row("dense", "tflite", "fp32", bytes=2_000_000),
+        row("dense", "tflite", "int8", bytes=500_000),
+        row("qat", "tflite", "int8", bytes=499_000, loss=0.7),
+    ]
+    content = of(rows) | {"task": {"decides": "loss", "budget": {"amount": 0.05, "is_share": True}}}
+    assert report.verdict(content).startswith("dense/tflite-int8 is 4.0x smaller")
+    rows[2]["loss"] = 0.6
+    assert report.verdict(content).startswith("qat/tflite-int8 is 4.0x smaller")
+    assert "beyond the budget of 5 %" in report.verdict(content)
+
+
 def test_verdict_on_a_single_file() -> None:
     assert report.verdict(of([row("small", "onnx", "int8")])) == (
         "small/onnx-int8 is as large and as fast as the dense fp32 file, and its process needs as much RAM as "

@@ -83,8 +83,10 @@ class Preparation:
         floats = np.asarray(values, np.float32)
         if not self.level or not (peak := np.abs(floats).max()) > 0:
             return floats
-        floats = floats / peak
-        return floats if self.level == "peak" else floats / np.sqrt(np.square(floats).mean())
+        floats = np.divide(floats, peak, dtype=np.float32)
+        if self.level == "rms":
+            floats /= np.sqrt(np.square(floats).mean())
+        return floats
 
 
 def parse(source: str, options: Mapping[str, str]) -> Preparation:

@@ -25,7 +25,7 @@ def table_csv(rows: Sequence[Row]) -> str:
 
 
 def verdict(report: Report) -> str:
-    """Return a sentence: the smallest verified file against the dense fp32 TFLite file and PyTorch.
+    """Return a sentence: the smallest verified file, of those within the budget if any is, against the dense ones.
 
     A dense model that learned nothing is said instead, and of files that did no size is praised. Where the smallest is
     int8 and its own float file is as fast, another sentence says so.
@@ -36,13 +36,17 @@ def verdict(report: Report) -> str:
     dense, torch_row = reference(rows), reference(rows, "torch")
     if judge.learned_nothing(torch_row):
         return nothing_learned(torch_row, judge)
-    best = min((row for row in rows if not judge.learned_nothing(row)), key=lambda row: row["bytes"])
+    useful = [row for row in rows if not judge.learned_nothing(row)]
+    smaller = [row for row in useful if row["bytes"] < dense["bytes"] and row["format"] != "torch"]
+    has_budget = "budget" in report.get("task", {})
+    within = [row for row in smaller if has_budget and judge.cost(row) <= judge.limit(torch_row)]
+    best = min(within or useful, key=lambda row: row["bytes"])
     latency, latency_before = best["latency_ms"]["median"], reference(rows, best["format"])["latency_ms"]["median"]
     compared = _compared(_ratio(dense["bytes"], best["bytes"]), _ratio(latency_before, latency))
     slow = [pair for pair in processors.slow_int8(rows) if pair[0] is best]
     warning = f" {processors.saves_no_time(slow, report['environment'])}" if slow else ""
     change = f"{judge.change(best, torch_row):+.4f}"
-    if "budget" in report.get("task", {}) and not judge.cost(best) <= judge.limit(torch_row):
+    if has_budget and not judge.cost(best) <= judge.limit(torch_row):
         change += f", beyond the budget of {judge.allowance()}"
     return (
         f"{best['name']} is {compared}, and its process needs "

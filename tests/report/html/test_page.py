@@ -185,3 +185,9 @@ def test_in_a_browser(content: dict[str, Any], rows: list[dict[str, Any]], tmp_p
 def names_by(rows: list[dict[str, Any]], key: Any, order: list[str] | None = None) -> list[str]:
     first = sorted(rows, key=lambda item: order.index(item["name"])) if order else rows
     return [item["name"] for item in sorted(first, key=key)]
+
+
+def test_which_way_is_better_in_the_plots(content: dict[str, Any], tmp_path: Path) -> None:
+    assert "Left and low is better." in html.page(content, tmp_path)
+    content["task"] |= {"decides": "dice", "metrics": {"dice": {"higher_is_better": True, "unit": ""}}, "budget": None}
+    assert "Left and high is better." in html.page(content, tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -43,7 +44,7 @@ def _said(outputs: NDArray[np.float32], task: Task) -> list[str]:
     return _names(classes.answers(outputs), task) if task["kind"] == "classification" else _numbers(outputs)
 
 
-def _names(numbers: NDArray[np.integer], task: Task) -> list[str]:
+def _names(numbers: NDArray[Any], task: Task) -> list[str]:
     titles = classes.names(task, 1 + int(numbers.max(initial=0)))
     return [titles[number] for number in numbers]
 
