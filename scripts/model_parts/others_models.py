@@ -13,6 +13,15 @@ from torch import Tensor, nn
 
 Make = Callable[[], nn.Module]
 
+# By the first word of a model's name.
+LIBRARIES = {
+    "tv": "torchvision.models",
+    "timm": "timm",
+    "smp": "segmentation_models_pytorch",
+    "monai": "monai.networks.nets",
+    "hf": "transformers",
+}
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -60,7 +69,7 @@ class Only(nn.Module):
 
 def tv(name: str, *arguments: Any, **options: Any) -> Make:
     """Return a builder of a model of torchvision."""
-    return lambda: _named("torchvision.models", name)(*arguments, **options)
+    return lambda: _named(LIBRARIES["tv"], name)(*arguments, **options)
 
 
 def timm(name: str, **options: Any) -> Make:
@@ -70,20 +79,20 @@ def timm(name: str, **options: Any) -> Make:
 
 def smp(name: str, encoder: str = "resnet18", **options: Any) -> Make:
     """Return a builder of a model of segmentation-models-pytorch."""
-    return lambda: _named("segmentation_models_pytorch", name)(encoder, encoder_weights=None, **options)
+    return lambda: _named(LIBRARIES["smp"], name)(encoder, encoder_weights=None, **options)
 
 
 def monai(name: str, **options: Any) -> Make:
     """Return a builder of a model of MONAI."""
-    return lambda: _named("monai.networks.nets", name)(**options)
+    return lambda: _named(LIBRARIES["monai"], name)(**options)
 
 
 def hugging(name: str, output: str = "last_hidden_state", **options: Any) -> Make:
     """Return a builder of a model of transformers with a configuration of its own."""
 
     def make() -> nn.Module:
-        configuration = _named("transformers", name.replace("Model", "Config"))(**options)
-        model = _named("transformers", name)._from_config(configuration, attn_implementation="eager")
+        configuration = _named(LIBRARIES["hf"], name.replace("Model", "Config"))(**options)
+        model = _named(LIBRARIES["hf"], name)._from_config(configuration, attn_implementation="eager")
         return Only(model, output)
 
     return make

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from onnx import ModelProto
 from others_libraries import library
-from others_models import MODELS, Entry
+from others_models import LIBRARIES, MODELS, Entry
 from torch import Tensor, nn
 
 from torchshrink import bench, prune, quantize
@@ -105,12 +105,12 @@ class Work:
         return found
 
 
-def warm_up() -> None:
-    """Load what every model needs, once: processes that are forked from this one have it."""
+def warm_up(names: Sequence[str]) -> None:
+    """Load what these models need, once: processes that are forked from this one have it."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    for name in ("timm", "segmentation_models_pytorch", "monai.networks.nets", "transformers"):
-        library(name)
+    for family in {name.partition("_")[0] for name in names} & LIBRARIES.keys():
+        library(LIBRARIES[family])
     with quiet(), contextlib.redirect_stdout(io.StringIO()):
         torch.onnx.export(nn.Linear(2, 2).eval(), (torch.zeros(1, 2),), dynamo=True, verbose=False)
 
