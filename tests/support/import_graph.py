@@ -19,7 +19,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "converters": (
         "environment", "onnx_file", "ranges", "runtimes", "qdq", "tflite_checks", "tflite_file", "tflite_ops",
-        "correspondence", "foreign", "half", "sparse", "speed", "targets", "contents", "probe", "anatomy",
+        "correspondence", "foreign", "half", "sparse", "speed", "targets", "contents", "probe", "micro", "anatomy",
         "export", "float_tflite", "int8_tflite", "proof", "rebuild", "tflite", "__init__", "sizes", "bridge", "calls",
     ),
     "cli": (
