@@ -11,7 +11,7 @@ import typer
 
 from torchshrink.cli import calibrated, console, options
 from torchshrink.cli.inputs import check_output, load_model, load_task
-from torchshrink.cli.shown import show_file, sidecar_of, verify_folder, write_sidecar
+from torchshrink.cli.shown import show_file, show_micro, sidecar_of, verify_folder, write_sidecar
 from torchshrink.errors import ModelError, ParityError
 
 Shape = Annotated[
@@ -67,8 +67,11 @@ def convert(
         typer.Option(help="As the file's name ends, or tflite; onnx: int8 of a float ONNX file with --data."),
     ] = None,
     target: Annotated[
-        Literal["litert", "integer-only", "edgetpu"],
-        typer.Option(help="integer-only: refuse a file with any float in it; edgetpu: its operators only."),
+        Literal["litert", "integer-only", "edgetpu", "micro"],
+        typer.Option(
+            help="integer-only: refuse a file with any float in it; edgetpu: its operators only; micro: integer-only, "
+            "run in TensorFlow Lite Micro too, the memory that it needs beside it."
+        ),
     ] = "litert",
     io: Annotated[
         Literal["int8", "float"], typer.Option(help="What an int8 file takes and gives: codes or float.")
@@ -92,10 +95,19 @@ def convert(
 
     A float ONNX file of any exporter becomes int8, TFLite or ONNX, with --data to calibrate it on.
     """
+    form: Literal["litert", "integer-only", "edgetpu"] = "integer-only" if target == "micro" else target
+    if target == "micro":
+        from torchshrink.converters import micro
+
+        micro.check_installed()
+        if to == "onnx" or (to is None and out is not None and out.suffix.lower() == ".onnx"):
+            raise typer.BadParameter("micro: microcontrollers take TFLite files", param_hint="--target")
     if data is not None:
         to = to or ("onnx" if out is not None and out.suffix.lower() == ".onnx" else "tflite")
-        given = calibrated.Settings(effort, budget_db, keep_float, mean, std, shape, target, io, sparse)
+        given = calibrated.Settings(effort, budget_db, keep_float, mean, std, shape, form, io, sparse)
         calibrated.convert(source, data, out, to, precision, ranges, given, overwrite, as_json)
+        if target == "micro":
+            show_micro(out or source.with_name(f"{source.stem}-int8.tflite"), as_json)
         return
     if to == "onnx":
         raise typer.BadParameter(
@@ -137,10 +149,12 @@ def convert(
             kind: Literal["int8", "fp32"] = "int8" if precision == "int8" else "fp32"
             source = to_onnx(model, example, Path(folder, f"{source.stem}.onnx"), kind, "generic", metadata)
         with blamed(source):
-            to_tflite(source, out, precision, ranges, sparse, metadata, target, io)
+            to_tflite(source, out, precision, ranges, sparse, metadata, form, io)
         write_sidecar(out, precision, metadata or {})
         if has_ranges:
             _save_ranges(source, out.with_suffix(".ranges.json"), origin)
+    if target == "micro":
+        show_micro(out, as_json)
     show_file(out, as_json, precision == "int8")
 
 

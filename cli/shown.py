@@ -71,6 +71,23 @@ def show_file(path: Path, as_json: bool, is_int8: bool = False) -> None:
         console.show(f"speed: {line}")
 
 
+def show_micro(path: Path, as_json: bool) -> None:
+    """Run a file in TensorFlow Lite Micro and show what it needs there; a file that fails does not stay."""
+    from torchshrink.converters import micro
+    from torchshrink.errors import ShrinkError
+
+    try:
+        found = micro.examine(path)
+    except ShrinkError:
+        path.unlink(missing_ok=True)
+        raise
+    if not as_json:
+        console.show(
+            f"TensorFlow Lite Micro: equal to the reference kernels on {found.samples} inputs, arena "
+            f"{found.arena_bytes / 1e3:.1f} kB, operators {', '.join(found.operators)}; see {micro.sidecar(path)}"
+        )
+
+
 def write_json(content: Any, out: Path | None) -> None:
     """Write ``content`` to a file, if one is wanted."""
     from torchshrink.files import atomic

@@ -28,6 +28,7 @@ EXTRAS = {
     "onnxruntime": ("onnx", "onnxruntime"),
     "litert": ("ai_edge_litert", "flatbuffers"),
     "tflite": ("onnx2tf", "tensorflow", "ai_edge_quantizer"),
+    "micro": ("tflite_micro",),
     "search": ("optuna",),
     "report": ("jinja2", "markupsafe", "matplotlib"),
 }

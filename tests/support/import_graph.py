@@ -20,7 +20,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "converters": (
         "environment", "_fork_host", "prepared", "onnx_file", "ranges", "runtimes", "qdq", "tflite_checks",
         "tflite_file", "tflite_ops", "correspondence", "foreign", "half", "sparse", "speed", "targets", "contents",
-        "ends", "probe", "anatomy", "export", "float_tflite", "int8_tflite", "proof", "rebuild", "trim", "tflite",
+        "ends", "probe", "micro", "anatomy", "export", "float_tflite", "int8_tflite", "proof", "rebuild", "trim", "tflite",
         "__init__", "sizes", "bridge", "calls",
     ),
     "cli": (

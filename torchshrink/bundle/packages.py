@@ -24,7 +24,7 @@ def requirements(runtime: str, with_pillow: bool, with_server: bool) -> list[str
     """Return the lines of requirements.txt; they name everything, so nothing else is to be installed."""
     names = [name for name in (RUNTIMES[runtime], "pillow" if with_pillow else "") if name]
     if names:  # pip wants checksums for all packages or for none
-        found = {name: f"{name}=={version(name)}" for name in sorted(_closure(names))}
+        found = {name: f"{name}=={version(name)}" for name in sorted(closure(names))}
         if with_server:
             found |= {line.partition("==")[0]: line for line in _SERVER}
         lines = [*found.values()]
@@ -50,7 +50,7 @@ def installed_bytes(lines: list[str]) -> int:
     return total
 
 
-def _closure(names: list[str]) -> set[str]:
+def closure(names: list[str]) -> set[str]:
     """Return packages and all that they need here."""
     from packaging.requirements import Requirement
 

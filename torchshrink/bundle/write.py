@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from torchshrink.bundle import card, check, image, languages, library, packages
+from torchshrink.bundle import card, check, image, languages, library, micro, packages
 from torchshrink.bundle.describe import describe
 from torchshrink.errors import MissingExtraError, ModelError, OutputError, ParityError
 from torchshrink.files import sha256
@@ -74,6 +74,7 @@ def bundle(
         shutil.copyfile(file, folder / file.name)
         _copy_parts(folder, chosen, server)
         _write_texts(folder, spec, chosen, wanted, server)
+        _write(folder / "micro", micro.sources(file, spec))
         _record(folder, file, spec)
         _write_sums(folder)
         proof = check.self_test(folder)
@@ -146,10 +147,14 @@ def _write_texts(folder: Path, spec: dict[str, Any], runtime: str, wanted: list[
         "Dockerfile": image.dockerfile(wanted, server),
         ".dockerignore": "lib\nsnippets\n__pycache__\n",
         "README.md": _readme(spec, runtime, bool(wanted), server),
-        **{f"snippets/{name}": text for name, text in languages.snippets(spec).items()},
     }
+    _write(folder, texts)
+    _write(folder / "snippets", languages.snippets(spec))
+
+
+def _write(folder: Path, texts: dict[str, str]) -> None:
     for name, text in texts.items():
-        (folder / name).parent.mkdir(exist_ok=True)
+        folder.mkdir(exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
 
 

@@ -10,7 +10,6 @@ from functools import cache
 from pathlib import Path
 
 from torchshrink.errors import MissingExtraError
-from torchshrink.settings import check
 
 # What a processor must have for int8 to be computed in other ways than everywhere else, or faster; by /proc/cpuinfo's
 # names, those of x86 before those of ARM.
@@ -64,6 +63,8 @@ def launcher(processor: str) -> list[str]:
         RecipeError: When there is no such kind.
         MissingExtraError: When its emulator is not installed, or nothing that it could run.
     """
+    from torchshrink.settings import check  # which loads pydantic: help must be there at once
+
     check("processor", processor, KINDS)
     if processor == HERE:
         return [sys.executable]

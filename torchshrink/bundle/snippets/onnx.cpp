@@ -22,6 +22,6 @@ std::vector<float> run(Ort::Session& session, std::vector<float> raw) {
 
 Ort::Session open(Ort::Env& env) {
   Ort::SessionOptions options;
-  options.SetIntraOpNumThreads(1).DisableCpuMemArena();
+  options.SetIntraOpNumThreads(1);
   return Ort::Session(env, "@FILE@", options);
 }

@@ -1,0 +1,71 @@
+"""What a microcontroller's firmware takes of a file: a C array, its arena and a resolver with its operators."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+_HEADER = """// {file}, {size} bytes; the smallest arena on a machine of 64 bits, in tflite-micro {version}.
+#pragma once
+#include <cstdint>
+
+constexpr int kArenaBytes = {arena};
+extern const unsigned int kModelBytes;
+extern const uint8_t kModel[];
+"""
+_MAIN = """// {file} in TensorFlow Lite Micro. Input {input_shape} {input_type}: code = value / {input_scale!r}
+// + {input_zero}, of values normalised by mean {mean} and std {std}. Output {output_shape} {output_type}:
+// value = (code - {output_zero}) * {output_scale!r}.
+#include "model_data.h"
+#include "tensorflow/lite/micro/micro_interpreter.h"
+#include "tensorflow/lite/micro/micro_mutable_op_resolver.h"
+#include "tensorflow/lite/schema/schema_generated.h"
+
+alignas(16) static uint8_t arena[kArenaBytes];
+
+tflite::MicroInterpreter* open() {{
+  static tflite::MicroMutableOpResolver<{count}> resolver;
+{adds}
+  static tflite::MicroInterpreter interpreter(tflite::GetModel(kModel), resolver, arena, kArenaBytes);
+  return interpreter.AllocateTensors() == kTfLiteOk ? &interpreter : nullptr;
+}}
+"""
+_NAMES = {"CONV_2D": "Conv2D", "DEPTHWISE_CONV_2D": "DepthwiseConv2D", "MAX_POOL_2D": "MaxPool2D",
+          "AVERAGE_POOL_2D": "AveragePool2D", "PADV2": "PadV2"}  # fmt: skip
+
+
+def sources(file: Path, spec: dict[str, Any]) -> dict[str, str]:
+    """Return the files of the folder ``micro``, by name; none when ``convert --target micro`` did not make the file.
+
+    Args:
+        file: The ``.tflite`` file, with what `torchshrink.converters.micro` found beside it.
+        spec: As `describe.describe` returns it.
+    """
+    beside = file.with_suffix(".micro.json")
+    if not beside.is_file():
+        return {}
+    found, content = json.loads(beside.read_text()), file.read_bytes()
+    head = {"file": file.name, "size": len(content), "arena": found["arena_bytes"], "version": found["version"]}
+    lines = [", ".join(f"0x{byte:02x}" for byte in content[at : at + 16]) for at in range(0, len(content), 16)]
+    data = ",\n".join(lines)
+    ends = {
+        f"{side}_{key.partition('_')[0]}": spec[side][key]
+        for side in ("input", "output")
+        for key in ("shape", "type", "scale", "zero_point")
+    }
+    adds = "\n".join(f"  resolver.Add{_name(operator)}();" for operator in found["operators"])
+    return {
+        "model_data.h": _HEADER.format(**head),
+        "model_data.cc": '#include "model_data.h"\n\nconst unsigned int kModelBytes = '
+        f"{len(content)};\nalignas(16) const uint8_t kModel[] = {{\n{data}}};\n",
+        "main.cc": _MAIN.format(
+            file=file.name, mean=spec["mean"], std=spec["std"], count=len(found["operators"]), adds=adds, **ends
+        ),
+        "operators.txt": "".join(f"{operator}\n" for operator in found["operators"]),
+    }
+
+
+def _name(operator: str) -> str:
+    """Return what the resolver's method of an operator is called, after ``Add``."""
+    return _NAMES.get(operator, "".join(word.capitalize() for word in operator.split("_")))
