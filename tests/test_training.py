@@ -284,3 +284,21 @@ def test_a_model_that_views_its_channels_trains_too() -> None:
     model = Flattening()
     fit(model, Task("signs", data, data, data, Normalization((0.0,), (1.0,)), loss=BCE()), settings(2))
     assert model.strides == {1, 64}  # it was tried, once
+
+
+def test_the_built_in_optimizer_steps_as_adamw_does() -> None:
+    """Fused, it differs by rounding alone."""
+    torch.manual_seed(0)
+    models = [nn.Linear(6, 3), nn.Linear(6, 3)]
+    models[1].load_state_dict(models[0].state_dict())
+    settings = Settings(lr=0.01, weight_decay=0.1)
+    ours = settings.loop.make_optimizer(models[0].parameters(), settings)
+    assert ours.defaults["fused"]
+    plain = torch.optim.AdamW(models[1].parameters(), lr=0.01, weight_decay=0.1)
+    for _ in range(20):
+        x = torch.randn(5, 6)
+        for model, optimizer in zip(models, (ours, plain), strict=True):
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            optimizer.step()
+    torch.testing.assert_close(models[0].weight, models[1].weight, atol=1e-6, rtol=1e-5)
