@@ -72,8 +72,8 @@ class Costs:
 
     An operator of a known kind and shape takes what it took there. Others of a known kind take what lies between those
     measured: each multiply-accumulate and each byte adds to a time that every call takes, by least squares of the
-    relative error. What each takes longer in a file of its own is left out, and what is left of a whole file's time is a
-    share of its operators'.
+    relative error. What each takes longer in a file of its own is left out, and what is left of a whole file's time
+    is a share of its operators'.
 
     Args:
         content: What `measure` returned.
