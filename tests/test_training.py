@@ -294,3 +294,21 @@ def test_answers_of_another_shape_are_not_repeated(kind: str, outputs: int, shap
     end = nn.Identity() if kind == "reconstruction" else nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     with pytest.raises(ModelError, match=r"the model returns \[4, .* truth is \[4"):
         fit(nn.Sequential(nn.Conv2d(1, outputs, 1), end), task, settings(1))
+
+
+def test_the_built_in_optimizer_steps_as_adamw_does() -> None:
+    """Fused, it differs by rounding alone."""
+    torch.manual_seed(0)
+    models = [nn.Linear(6, 3), nn.Linear(6, 3)]
+    models[1].load_state_dict(models[0].state_dict())
+    settings = Settings(lr=0.01, weight_decay=0.1)
+    ours = settings.loop.make_optimizer(models[0].parameters(), settings)
+    assert ours.defaults["fused"]
+    plain = torch.optim.AdamW(models[1].parameters(), lr=0.01, weight_decay=0.1)
+    for _ in range(20):
+        x = torch.randn(5, 6)
+        for model, optimizer in zip(models, (ours, plain), strict=True):
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            optimizer.step()
+    torch.testing.assert_close(models[0].weight, models[1].weight, atol=1e-6, rtol=1e-5)

@@ -33,7 +33,7 @@ class Loop:
 
     def make_optimizer(self, parameters: Iterable[nn.Parameter], settings: Training) -> torch.optim.Optimizer:
         """Return the optimizer of a training."""
-        make = self.optimizer or torch.optim.AdamW
+        make = self.optimizer or _adamw
         try:
             return make(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
         except TypeError as error:
@@ -47,6 +47,13 @@ class Loop:
             return self.schedule(optimizer, steps)
         except TypeError as error:
             raise RecipeError(f"schedule {_name(self.schedule)} does not take (optimizer, steps): {error}") from error
+
+
+def _adamw(parameters: Iterable[nn.Parameter], lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    """Return AdamW, which steps each parameter in one operation instead of fifteen where torch has that."""
+    given = list(parameters)
+    is_fused = all(each.is_floating_point() and each.device.type in ("cpu", "cuda") for each in given)
+    return torch.optim.AdamW(given, lr=lr, weight_decay=weight_decay, fused=is_fused)
 
 
 BUILT_IN = Loop()

@@ -19,6 +19,7 @@ from torchshrink.runtime import apart
 
 KEY = "costs"  # in what `torchshrink bench --save` writes
 _RUNS = 30
+_LEAST_SHARE = 0.1  # of the time that an operator took alone, which is its own
 _LEAST = 1e-4  # ms, of an operator whose like was never measured
 
 
@@ -71,7 +72,8 @@ class Costs:
 
     An operator of a known kind and shape takes what it took there. Others of a known kind take what lies between those
     measured: each multiply-accumulate and each byte adds to a time that every call takes, by least squares of the
-    relative error. What is left of a file's own time, which its operators alone do not explain, is a share of theirs.
+    relative error. What each takes longer in a file of its own is left out, and what is left of a whole file's time
+    is a share of its operators'.
 
     Args:
         content: What `measure` returned.
@@ -139,11 +141,27 @@ class Costs:
         self._known = {key: statistics.median(found) for key, found in times.items()}
         kinds = {each.kind for each in measured}
         self._rates = {kind: _fitted([each for each in measured if each.kind == kind]) for kind in kinds}
-        shares = [file.ms / total for file in files if (total := sum(map(self._cost, file.operators))) > 0]
+        self._alone = self._time_alone(files)
+        shares = [file.ms / total for file in files if (total := self._sum(file.operators)) > 0]
         self._share = statistics.median(shares) if shares else 1.0
 
     def _of(self, found: Sequence[Cost]) -> float:
-        return self._share * sum(map(self._cost, found))
+        return self._share * self._sum(found)
+
+    def _sum(self, found: Sequence[Cost]) -> float:
+        costs = [self._cost(each) for each in found]
+        return sum(max(cost - self._alone, cost * _LEAST_SHARE) for cost in costs)
+
+    def _time_alone(self, files: Sequence[_File]) -> float:
+        """Return what every operator takes longer in a file of its own: what brings whole files nearest to their sums.
+
+        At most what the fastest operator took.
+        """
+        times = [each.ms for file in files for each in file.operators if each.ms]
+        counts = [len(file.operators) for file in files]
+        excess = [(sum(map(self._cost, file.operators)) - file.ms) / count
+                  for file, count in zip(files, counts, strict=True) if count]  # fmt: skip
+        return min(max(0.0, statistics.median(excess)), min(times)) if times and excess else 0.0
 
     def _cost(self, each: Cost) -> float:
         known = self._known.get((each.kind, each.shape))

@@ -226,6 +226,13 @@ def test_random_search_trains_everything_to_the_end(make: Make) -> None:
     assert states(loop) == ["finished"] * 4
 
 
+def test_halving_draws_at_random_and_trains_only_the_better_ones_on(make: Make) -> None:
+    loop = make(sampler="halving")
+    loop.run(Engine(), Budget(9, None))
+    assert set(states(loop)) == {"finished", "stopped"}
+    assert states(loop).count("finished") < 4
+
+
 def test_processor_time_ends_a_search(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     class Slow(Engine):
         def wait(self, seconds: float) -> list[Outcome]:

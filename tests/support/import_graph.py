@@ -20,13 +20,12 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "converters": (
         "environment", "_fork_host", "prepared", "onnx_file", "ranges", "runtimes", "qdq", "tflite_checks",
         "tflite_file", "tflite_ops", "correspondence", "foreign", "half", "sparse", "speed", "targets", "contents",
-        "ends", "probe", "micro", "anatomy", "export", "float_tflite", "int8_tflite", "proof", "rebuild", "trim", "tflite",
-        "__init__", "sizes", "bridge", "calls",
+        "ends", "probe", "micro", "anatomy", "export", "float_tflite", "int8_tflite", "proof", "rebuild", "trim",
+        "tflite", "__init__", "sizes", "bridge", "calls",
     ),
     "cli": (
         "fit", "console", "options", "inputs", "shown", "calibrated", "doctor", "predict", "bundle", "train", "convert",
-        "run",
-        "report", "search", "bench", "inspection", "app", "__init__", "__main__",
+        "run", "report", "search", "bench", "inspection", "app", "__init__", "__main__",
     ),
 }  # fmt: skip
 

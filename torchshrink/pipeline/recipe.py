@@ -95,7 +95,8 @@ class Search(Strict):
         rungs: In how many parts the fine-tuning is done; after each but the last, only the better candidates go on.
         reduction: One of so many goes on; each rung ends at so many times the epochs of the one before.
         sampler: ``"tpe"`` learns from the candidates so far; ``"random"`` draws them at random and trains each to the
-            end: the search that every other is to be compared with.
+            end: the search that every other is to be compared with; ``"halving"`` draws at random too, and trains only
+            the better ones on after each rung.
     """
 
     space: Space = Field(default_factory=Space)

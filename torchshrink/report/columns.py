@@ -74,7 +74,6 @@ def _faster(row: Row, rows: Sequence[Row]) -> float:
 _BEFORE = (
     _plain("name", "file"),
     _plain("variant"),
-    _plain("architecture"),
     _plain("format"),
     _plain("precision"),
     _plain("path"),
@@ -108,9 +107,13 @@ _AFTER = (
 
 
 def columns(rows: Sequence[Row]) -> list[Column]:
-    """Return all columns: the metrics are those of the task; without a row, those of a segmentation."""
+    """Return all columns: the metrics are those of the task; without a row, those of a segmentation.
+
+    What shape a model has is a column where there is a student.
+    """
     names = list(dict.fromkeys(name for row in rows for name in row["metrics"])) if rows else ["dice", "iou"]
-    return [*_BEFORE, *(_metric(name, names) for name in names), *_AFTER]
+    taught = [_plain("architecture")] if any("student" in row.get("architecture", "") for row in rows) else []
+    return [*_BEFORE, *(_metric(name, names) for name in names), *_AFTER, *taught]
 
 
 def _metric(name: str, names: Sequence[str]) -> Column:

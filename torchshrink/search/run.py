@@ -216,7 +216,7 @@ def _space(settings: Search, dense: _Dense, out: Path, progress: Progress) -> Re
 
 def _starts(plan: Plan, dense: _Dense, out: Path) -> list[Choices]:
     """Return the settings that the search begins with, the same for every call."""
-    if plan.search.sampler == "random":
+    if plan.search.sampler != "tpe":
         return []
 
     def found() -> tuple[dict[str, Any], list[Path]]:

@@ -63,7 +63,7 @@ class Study:
         storage: A URL, such as ``sqlite:///study.db`` or ``postgresql+psycopg://user@host/database``.
         name: Of the study in it.
         objectives: Names of the costs that are minimised.
-        sampler: ``"tpe"`` or ``"random"``.
+        sampler: As a recipe names it; all but ``"tpe"`` draw at random.
         seed: Of the sampler.
         about: What identifies the search; kept in a new study, compared with that of an old one.
 
@@ -257,7 +257,7 @@ def state_of(trial: FrozenTrial) -> State:
 
 
 def _sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
-    if name == "random":
+    if name != "tpe":
         return RandomSampler(seed=seed)
     with _quiet():  # joint modelling of all settings
         return optuna.samplers.TPESampler(seed=seed, n_startup_trials=_STARTUP, multivariate=True, constant_liar=True)
