@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from script import load
 
-from torchshrink.errors import ModelError
+from torchshrink.errors import ConversionError, ModelError
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts" / "model_parts"))
@@ -141,3 +144,23 @@ def test_networks_of_signals_compute_on_every_length_of_batch(name: str) -> None
     for module in model.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             assert int(module.num_batches_tracked or 0) == others_work.SETTLING
+
+
+def test_where_two_graphs_fail_together_each_is_tried_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    @contextlib.contextmanager
+    def float_files(paths: list[Path]) -> Iterator[list[Any]]:
+        if any("int8" in path.name for path in paths):
+            raise ConversionError("onnx2tf cannot")
+        yield [SimpleNamespace(fp32=path) for path in paths]
+
+    fakes = {"float_files": float_files, "write": lambda files, source, path, *_, **__: path.touch()}
+    monkeypatch.setattr(others_work, "tflite", SimpleNamespace(**fakes))
+    monkeypatch.setattr(others_work, "save", lambda *_: None)
+    monkeypatch.setattr(others_work.qdq, "split", lambda graph: (graph, {}))
+    monkeypatch.setattr(others_work.Work, "judged", lambda *_: right())
+    work = others_work.Work("signal_m5", tmp_path, tmp_path / "row.json", ["tflite"])
+    graphs: Any = {kind: others_work.Graph(torch.nn.Identity(), None) for kind in ("float", "int8")}
+    others_work.to_tflite(work, graphs, torch.zeros(2, 1))
+    refused = {"outcome": "refused", "reason": "ConversionError: onnx2tf cannot"}
+    assert work.row["formats"] == {"tflite-fp32": right(), "tflite-fp16": right(), "tflite-int8": refused}
+    assert json.loads((tmp_path / "row.json").read_text()) == work.row
