@@ -222,7 +222,7 @@ def _to_tflite(work: Work, graphs: dict[str, Graph], inputs: Tensor) -> None:
 
                 def make(target: Path, files: Any = files, path: Path = path, precision: str = precision) -> object:
                     known = ranges if precision == "int8" else None
-                    return tflite.write(files, path, target, precision, known, samples=[[inputs.numpy()]])
+                    return tflite.write(files, path, target, precision, known, samples=[[inputs[:1].numpy()]])
 
                 work.add(f"tflite-{precision}", graphs[kind].source, make)
         if "tflite-int8" in work.files:

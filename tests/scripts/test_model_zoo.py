@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from script import load
 
-from torchshrink.errors import ModelError
+from torchshrink.errors import ConversionError, ModelError
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts" / "model_parts"))
@@ -42,8 +45,9 @@ def test_the_page_counts_by_format_and_names_what_holds_a_model_back() -> None:
         row("hf_bert", {"onnx-int8": right(db=30.0, islands=0)}, ("onnx",), error="took more than 6 MB of memory"),
     ]  # fmt: skip
     page = others_page.write(rows)
-    assert "| onnx-int8 | 3 | 0 | 0 | 0 | 3 | met |" in page
-    assert "| tflite-int8 | 1 | 1 | 0 | 0 | 2 | 95% missed |" in page
+    assert "| onnx-int8 | 3 | 0 | 0 | 0 | 3 | not all tried |" in page
+    assert "| tflite-int8 | 1 | 1 | 0 | 0 | 2 | not all tried |" in page
+    assert "**2 of 82 models were tried in every format, 1 in ONNX only.**" in page
     assert "| tv_vit\\* |" in page or "| tv_vit* |" in page
     assert "| 21.3 | 1.50 | 3 |" in page
     assert "- tv_vit, tflite-fp32, tflite-int8: refused: ConversionError: onnx2tf cannot" in page
@@ -54,8 +58,21 @@ def test_the_page_counts_by_format_and_names_what_holds_a_model_back() -> None:
     assert "Slower in int8, ONNX (1): tv_vit." in page
     assert "Over 120 s of processor time (1): tv_vit." in page
     assert "Over 4000 MB (1): signal_m5." in page
-    assert "Only ONNX was tried yet (1): hf_bert." in page
+    assert "Tried in ONNX only (1): hf_bert." in page
     assert "tv_swin" in page.partition("Not tried yet")[2]
+
+
+def test_a_target_is_met_when_all_models_were_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"signal_{number}" for number in range(20)]
+    monkeypatch.setattr(others_models, "MODELS", dict.fromkeys(names, others_models.MODELS["signal_m5"]))
+    rows = [row(name, {"onnx-int8": right(), "tflite-int8": right()}) for name in names]
+    for each in rows[:2]:
+        each["formats"]["tflite-int8"] = {"outcome": "wrong", "reason": "far"}
+    page = others_page.write(rows)
+    assert "| onnx-int8 | 20 | 0 | 0 | 0 | 20 | met |" in page
+    assert "| tflite-int8 | 18 | 0 | 2 | 0 | 20 | 95% missed |" in page
+    rows[0]["formats"]["tflite-int8"] = right()
+    assert "| tflite-int8 | 19 | 0 | 1 | 0 | 20 | met |" in others_page.write(rows)
 
 
 def test_a_slower_file_that_says_so_is_no_shortfall() -> None:
@@ -127,3 +144,23 @@ def test_networks_of_signals_compute_on_every_length_of_batch(name: str) -> None
     for module in model.modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
             assert int(module.num_batches_tracked or 0) == others_work.SETTLING
+
+
+def test_where_two_graphs_fail_together_each_is_tried_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    @contextlib.contextmanager
+    def float_files(paths: list[Path]) -> Iterator[list[Any]]:
+        if any("int8" in path.name for path in paths):
+            raise ConversionError("onnx2tf cannot")
+        yield [SimpleNamespace(fp32=path) for path in paths]
+
+    fakes = {"float_files": float_files, "write": lambda files, source, path, *_, **__: path.touch()}
+    monkeypatch.setattr(others_work, "tflite", SimpleNamespace(**fakes))
+    monkeypatch.setattr(others_work, "save", lambda *_: None)
+    monkeypatch.setattr(others_work.qdq, "split", lambda graph: (graph, {}))
+    monkeypatch.setattr(others_work.Work, "judged", lambda *_: right())
+    work = others_work.Work("signal_m5", tmp_path, tmp_path / "row.json", ["tflite"])
+    graphs: Any = {kind: others_work.Graph(torch.nn.Identity(), None) for kind in ("float", "int8")}
+    others_work.to_tflite(work, graphs, torch.zeros(2, 1))
+    refused = {"outcome": "refused", "reason": "ConversionError: onnx2tf cannot"}
+    assert work.row["formats"] == {"tflite-fp32": right(), "tflite-fp16": right(), "tflite-int8": refused}
+    assert json.loads((tmp_path / "row.json").read_text()) == work.row
