@@ -190,9 +190,20 @@ def _prepare(source: onnx.ModelProto, folder: Path) -> list[Pass]:
     model, steps = copy.deepcopy(source), [make() for make in PASSES]
     for step in steps:
         model = step.before(model)
+    _check_branches(model)
     folder.mkdir()
     onnx.save(model, str(folder / "model.onnx"))
     return steps
+
+
+def _check_branches(model: onnx.ModelProto) -> None:
+    """Refuse operations that hold graphs of their own, which are computed or not, or again and again."""
+    node = next((each for each in model.graph.node if each.op_type in ("If", "Loop", "Scan")), None)
+    if node is not None:
+        raise UnsupportedOpError(
+            f"{node.op_type} {node.output[0]!r} holds graphs of its own, which cannot be converted to TFLite: export "
+            "the model with one branch taken, or the loop written out"
+        )
 
 
 def _finish(path: Path, steps: Sequence[Pass], source: onnx.ModelProto, name: str) -> None:

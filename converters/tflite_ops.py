@@ -141,7 +141,7 @@ OPERATORS: dict[str, Op] = {
     "ABS": Op("own", int8=True, xnnpack=True, micro=True),
     "NEG": Op(xnnpack=True, micro=True),
     "SQRT": Op(xnnpack=True, micro=True),
-    "RSQRT": Op(micro=True, edge_tpu=True),
+    "RSQRT": Op("own", int8=True, micro=True, edge_tpu=True),
     "CEIL": Op(int8=False, xnnpack=True, micro=True),
     "FLOOR": Op(int8=False, xnnpack=True, micro=True),
     "ROUND": Op(int8=False, xnnpack=True, micro=True),

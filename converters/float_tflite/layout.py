@@ -101,6 +101,8 @@ def _transpose(model: Any, graph: Any, index: int, shape: list[int]) -> int:
     order.buffer = tflite_file.add_buffer(model, axes.tobytes())
     moved = copy.copy(graph.tensors[index])
     moved.shape, moved.shapeSignature = shape, None
+    model.buffers.append(schema.BufferT())  # one that two share is taken for one constant
+    moved.buffer = len(model.buffers) - 1
     graph.tensors += [order, moved]
     step = schema.OperatorT()
     step.opcodeIndex = tflite_file.opcode(model, schema.BuiltinOperator.TRANSPOSE)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from onnx import ModelProto
 
-from torchshrink.converters.float_tflite import equal_sizes, forms
+from torchshrink.converters.float_tflite import equal_sizes, forms, fusing
 from torchshrink.converters.float_tflite.constants import Constants
 from torchshrink.converters.float_tflite.names import Names
 from torchshrink.converters.float_tflite.signals import lift
@@ -35,6 +35,17 @@ class Before:
         """Leave the file as it is."""
 
 
+@dataclass(frozen=True)
+class After:
+    """A fix of what TensorFlow wrote."""
+
+    after: Callable[[Any], None]
+
+    def before(self, model: ModelProto) -> ModelProto:
+        """Leave the graph as it is."""
+        return model
+
+
 PASSES: tuple[Callable[[], Pass], ...] = (
     partial(Before, forms.fold_constants),
     partial(Before, forms.add_up_stacks),
@@ -45,4 +56,5 @@ PASSES: tuple[Callable[[], Pass], ...] = (
     Constants,
     partial(Before, forms.fuse_gelu),
     partial(Before, forms.split_norms),
+    partial(After, fusing.fuse),
 )

@@ -51,6 +51,7 @@ class Slopes(nn.Module):
 CASES: dict[str, Callable[[Tensor], Tensor]] = {
     "ABS": torch.abs,
     "ADD": Slopes(),  # whose ReLUs, which stand alone, are written as sums
+    "BATCH_MATMUL": lambda x: x @ x.transpose(2, 3),
     "CONCATENATION": lambda x: torch.stack([x[:, 3], x[:, 0], x[:, -2], x[:, 1]], 1),
     "ELU": F.elu,
     "GELU": F.gelu,
@@ -58,6 +59,7 @@ CASES: dict[str, Callable[[Tensor], Tensor]] = {
     "REDUCE_MAX": lambda x: x.amax((2, 3), keepdim=True),
     "REDUCE_MIN": lambda x: x.min(2, keepdim=True).values,
     "RESIZE_BILINEAR": lambda x: F.interpolate(x, (9, 11), mode="bilinear", align_corners=True),
+    "RSQRT": F.mish,
     "TRANSPOSE_CONV": Transposed(),
 }
 

@@ -17,7 +17,7 @@ from torchshrink.converters.anatomy.inspect import find_islands
 from torchshrink.converters.onnx_file import save
 from torchshrink.converters.proof import scales, verify
 from torchshrink.converters.tflite import FloatFiles
-from torchshrink.errors import ConversionError, ModelError
+from torchshrink.errors import ConversionError, ModelError, UnsupportedOpError
 from torchshrink.files import sha256
 
 LOUD = "import sys; print('loading'); print('ERROR: no axes for you', file=sys.stderr); print('bye'); sys.exit(1)"
@@ -236,3 +236,19 @@ def test_several_files_in_one_start(unet2d: Any, tmp_path: Path, monkeypatch: py
     assert len(folders) == 3
     assert started == [(3, True)]
     assert not any(folder.parent.exists() for folder in folders)
+
+
+def test_branches_are_refused_before_tensorflow_starts(tmp_path: Path) -> None:
+    def branch(name: str, kind: str) -> onnx.GraphProto:
+        item = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 4])
+        return onnx.helper.make_graph([onnx.helper.make_node(kind, ["x"], [name])], name, [], [item])
+
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 4])
+    flag = onnx.helper.make_tensor_value_info("flag", onnx.TensorProto.BOOL, [1])
+    output = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 4])
+    node = onnx.helper.make_node("If", ["flag"], ["y"], then_branch=branch("a", "Relu"), else_branch=branch("b", "Neg"))
+    graph = onnx.helper.make_graph([node], "g", [value, flag], [output])
+    path = tmp_path / "m.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9), path)
+    with pytest.raises(UnsupportedOpError, match=r"^If 'y' holds graphs of its own, .* with one branch taken"):
+        to_tflite(path, tmp_path / "m.tflite")

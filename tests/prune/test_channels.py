@@ -639,39 +639,35 @@ def test_ignored_layers_keep_their_channels(ignore: list[str]) -> None:
 # --- Models that rely on their numbers of channels
 
 
-def test_hard_coded_shapes_name_what_to_ignore() -> None:
+def test_layers_of_hard_coded_shapes_keep_their_channels() -> None:
     def compute(net: Any, x: Tensor) -> Tensor:
         return net.head(F.relu(net.second(F.relu(net.first(x)))).view(-1, 8 * 8 * 8))
 
     model, inputs = Net(compute, first=conv(3, 8), second=conv(8, 8), head=nn.Linear(512, 2)), torch.randn(2, 3, 8, 8)
-    with pytest.raises(
-        ModelError, match=r"Net does not run without the channels \(RuntimeError: .*\): it relies on"
-    ) as e:
-        prune.channels(model, inputs, 0.5)
-    assert str(e.value).endswith("the number of channels of second, which ignore must name")
-    assert "\n" not in str(e.value)
+    with pytest.warns(
+        UserWarning, match=r"^the channels of second stay: without some Net does not run .*\(RuntimeError: .*\)$"
+    ):
+        assert width(prune.channels(model, inputs, 0.5)) == {"first": 4, "second": 8, "head": 2}
     assert width(prune.channels(model, inputs, 0.5, ignore=["second"])) == {"first": 4, "second": 8, "head": 2}
 
 
-def test_mixed_channels_name_what_to_ignore() -> None:
+def test_layers_whose_channels_are_mixed_keep_them() -> None:
     """They run with fewer channels, but the others change."""
 
     def compute(net: Any, x: Tensor) -> Tensor:
         return net.head(torch.softmax(net.second(F.relu(net.first(x))), 1))
 
     model = distinct(Net(compute, first=conv(3, 8), second=conv(8, 8), head=conv(8, 2)))
-    with pytest.raises(ModelError, match=r"Net computes something else .* channels of second, which ignore must name"):
-        prune.channels(model, torch.randn(2, 3, 8, 8), 0.5)
+    with pytest.warns(UserWarning, match=r"^the channels of second stay: without some Net computes something else"):
+        assert width(prune.channels(model, torch.randn(2, 3, 8, 8), 0.5))["first"] == 4
     assert width(prune.channels(model, torch.randn(2, 3, 8, 8), 0.5, ignore=["second"]))["first"] == 4
 
 
 def test_positions_are_no_channels() -> None:
     """A linear layer across positions does not read the channels."""
     model = nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 6), nn.Flatten(2), nn.Linear(64, 3))
-    with pytest.raises(
-        ModelError, match=r"Sequential does not run .* the number of channels of 2, which ignore must name"
-    ):
-        prune.channels(model, torch.randn(2, 3, 8, 8), 0.5)
+    with pytest.warns(UserWarning, match=r"^the channels of 2 stay: without some Sequential does not run"):
+        assert width(prune.channels(model, torch.randn(2, 3, 8, 8), 0.5)) == {"0": 4, "2": 6, "4": 3}
     assert width(prune.channels(model, torch.randn(2, 3, 8, 8), 0.5, ignore=["2"])) == {"0": 4, "2": 6, "4": 3}
 
 
@@ -685,6 +681,34 @@ def test_changed_outputs_name_what_to_ignore() -> None:
         ModelError, match=r"Net would return \[\(4, 2, 8, 8\)\] instead of \[\(8, 2, 8, 8\)\]: .* first,"
     ):
         prune.channels(model, torch.randn(1, 3, 8, 8), 0.5)
+
+
+class Tokens(nn.Module):
+    """A residual block of attention and a feed-forward part, after a convolution that makes tokens of patches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.shuffled = nn.Conv2d(3, 8, 2, 2), nn.Conv2d(3, 8, 3, padding=1)
+        self.qkv, self.out, self.wide, self.narrow = (nn.Linear(*size) for size in ((8, 24), (8, 8), (8, 32), (32, 8)))
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + F.channel_shuffle(self.shuffled(x), 2)[:, :3]
+        tokens = self.patches(x).flatten(2).transpose(1, 2)
+        query, key, value = self.qkv(tokens).unflatten(2, (3, 2, 4)).permute(2, 0, 3, 1, 4).unbind(0)
+        tokens = tokens + self.out(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+        tokens = tokens + self.narrow(F.gelu(self.wide(tokens)))
+        found: Tensor = self.head(tokens.mean(1))
+        return found
+
+
+def test_the_width_of_the_feed_forward_part_is_cut_and_heads_stay() -> None:
+    model = distinct(Tokens())
+    slim = prune.channels(model, torch.randn(2, 3, 8, 8), 0.5, scope="layer")
+    assert width(slim)["wide"] == 16
+    assert {name: size for name, size in width(slim).items() if name in ("qkv", "shuffled")} == {
+        "qkv": 24, "shuffled": 8
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("inputs", [torch.randn(2, 4, 8, 8), (torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8)), ()])

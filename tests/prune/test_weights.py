@@ -291,3 +291,11 @@ def test_zeros_of_ignored_layers_stay_masked() -> None:
     train(model, OPTIMIZERS[1](model.parameters()))
     for name, array in weights(prune.remove(model)).items():
         assert (array[pruned[name]] == 0).all(), name
+
+
+def test_of_equal_weights_no_more_go_than_were_asked() -> None:
+    model = nn.Sequential(nn.Linear(10, 10), nn.Linear(10, 10))
+    for layer in model:
+        nn.init.constant_(layer.weight, 0.5)  # type: ignore[arg-type]
+    prune.magnitude(model, 0.75)
+    assert [int((layer.weight == 0).sum()) for layer in model] == [100, 50]  # the first ones

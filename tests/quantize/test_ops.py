@@ -191,6 +191,53 @@ def test_concatenations_share_one_set(function: Callable[[Tensor], Tensor], exam
     assert_close(model, graph, example)
 
 
+class Attention(nn.Module):
+    """Self-attention of tokens; both factors come from one linear layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.entry, self.exit = nn.Linear(6, 24), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.entry(x).unflatten(2, (3, 2, 4)).permute(2, 0, 3, 1, 4).unbind(0)
+        return self.exit(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize("is_qat", [False, True])
+def test_the_second_factor_of_a_product_has_its_zero_in_the_middle(is_qat: bool) -> None:
+    """XNNPACK's kernel leaves out its zero point; nothing is rounded twice for it."""
+    torch.manual_seed(0)
+    inputs, model = torch.randn(8, 7, 6), Attention().eval()
+    prepared = (quantize.prepare_qat if is_qat else quantize.prepare_ptq)(model, inputs)
+    prepared(inputs)
+    graph = quantize.convert(prepared)
+    products = [node for node in graph.graph.nodes if "matmul" in str(node.target)]
+    assert len(products) == 2
+    for node in products:
+        (_, _), (_, zero_point) = parameters_before(node)
+        assert zero_point == 0
+        parameters_after(node)
+    for node in graph.graph.nodes:
+        if str(node.target) == QUANTIZE:
+            assert str(node.args[0].target) != DEQUANTIZE
+    assert_close(model, graph, inputs)
+
+
+MASKS: dict[str, Callable[[Tensor], Tensor]] = {
+    "masked fill": lambda x: x.masked_fill(torch.ones(8, 8).triu(1).bool(), float("-inf")),
+    "added": lambda x: x + torch.full((8, 8), float("-inf")).triu(1),
+    "the least number": lambda x: torch.where(torch.ones(8, 8).tril().bool(), x, torch.finfo(torch.float32).min),
+    "computed": lambda x: x + (1 - (x[:, :1] > -9).float()) * -1e9,
+}
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_masks_of_minus_infinity_stay_float_up_to_the_softmax(name: str, example: Tensor) -> None:
+    model, graph = quantized(lambda x: MASKS[name](x).softmax(-1), example)
+    parameters_after(only(graph, "softmax"))
+    assert_close(model, graph, example)
+
+
 ISLANDS: dict[str, Callable[[Tensor], Tensor]] = {"sin": torch.sin, "gelu": F.gelu, "exp": torch.exp}
 
 

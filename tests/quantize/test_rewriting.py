@@ -44,6 +44,10 @@ def swapped(x: Tensor, sizes: Any) -> Tensor:
     return torch.cat(x.split(sizes, 1)[::-1], 1)
 
 
+def attention(x: Tensor) -> Tensor:
+    return F.scaled_dot_product_attention(x, x.flip(3), x)  # of heads, tokens and features
+
+
 # What a function becomes, in the order of the graph.
 REWRITTEN: dict[str, tuple[Callable[[Tensor], Tensor], list[str]]] = {
     "minus a number": (lambda x: x - 2, ["add"]),
@@ -78,6 +82,41 @@ REWRITTEN: dict[str, tuple[Callable[[Tensor], Tensor], list[str]]] = {
     "chunks": (lambda x: torch.cat(torch.chunk(x, 2, 1)[::-1], 1), ["slice", "slice", "cat"]),
     "parts": (lambda x: swapped(x, 2), ["slice", "slice", "cat"]),
     "uneven parts": (lambda x: swapped(x, [1, 3]), ["slice", "slice", "cat"]),
+    "separated": (
+        lambda x: torch.cat(x.reshape(-1, 4, 2, 48).unbind(2), 1),
+        ["reshape", "slice", "squeeze", "slice", "squeeze", "cat"],
+    ),
+    "uneven windows": (
+        lambda x: F.adaptive_avg_pool2d(x, (3, 5)),
+        ["transpose", "linear", "transpose", "linear"],
+    ),
+    "rolled": (lambda x: x.roll((1, -2), (2, 3)), ["slice", "slice", "cat", "slice", "slice", "cat"]),
+    "edges repeated": (lambda x: F.pad(x, (1, 2, 0, 0), mode="replicate"), ["slice", "slice", "cat"]),
+    "round and round": (
+        lambda x: F.pad(x, (0, 3, 2, 1), mode="circular"),
+        ["slice", "cat", "slice", "slice", "cat"],
+    ),
+    "gated": (lambda x: F.glu(x, 1), ["slice", "slice", "sigmoid", "mul"]),
+    "square": (lambda x: x**2, ["mul"]),
+    "elu alpha": (lambda x: F.elu(x, 0.5), ["elu", "mul", "relu", "mul", "add"]),
+    "selu": (F.selu, ["elu", "mul", "relu", "mul", "add"]),
+    "celu": (lambda x: F.celu(x, 2.0), ["mul", "elu", "mul"]),
+    "mish": (F.mish, ["mul", "sigmoid", "mul", "add", "rsqrt", "mul", "mul", "add", "mul"]),
+    "attention": (attention, ["flip", "mul", "transpose", "matmul", "softmax", "matmul"]),
+    "attention by another scale": (
+        lambda x: F.scaled_dot_product_attention(x, x, x, scale=0.25),
+        ["mul", "transpose", "matmul", "softmax", "matmul"],
+    ),
+    "unflattened": (lambda x: x.unflatten(1, (2, 2)), ["reshape"]),
+    "product by letters": (lambda x: torch.einsum("bchw,bcvw->bchv", x, x), ["transpose", "matmul"]),
+    "product by letters, columns first": (
+        lambda x: torch.einsum("bchw,bcvw->bcvh", x, x),
+        ["transpose", "matmul", "transpose"],
+    ),
+    "product by letters, of other axes": (
+        lambda x: torch.einsum("bkhw,bkHw->bhHk", x, x),
+        ["transpose", "matmul", "permute"],
+    ),
 }
 # What has no other form, or is one of the forms.
 KEPT: dict[str, tuple[Callable[[Tensor], Tensor], list[str]]] = {
@@ -89,7 +128,11 @@ KEPT: dict[str, tuple[Callable[[Tensor], Tensor], list[str]]] = {
     "clamp below": (lambda x: x.clamp(min=1), ["clamp"]),
     "average inside": (lambda x: F.avg_pool2d(x, 3, 1, 1, count_include_pad=False), ["avg_pool2d"]),
     "average of all": (lambda x: F.adaptive_avg_pool2d(x, 1), ["adaptive_avg_pool2d"]),
-    "uneven windows": (lambda x: F.adaptive_avg_pool2d(x, 3), ["adaptive_avg_pool2d"]),
+    "masked attention": (
+        lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True),
+        ["scaled_dot_product_attention"],
+    ),
+    "a sum by letters": (lambda x: torch.einsum("bchw->bhw", x), ["einsum"]),
     "indices": (lambda x: F.adaptive_max_pool2d(x, 2, return_indices=True)[1], ["adaptive_max_pool2d", "getitem"]),
     "maximum and its place": (
         lambda x: (lambda found: found[0] + found[1])(x.max(2)),
@@ -164,6 +207,27 @@ def test_weights_that_are_not_trained_are_written_with_zeros(name: str) -> None:
     assert functions(rewritten(WEIGHTED[name], is_qat=True)[1]) in (
         ["prelu"], ["conv_transpose2d"], ["flatten", "conv_transpose1d"]
     )  # fmt: skip
+
+
+NORMS: dict[str, nn.Module] = {
+    "of rows": nn.LayerNorm(12),
+    "of all, without gains": nn.LayerNorm([4, 8, 12], elementwise_affine=False),
+    "root mean square": nn.RMSNorm(12),
+    "of groups": nn.GroupNorm(2, 4),
+    "of channels": nn.InstanceNorm2d(4, affine=True),
+    "of channels, without gains": nn.InstanceNorm2d(4),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_norms_are_written_out_where_they_are_not_trained(name: str) -> None:
+    for parameter in NORMS[name].parameters():
+        nn.init.uniform_(parameter, 0.5, 2)
+    model, graph = rewritten(NORMS[name], is_qat=False)
+    assert not any("norm" in each for each in functions(graph))
+    inputs = torch.randn(3, 2, 8, 12, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(graph(inputs), model(inputs), rtol=1e-5, atol=1e-5)
+    assert [each for each in functions(rewritten(NORMS[name], is_qat=True)[1]) if "norm" in each]
 
 
 def test_what_stays_float_is_left_alone() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -40,7 +41,8 @@ def channels(
     Channels that must go together (both sides of a residual addition, a convolution with its normalisation and the
     layers that read it, also through a concatenation) are found by tracing and go together. Channels stay where they
     make the model's outputs, meet its inputs, or are split, sliced or reordered. What remains is checked to compute
-    what ``model`` computes when nothing reads the channels that went (normalisations across channels left out).
+    what ``model`` computes when nothing reads the channels that went (normalisations across channels left out); layers
+    whose number of channels the model relies on keep theirs, and a warning names them.
 
     Args:
         model: A float module; pruning masks must have been made permanent (`remove`). It stays as it is.
@@ -63,8 +65,7 @@ def channels(
 
     Raises:
         RecipeError: When arguments contradict each other, nothing can be removed, or a target cannot be met.
-        ModelError: When the model cannot be traced, or relies on the number of its channels: the text names the layers
-            to put into ``ignore``.
+        ModelError: When the model cannot be traced, or relies on the number of channels of all that could lose some.
 
     Source: dependencies by Torch-Pruning (Fang et al., arXiv:2301.12900).
     """
@@ -74,25 +75,35 @@ def channels(
         raise RecipeError(f"{type(model).__name__} has no channels that can be removed")
     shares = None if amounts is None else _by_group(traced, amounts)
     ranks = scores(traced.model, traced.groups, importance, loss)
+    fixed: dict[int, str] = {}  # groups that have to keep their channels, and why
 
     folds = [group.folds for group in traced.groups]
 
     def without(share: float | Sequence[float]) -> nn.Module:
-        chosen = _choose(ranks, folds, share, scope, round_to)
-        if share == amount and not any(chosen) and any(_choose(ranks, folds, share, scope, 1)):
+        known = [None if index in fixed else rank for index, rank in enumerate(ranks)]
+        chosen = _choose(known, folds, share, scope, round_to)
+        if share == amount and not any(chosen) and any(_choose(known, folds, share, scope, 1)):
             raise RecipeError(
                 f"round_to={round_to} is too coarse: every layer keeps all of its channels when {amount:.0%} go; "
                 "choose a smaller round_to, or remove more"
             )
-        _check_result(model, traced, chosen, example_input)
+        if found := _relied_on(model, traced, chosen, example_input):
+            fixed.update(found)
+            return without(share)
         return _removed(model, traced.cuts(chosen))
 
     if shares is not None:
-        return without(shares)
-    if amount is not None:
-        return without(amount)
-    count, target = _target(model, example_input, target_macs, target_params)
-    return _meet(without, count, target, round_to)
+        slim = without(shares)
+    elif amount is not None:
+        slim = without(amount)
+    else:
+        count, target = _target(model, example_input, target_macs, target_params)
+        slim = _meet(without, count, target, round_to)
+    if fixed:
+        names = ", ".join(traced.root(traced.groups[index]) for index in sorted(fixed))
+        problem = next(iter(fixed.values()))
+        warnings.warn(f"the channels of {names} stay: without some {type(model).__name__} {problem}", stacklevel=2)
+    return slim
 
 
 def roots(model: nn.Module, example_input: Inputs, ignore: Sequence[str] = ()) -> list[str]:
@@ -213,27 +224,26 @@ def _removed(model: nn.Module, cuts: Mapping[str, Cut]) -> nn.Module:
     return slim
 
 
-def _check_result(model: nn.Module, traced: Traced, chosen: list[list[int]], example_input: Inputs) -> None:
-    """Refuse a result that does not compute what the whole model computes without the channels.
+def _relied_on(model: nn.Module, traced: Traced, chosen: list[list[int]], example_input: Inputs) -> dict[int, str]:
+    """Return the groups whose channels have to stay, since the model computes something else without, and why.
 
     Raises:
-        ModelError: Names the layers whose channels have to stay.
+        ModelError: When that helps nothing, or leaves nothing.
     """
     problem = _problem(model, traced.cuts(chosen), example_input)
     if problem is None:
-        return
-    alone = [
-        [indices if index == position else [] for index, indices in enumerate(chosen)]
-        for position in range(len(chosen))
-    ]
-    culprits = [
-        traced.root(group)
-        for group, only in zip(traced.groups, alone, strict=True)
-        if _problem(model, traced.cuts(only), example_input) is not None
-    ]
+        return {}
+    found: dict[int, str] = {}
+    for position, indices in enumerate(chosen):
+        alone = [indices if index == position else [] for index in range(len(chosen))]
+        if indices and (reason := _problem(model, traced.cuts(alone), example_input)) is not None:
+            found[position] = reason
+    others = [[] if index in found else indices for index, indices in enumerate(chosen)]
+    if found and any(others) and _problem(model, traced.cuts(others), example_input) is None:
+        return found
+    names = ", ".join(traced.root(traced.groups[index]) for index in found) or "some layers"
     raise ModelError(
-        f"{type(model).__name__} {problem}: it relies on the number of channels of "
-        f"{', '.join(culprits) or 'some layers'}, which ignore must name"
+        f"{type(model).__name__} {problem}: it relies on the number of channels of {names}, which ignore must name"
     )
 
 

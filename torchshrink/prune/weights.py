@@ -14,6 +14,7 @@ from torchshrink.prune.layers import Layer, checked, inner_layers, keep_zeros, p
 from torchshrink.settings import Scope, check
 
 Score = Callable[[Tensor], Tensor]
+_CHUNK = 2**22  # weights looked at in one go
 
 
 def magnitude(
@@ -100,15 +101,59 @@ def by_layer(model: nn.Module, amounts: Mapping[str, float]) -> nn.Module:
 
 
 def _globally(model: nn.Module, amount: float, layers: dict[str, Layer], score: Score) -> nn.Module:
-    """Mask what scores least over all layers, so many that the sparsity is at least ``amount``."""
+    """Mask what scores least over all layers, so many that the sparsity is at least ``amount``.
+
+    torch.nn.utils.prune.global_unstructured would need 8 bytes of index for every weight, and several copies.
+    """
     checked(model, layers, amount)
     remove(model)
-    size = sum(layer.weight.numel() for layer in layers.values())
-    count = min(math.ceil(round(amount * size, 6)), size - 1)  # 0.1 * 30 is 3.0000000000000004
-    parameters = [(layer, "weight") for layer in layers.values()]
-    scores = {(layer, "weight"): score(layer.weight.detach()) for layer in layers.values()}
-    torch_prune.global_unstructured(parameters, torch_prune.L1Unstructured, importance_scores=scores, amount=count)
+    sizes = [layer.weight.numel() for layer in layers.values()]
+    count = min(math.ceil(round(amount * sum(sizes), 6)), sum(sizes) - 1)  # 0.1 * 30 is 3.0000000000000004
+    kept = _all_but_least(_all_scores(layers, score), count)
+    for layer, mask in zip(layers.values(), torch.split(kept, sizes), strict=True):
+        _Masked.apply(layer, "weight", mask.view_as(layer.weight).to(layer.weight.device))  # type: ignore[no-untyped-call]
     return keep_zeros(model)
+
+
+def _all_scores(layers: dict[str, Layer], score: Score) -> Tensor:
+    """Return the scores of all weights, layer after layer."""
+    double = any(layer.weight.dtype == torch.float64 for layer in layers.values())
+    sizes = [layer.weight.numel() for layer in layers.values()]
+    found = torch.empty(sum(sizes), dtype=torch.float64 if double else torch.float32)
+    for part, layer in zip(torch.split(found, sizes), layers.values(), strict=True):
+        part.copy_(score(layer.weight.detach()).flatten())
+    return found
+
+
+def _all_but_least(scores: Tensor, count: int) -> Tensor:
+    """Return which of the scores, ``[n]``, are not among the ``count`` least; of equal ones the first go."""
+    if count == 0:
+        return torch.ones_like(scores, dtype=torch.bool)
+    order = scores.numpy().copy()
+    order.partition(count - 1)  # numpy's partition works in place, and PyTorch's kthvalue returns an index for each
+    limit = float(order[count - 1])
+    del order
+    kept = (scores <= limit).logical_not_()  # NaN stays
+    goes = count - int((scores < limit).sum())
+    for part, values in zip(torch.split(kept, _CHUNK), torch.split(scores, _CHUNK), strict=True):
+        tied = (values == limit).nonzero().flatten()
+        part[tied[goes:]] = True
+        goes = max(goes - len(tied), 0)
+    return kept
+
+
+class _Masked(torch_prune.BasePruningMethod):
+    """A mask that is known: `torch_prune.CustomFromMask` without its copies."""
+
+    PRUNING_TYPE = "unstructured"
+
+    def __init__(self, mask: Tensor) -> None:
+        self._mask: Tensor | None = mask
+
+    def compute_mask(self, t: Tensor, default_mask: Tensor) -> Tensor:  # noqa: ARG002  # PyTorch's names
+        assert self._mask is not None
+        mask, self._mask = default_mask.mul_(self._mask), None  # the layer holds it from now on
+        return mask
 
 
 def _lamp_scores(weight: Tensor) -> Tensor:

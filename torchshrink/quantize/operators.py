@@ -17,7 +17,7 @@ from torchshrink.quantize import scheme
 
 aten = torch.ops.aten
 
-Role = Literal["weighted", "pair", "single", "joined", "moved", "fused"]
+Role = Literal["weighted", "product", "pair", "single", "joined", "moved", "fused"]
 
 
 def _any_form(_: Node) -> bool:
@@ -29,7 +29,8 @@ class Operator:
     """An operator that TFLite computes in int8.
 
     Attributes:
-        role: What is quantized: ``"weighted"`` is a weighted sum of its input; a ``"pair"`` computes element by element
+        role: What is quantized: ``"weighted"`` is a weighted sum of its input; a ``"product"`` multiplies two
+            matrices, the second of which has zero in the middle of its grid; a ``"pair"`` computes element by element
             on two tensors, a ``"single"`` on one; the inputs of what is ``"joined"`` are on the grid of the output;
             what is ``"moved"``, selected or averaged stays on the grid of its input; ``"fused"`` is nothing by itself.
         axis: The dimension of the weight that holds the output channels.
@@ -55,6 +56,11 @@ def _no_constant(node: Node) -> bool:
     return not any(isinstance(operand, Node) and operand.op == "get_attr" for operand in node.args[:2])
 
 
+def _of_matrices(node: Node) -> bool:
+    """Return False where one of the two is a vector."""
+    return all(factor.meta["val"].dim() > 1 for factor in node.all_input_nodes if "val" in factor.meta)
+
+
 def _known_limits(node: Node) -> bool:
     """Return whether these are the limits of ReLU6 or of RELU_N1_TO_1."""
     return (*node.args[1:3], *(-1.0, 1.0)[len(node.args) - 1 :]) in ((0, 6), (-1, 1))
@@ -64,6 +70,15 @@ def _over_everything(node: Node) -> bool:
     """Return False for several windows, which overlap or are of several sizes."""
     sizes: Any = node.args[1]
     return set(sizes) == {1}
+
+
+def _known_places(node: Node) -> bool:
+    """Return whether values are taken from constant places along one dimension."""
+    places: Any = node.args[1] if isinstance(node.args[1], list | tuple) else node.args[-1:]
+    given = [place for place in places if place is not None]
+    while len(given) == 1 and given[0].target in (aten.detach_.default, aten.lift_fresh_copy.default):
+        given = list(given[0].args)
+    return len(given) == 1 and given[0].op == "get_attr"
 
 
 def _plain(node: Node) -> bool:
@@ -101,6 +116,8 @@ OPERATORS: dict[Any, Operator] = {
     aten.linear.default: Operator("weighted"),
     aten.batch_norm.default: _NORM,
     aten._native_batch_norm_legit.default: _NORM,
+    aten.bmm.default: Operator("product"),
+    aten.matmul.default: Operator("product", has_kernel=_of_matrices),
     # two tensors
     aten.add.Tensor: _PAIR,
     aten.add_.Tensor: _PAIR,
@@ -120,6 +137,7 @@ OPERATORS: dict[Any, Operator] = {
     aten.gelu.default: _SINGLE,
     aten.hardswish.default: _SINGLE,
     aten.hardswish_.default: _SINGLE,
+    aten.rsqrt.default: _SINGLE,
     aten.leaky_relu.default: _SINGLE,
     aten.leaky_relu_.default: _SINGLE,
     aten.sigmoid.default: _SIGMOID,
@@ -158,6 +176,12 @@ OPERATORS: dict[Any, Operator] = {
     aten.squeeze.dims: _MOVED,
     aten.unsqueeze.default: _MOVED,
     aten.slice.Tensor: _MOVED,
+    aten.expand.default: _MOVED,
+    aten.repeat.default: _MOVED,
+    aten.tile.default: _MOVED,
+    aten.flip.default: _MOVED,
+    aten.index.Tensor: Operator("moved", has_kernel=_known_places),
+    aten.index_select.default: Operator("moved", has_kernel=_known_places),
     aten.contiguous.default: _MOVED,
     aten.clone.default: _MOVED,
     aten.dropout.default: _MOVED,

@@ -10,6 +10,7 @@ from torch.fx import GraphModule, Node
 from torchao.quantization.pt2e.quantizer import (
     FixedQParamsQuantizationSpec,
     QuantizationAnnotation,
+    QuantizationSpec,
     QuantizationSpecBase,
     Quantizer,
     SharedQuantizationSpec,
@@ -18,6 +19,7 @@ from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
 from torchshrink.quantize import keep, scheme
 from torchshrink.quantize.batch_norms import can_fold, fold
+from torchshrink.quantize.masks import masked
 from torchshrink.quantize.operators import OPERATORS, Role, role, row
 from torchshrink.quantize.rewriting import rewrite
 
@@ -38,8 +40,11 @@ class TFLiteQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no type
         super().__init__()
         self.is_qat, self.keep_float, self.portable = is_qat, keep_float, portable
         self.activation = scheme.activation_spec(is_qat)
+        self.factor = scheme.activation_spec(is_qat, is_symmetric=True)
+        self._factors: set[Node] = set()
         self._annotators: dict[Role, Callable[[Any], None]] = {
             "weighted": self._annotate_weighted,
+            "product": self._annotate_product,
             "pair": self._annotate_pair,
             "single": self._annotate_single,
             "joined": self._annotate_joined,
@@ -56,7 +61,8 @@ class TFLiteQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no type
 
     def annotate(self, model: GraphModule) -> GraphModule:
         """Annotate every supported node, in the order of the graph."""
-        kept = self._kept(model)
+        kept = self._kept(model) | masked(model)
+        self._factors = {_origin(node.args[1]) for node in model.graph.nodes if _is_product(node)}
         for node in model.graph.nodes:
             if node in kept or _is_annotated(node) or not _is_float(node):
                 continue
@@ -83,6 +89,13 @@ class TFLiteQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no type
         spec = scheme.weight_spec(self.is_qat, OPERATORS[node.target].axis, pairs=pairs)
         self._mark_fused(node, {source: self._input(source), weight: spec})
 
+    def _annotate_product(self, node: Any) -> None:
+        """XNNPACK leaves out the zero point of the second factor, so that has to be 0 from where it is computed on."""
+        left, right = node.args[:2]
+        is_ready = _resolved(right) is self.factor
+        second = SharedQuantizationSpec(right) if is_ready else self.factor
+        _mark(node, {left: self._input(left), right: second}, self._spec(node))
+
     def _annotate_pair(self, node: Any) -> None:
         operands = node.args[:2]
         if not all(isinstance(operand, Node) and _is_float(operand) for operand in operands):
@@ -92,18 +105,23 @@ class TFLiteQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no type
     def _mark_fused(self, node: Node, inputs: dict[Node, QuantizationSpecBase]) -> None:
         """Annotate a chain that is one operation: it is quantized where it begins and where it ends."""
         first, *others = _fused(node)
-        _mark(first, inputs, None if others else self.activation)
+        _mark(first, inputs, None if others else self._spec(first))
         for other in others:
-            _mark(other, {}, self.activation if other is others[-1] else None)
+            _mark(other, {}, self._spec(other) if other is others[-1] else None)
 
     def _annotate_single(self, node: Any) -> None:
-        output = OPERATORS[node.target].output or self.activation
+        output = OPERATORS[node.target].output or self._spec(node)
         _mark(node, {node.args[0]: self._input(node.args[0])}, output)
 
     def _input(self, source: Node) -> QuantizationSpecBase:
         """Return the spec of an input: what has fixed parameters keeps them, instead of being quantized twice."""
-        is_fixed = isinstance(_resolved(source), FixedQParamsQuantizationSpec)
-        return SharedQuantizationSpec(source) if is_fixed else self.activation
+        known = _resolved(source)
+        is_set = isinstance(known, FixedQParamsQuantizationSpec) or known is self.factor
+        return SharedQuantizationSpec(source) if is_set else self._spec(source)
+
+    def _spec(self, node: Node) -> QuantizationSpec:
+        """Return the spec of what a node computes, by who reads it."""
+        return self.factor if node in self._factors else self.activation
 
     def _annotate_joined(self, node: Any) -> None:
         parts = [part for part in node.args[0] if isinstance(part, Node)]
@@ -120,7 +138,19 @@ class TFLiteQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no type
             shared: QuantizationSpecBase = SharedQuantizationSpec(source)
             _mark(node, {source: shared}, shared)
         else:
-            _mark(node, {source: self.activation}, SharedQuantizationSpec((source, node)))
+            _mark(node, {source: self._spec(source)}, SharedQuantizationSpec((source, node)))
+
+
+def _is_product(node: Node) -> bool:
+    operator = row(node)
+    return operator is not None and operator.role == "product"
+
+
+def _origin(node: Any) -> Node:
+    """Return what computes the values that a node only moves."""
+    while (operator := row(node)) is not None and operator.role == "moved":
+        node = node.args[0]
+    return node  # type: ignore[no-any-return]
 
 
 def _depends_on_inputs(node: Node) -> bool:

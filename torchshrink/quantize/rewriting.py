@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from torchshrink.model.graphs import MODULES
+from torchshrink.quantize.composites import COMPOSITES
 from torchshrink.quantize.writer import Writer, is_float
 
 aten = torch.ops.aten
@@ -30,9 +31,10 @@ _POOLS = {
     aten.adaptive_max_pool2d.default: aten.max_pool2d.default,
 }
 _SPLITS = {aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default}
+_SEPARATIONS = {aten.unbind.int}
 _EXTREMES = {aten.max.dim: aten.amax.default, aten.min.dim: aten.amin.default}
 _SEVERAL = (
-    _SPLITS | _EXTREMES.keys() | {aten.adaptive_max_pool1d.default, aten.adaptive_max_pool2d.default}
+    _SPLITS | _SEPARATIONS | _EXTREMES.keys() | {aten.adaptive_max_pool1d.default, aten.adaptive_max_pool2d.default}
 )  # results, each an item
 
 
@@ -136,6 +138,38 @@ def _channel_shuffle(write: Writer, source: Node, groups: int) -> Node | None:
     return write.call(aten.reshape.default, write.call(aten.transpose.int, rows, 1, 2), [-1, channels, *size])
 
 
+def _roll(write: Writer, source: Node, shifts: Sequence[int], dims: Sequence[int] = ()) -> Node | None:
+    """Write every rotation as two slices that change places."""
+    sizes = [source.meta["val"].shape[dim] for dim in dims]
+    if not dims or not all(isinstance(size, int) for size in sizes):
+        return None
+    for shift, dim, size in zip(shifts, dims, sizes, strict=True):
+        if cut := -shift % size:
+            ends = ((cut, size), (0, cut))
+            parts = [write.call(aten.slice.Tensor, source, dim, *each) for each in ends]
+            source = write.call(aten.cat.default, parts, dim)
+    return source
+
+
+def _pad(write: Writer, source: Node, edges: list[int], mode: str = "constant", _value: Any = None) -> Node | None:
+    """Write padding with what is at the edge, or at the other one, as slices that are joined."""
+    if mode not in ("replicate", "circular") or min(edges) < 0:
+        return None
+    rank = source.meta["val"].dim()
+    for place in range(0, len(edges), 2):
+        dim, (before, after) = rank - 1 - place // 2, edges[place : place + 2]
+        size = source.meta["val"].shape[dim]
+        if not isinstance(size, int):
+            return None
+        first, last = ((0, 1), (size - 1, size)) if mode == "replicate" else ((size - before, size), (0, after))
+        repeats = (before, after) if mode == "replicate" else (min(before, 1), min(after, 1))
+        parts = [source]
+        parts = [*[write.call(aten.slice.Tensor, source, dim, *first)] * repeats[0], *parts] if before else parts
+        parts = [*parts, *[write.call(aten.slice.Tensor, source, dim, *last)] * repeats[1]] if after else parts
+        source = write.call(aten.cat.default, parts, dim) if len(parts) > 1 else source
+    return source
+
+
 def _select(write: Writer, source: Node, dim: int, index: Any) -> Node | None:
     if not isinstance(index, int) or not isinstance(source.meta["val"].shape[dim], int):
         return None  # a sample of the batch, whose size is free
@@ -199,8 +233,30 @@ def _avg_pool(
 
 
 def _adaptive_avg_pool(write: Writer, source: Node, size: list[int]) -> Node | None:
-    """Write a pool whose windows are all of one size as a plain one; a mean over everything stays what it is."""
-    return None if set(size) == {1} else _even_pool(write, write.node.target, source, size)
+    """Write a pool whose windows are all of one size as a plain one; a mean over everything stays what it is.
+
+    Windows of several sizes are a product with a constant matrix for each side.
+    """
+    if set(size) == {1}:
+        return None
+    return _even_pool(write, write.node.target, source, size) or _uneven_pool(write, source, size)
+
+
+def _uneven_pool(write: Writer, source: Node, size: list[int]) -> Node | None:
+    shape = source.meta["val"].shape[-len(size) :]
+    if not all(isinstance(length, int) for length in shape):
+        return None
+    for dim, (length, count) in enumerate(zip(shape, size, strict=True), -len(size)):
+        if length == count:
+            continue
+        windows = torch.zeros(count, length)
+        for index in range(count):
+            start, stop = index * length // count, -(-(index + 1) * length // count)
+            windows[index, start:stop] = 1 / (stop - start)
+        swapped = source if dim == -1 else write.call(aten.transpose.int, source, dim, -1)
+        made = write.call(aten.linear.default, swapped, write.constant(windows))
+        source = made if dim == -1 else write.call(aten.transpose.int, made, dim, -1)
+    return source
 
 
 def _even_pool(write: Writer, target: Any, source: Node, size: list[int]) -> Node | None:
@@ -213,12 +269,17 @@ def _even_pool(write: Writer, target: Any, source: Node, size: list[int]) -> Nod
 
 def _item(write: Writer, source: Node, index: int) -> Node | None:
     """Write a part of a tensor as a slice, the values of an adaptive max pool or of a maximum without its indices."""
+    dim: Any
+    whole: Any
     if source.target in _SPLITS:
-        dim: Any = source.args[2] if len(source.args) > 2 else source.kwargs.get("dim", 0)
+        dim = source.args[2] if len(source.args) > 2 else source.kwargs.get("dim", 0)
         sizes = [part.shape[dim] for part in source.meta["val"]]
         if not all(isinstance(size, int) for size in sizes):
             return None  # parts of the batch, whose size is free
         return write.call(aten.slice.Tensor, source.args[0], dim, sum(sizes[:index]), sum(sizes[: index + 1]))
+    if source.target in _SEPARATIONS:
+        whole, dim = (*source.args, 0)[:2]
+        return _select(write, whole, dim, index)
     needs_indices = any(item.args[1] == 1 and item.users for item in source.users)
     if source.target in _EXTREMES and not needs_indices:
         dim, keepdim = (*source.args[1:], False)[:2]
@@ -278,7 +339,7 @@ def _name_padding(write: Writer, *arguments: Any) -> Node | None:
     return write.call(NAMED_PADDING[write.node.target], *numbers)
 
 
-_REWRITES: dict[Any, Callable[..., Node | None]] = {
+_REWRITES: dict[Any, Callable[..., Node | None]] = COMPOSITES | {
     aten.add.Tensor: _add,
     aten.add_.Tensor: _add,
     aten.sub.Tensor: _subtract,
@@ -298,6 +359,8 @@ _REWRITES: dict[Any, Callable[..., Node | None]] = {
     aten.prelu.default: _prelu,
     aten.channel_shuffle.default: _channel_shuffle,
     aten.select.int: _select,
+    aten.roll.default: _roll,
+    aten.pad.default: _pad,
     aten.stack.default: _stack,
     aten.sum.dim_IntList: _sum,
     aten.conv_transpose1d.default: _transposed_convolution,

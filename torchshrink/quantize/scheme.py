@@ -23,8 +23,8 @@ WEIGHT_MIN, WEIGHT_MAX = -127, 127
 _ACTIVATION_EPS, _WEIGHT_EPS = 2.0**-12, 2.0**-16
 
 
-def activation_spec(is_qat: bool) -> QuantizationSpec:
-    """Return the spec of an activation: int8, affine, one range per tensor."""
+def activation_spec(is_qat: bool, is_symmetric: bool = False) -> QuantizationSpec:
+    """Return the spec of an activation: int8, one range per tensor, affine or with the zero point 0."""
     observer = (
         FakeInt8.with_args(observer=StepMinMaxObserver, eps=_ACTIVATION_EPS)
         if is_qat
@@ -35,7 +35,7 @@ def activation_spec(is_qat: bool) -> QuantizationSpec:
         observer_or_fake_quant_ctr=observer,
         quant_min=ACTIVATION_MIN,
         quant_max=ACTIVATION_MAX,
-        qscheme=torch.per_tensor_affine,
+        qscheme=torch.per_tensor_symmetric if is_symmetric else torch.per_tensor_affine,
     )
 
 
