@@ -27,7 +27,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 _SECONDS_BEFORE_A_GUESS = 2.0
 _SECONDS_WORTH_A_LINE = 1.0
 _BAR = 12  # characters
-_TITLE = Column(no_wrap=True, overflow="ellipsis", max_width=34)
+_TITLE = 34  # characters of a step's title; a third of a wider terminal
 _REST = Column(no_wrap=True, overflow="ellipsis", ratio=1)  # of a line
 _NO_LIMIT = 1_000_000
 
@@ -37,6 +37,7 @@ class Plain(Console):
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print; text is neither markup nor escape codes, and shows no passwords."""
+        options.setdefault("highlight", False)
         options.setdefault("soft_wrap", not self.is_terminal)  # else words wrap at words, and pipes get whole lines
         super().print(*(plain(each) if isinstance(each, str) else each for each in objects), **options, markup=False)
 
@@ -76,8 +77,9 @@ class Progress:
 
     def __init__(self) -> None:
         self._is_terminal = errors.is_terminal
+        title = Column(no_wrap=True, overflow="ellipsis", max_width=max(_TITLE, errors.width // 3))
         columns = (
-            TextColumn("{task.description}", markup=False, table_column=_TITLE),
+            TextColumn("{task.description}", markup=False, table_column=title),
             BarColumn(bar_width=_BAR),
             TextColumn("{task.fields[share]}", markup=False),
             TimeElapsedColumn(),

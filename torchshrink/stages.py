@@ -32,6 +32,7 @@ _logger = logging.getLogger(__name__)
 
 # Shares of a training: pruning is done after the first, ranges and BatchNorm statistics freeze after the second.
 PRUNED_BY, FROZEN_AFTER = 0.5, 0.6
+CALIBRATED = 64  # samples, of which ranges are learned, or begin with in training for quantization
 REWOUND_TO = 0.1  # share of a training whose weights rewinding goes back to
 TAYLOR_SAMPLES = 64
 
@@ -251,6 +252,7 @@ def qat(
     are those of `torchshrink.quantize.prepare_qat`.
     """
     prepared = quantize.prepare_qat(model, task.example_input, keep_float, portable)
+    quantize.calibrate(prepared, _told(inputs for inputs, _ in batches(task.train, settings.batch_size, CALIBRATED)))
 
     def after_step(step: int, steps: int) -> None:
         prepared.apply_masks()
@@ -268,7 +270,7 @@ def qat(
 def ptq(
     model: nn.Module,
     task: Task,
-    samples: int = 64,
+    samples: int = CALIBRATED,
     batch_size: int = 16,
     *,
     keep_float: Sequence[str] = (),

@@ -135,6 +135,16 @@ CASES: dict[str, Case] = {
         _call(lambda a, _: a.reshape(-1, CHANNELS, SIZE // 2, SIZE * 2)), ("reshape", "view", "squeeze", "unsqueeze")
     ),
     "transpose": Case(_call(lambda a, _: a.transpose(2, 3)), ("transpose", "permute")),
+    "product of matrices": Case(_call(lambda a, b: a @ b.transpose(2, 3)), ("matmul", "bmm")),
+    "1 / sqrt": Case(_call(lambda a, _: (a * a + 1).rsqrt()), ("rsqrt",)),
+    "expand": Case(
+        _call(lambda a, b: a.mean((2, 3), keepdim=True).expand(b.shape) + b), ("expand",)
+    ),
+    "repeat": Case(_call(lambda a, _: a.repeat(1, 2, 1, 1)), ("repeat", "tile")),
+    "flip": Case(_call(lambda a, _: a.flip(3)), ("flip",)),
+    "places by constant indices": Case(
+        _call(lambda a, _: a[:, [1, 0, *range(2, CHANNELS)]]), ("index", "index_select")
+    ),
     "slice": Case(_call(lambda a, _: a[:, :, 8:40, 8:40]), ("slice",)),
 }  # fmt: skip
 # In no file: BatchNorm is folded in training, these are nothing afterwards.

@@ -108,6 +108,19 @@ def test_evaluation_moves_nothing(prepared: PreparedModule, inputs: Tensor) -> N
     assert same(ranges(prepared), before[0])
 
 
+def test_ranges_of_training_begin_with_all_that_they_are_shown(normed: nn.Sequential, inputs: Tensor) -> None:
+    module = quantize.prepare_qat(normed, inputs)
+    before = statistics(module)
+    quantize.calibrate(module, [inputs, 10 * inputs, inputs])
+    assert module.training
+    assert same(statistics(module), before)
+    shown = torch.stack([value for name, value in ranges(module).items() if name.endswith("max_val")]).max()
+    assert shown == 10 * inputs.max()  # the input's own, and no average
+    module(inputs)
+    moved = torch.stack([value for name, value in ranges(module).items() if name.endswith("max_val")]).max()
+    torch.testing.assert_close(moved, shown + 0.01 * (inputs.max() - shown))
+
+
 def test_mode_switches_batch_norm(prepared: PreparedModule, inputs: Tensor) -> None:
     shifted = inputs + 3
     alone, together = shifted[:1], shifted

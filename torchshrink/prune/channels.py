@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,8 @@ from torchshrink.prune.groups import Inputs, Traced
 from torchshrink.prune.importance import scores
 from torchshrink.prune.surgery import Cut, remove_channels, silence_channels
 from torchshrink.settings import Importance, Scope, check
+
+_logger = logging.getLogger(__name__)
 
 LEAST = 0.1  # share of its channels that a layer keeps whatever the ranking says: no layer dies out
 _MIXING = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm)
@@ -83,9 +86,11 @@ def channels(
         known = [None if index in fixed else rank for index, rank in enumerate(ranks)]
         chosen = _choose(known, folds, share, scope, round_to)
         if share == amount and not any(chosen) and any(_choose(known, folds, share, scope, 1)):
-            raise RecipeError(
-                f"round_to={round_to} is too coarse: every layer keeps all of its channels when {amount:.0%} go; "
-                "choose a smaller round_to, or remove more"
+            _logger.warning(
+                "round_to=%d is too coarse: every layer keeps all of its channels when %.0f %% go; "
+                "choose a smaller round_to, or remove more",
+                round_to,
+                100 * share,
             )
         if found := _relied_on(model, traced, chosen, example_input):
             fixed.update(found)

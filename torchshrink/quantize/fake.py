@@ -90,7 +90,8 @@ class FakeInt8(FakeQuantize):  # type: ignore[misc]  # torchao ships no types
         observer = self.activation_post_process
         low, high = observer.min_val, observer.max_val
         if low.device.type == "cpu" and low.dtype == torch.float32:
-            if isinstance(observer, StepMinMaxObserver) and -_LARGE < float(low) <= float(high) < _LARGE:
+            is_affine = isinstance(observer, StepMinMaxObserver) and observer.qscheme == torch.per_tensor_affine
+            if is_affine and -_LARGE < float(low) <= float(high) < _LARGE:
                 return _affine(np.float32(float(low)), np.float32(float(high)), observer)
             if isinstance(observer, WeightObserver) and high.numel() and not bool(high.isnan().any()):
                 scale = torch.maximum(high / ((observer.quant_max - observer.quant_min) / 2), observer.eps)

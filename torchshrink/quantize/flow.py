@@ -6,7 +6,7 @@ import copy
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -72,9 +72,10 @@ def prepare_ptq(
 
 @torch.no_grad()
 def calibrate(prepared: PreparedModule, batches: Iterable[Inputs]) -> None:
-    """Show a module from `prepare_ptq` batches of ``[N, C, *size]``, from which it learns its ranges.
+    """Show a module from `prepare_ptq` or `prepare_qat` batches of ``[N, C, *size]``, from which it learns its ranges.
 
-    A batch is what the model takes: one tensor, or one for each of its arguments.
+    A batch is what the model takes: one tensor, or one for each of its arguments. Before training for quantization, a
+    few batches let ranges begin with what all of them show; nothing else of the module changes.
 
     Raises:
         DataError: When there is no batch, one is empty or no tensor, or values in it, or those that the model makes of
@@ -86,25 +87,29 @@ def calibrate(prepared: PreparedModule, batches: Iterable[Inputs]) -> None:
     if isinstance(batches, Tensor):
         raise RecipeError(f"batches={list(batches.shape)}: expected a list of batches, such as [images], got a tensor")
     count = 0
-    for count, batch in enumerate(batches, 1):
-        values = as_tuple(batch)
-        for place, value in enumerate(values):
-            if (problem := _problem(value)) is not None:
-                where = f" in input {place}" if len(values) > 1 else ""
-                raise DataError(f"batch {count} of the calibration data holds {problem[0]}{where}: {problem[1]}")
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings("error", ".*inf detected", UserWarning)  # torchao leaves them out
-                prepared(*values)
-        except (RuntimeError, UserWarning) as error:
-            if "finite" not in str(error) and "inf detected" not in str(error):
-                raise
-            raise DataError(
-                f"the model computes NaN or infinite values from batch {count} of the calibration data, "
-                f"first in {exits.first_not_finite(prepared.graph_module, values)}: keep that module float (keep_float)"
-            ) from error
+    with prepared.observing():
+        for count, batch in enumerate(batches, 1):
+            _show(prepared, as_tuple(batch), f"batch {count} of the calibration data")
     if count == 0:
         raise DataError("there is no batch in the calibration data: give at least one")
+
+
+def _show(prepared: PreparedModule, values: tuple[Any, ...], name: str) -> None:
+    for place, value in enumerate(values):
+        if (problem := _problem(value)) is not None:
+            where = f" in input {place}" if len(values) > 1 else ""
+            raise DataError(f"{name} holds {problem[0]}{where}: {problem[1]}")
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", ".*inf detected", UserWarning)  # torchao leaves them out
+            prepared(*values)
+    except (RuntimeError, UserWarning) as error:
+        if "finite" not in str(error) and "inf detected" not in str(error):
+            raise
+        raise DataError(
+            f"the model computes NaN or infinite values from {name}, "
+            f"first in {exits.first_not_finite(prepared.graph_module, values)}: keep that module float (keep_float)"
+        ) from error
 
 
 def _problem(value: object) -> tuple[str, str] | None:

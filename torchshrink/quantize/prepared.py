@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -72,6 +74,24 @@ class PreparedModule(nn.Module):
             ) from error
         return output
 
+    @contextmanager
+    def observing(self) -> Iterator[None]:
+        """Let what runs meanwhile be one step of the ranges, which learn from all of it together, and of nothing else.
+
+        Ranges that begin with one batch clip what only another shows, and move by a hundredth in a step.
+        """
+        was_training = self.training
+        if self.is_qat:
+            self.eval()
+            for module in self._activations():
+                module.enable_observer(not self._frozen_statistics)
+        try:
+            yield
+            if self.is_qat:
+                self._end_step()
+        finally:
+            self.train(was_training)
+
     def _end_step(self) -> None:
         """Let what the next step trains with, and what convert reads from the observer, be the same scale."""
         for module in self._range_learners():
@@ -82,19 +102,22 @@ class PreparedModule(nn.Module):
 
     def _range_learners(self) -> list[Any]:
         """Return the fake quantizers whose ranges still move."""
+        return [module for module in self._activations() if bool(module.observer_enabled[0])]
+
+    def _activations(self) -> list[Any]:
+        """Return the fake quantizers of activations; tensors may share one."""
         found = {
             id(module): module
             for module in self.graph_module.modules()
             if isinstance(module, FakeQuantize) and isinstance(module.activation_post_process, StepMinMaxObserver)
         }
-        return [module for module in found.values() if bool(module.observer_enabled[0])]
+        return list(found.values())
 
     def train(self, mode: bool = True) -> PreparedModule:
         """Switch BatchNorm and dropout, and whether ranges move; what is frozen stays so."""
         self.training = mode
-        for module in self.graph_module.modules():
-            if isinstance(module, FakeQuantize) and isinstance(module.activation_post_process, StepMinMaxObserver):
-                module.enable_observer(mode and not self._frozen_statistics)
+        for module in self._activations():
+            module.enable_observer(mode and not self._frozen_statistics)
         modes.switch(self.graph_module, mode, self._frozen_statistics)
         return self
 
