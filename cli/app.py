@@ -123,40 +123,36 @@ def _explain(text: str, debug: bool) -> None:
     errors.print(" ".join(text.split()), style="red")
 
 
-def _add(panel: str, function: Callable[..., None], example: str) -> None:
+def _add(function: Callable[..., None], example: str, panel: str | None = None) -> None:
     app.command(function.__name__, epilog=f"Example: {example}", rich_help_panel=panel)(guarded(function))
 
 
 _MAKE, _LOOK, _SHIP = "Make a model smaller", "Look into models and files", "Ship files"
 
-_add(_MAKE, run.run, "torchshrink run --data ../data/nuclei --out runs/nuclei")
-_add(_MAKE, run.sweep, "torchshrink sweep dense.safetensors --data ../data/nuclei --sparsity 50,80,90 --channels 50")
+_add(run.run, "torchshrink run --data ../data/nuclei --out runs/nuclei", _MAKE)
+_add(run.sweep, "torchshrink sweep dense.safetensors --data ../data/nuclei --sparsity 50,80,90 --channels 50", _MAKE)
 _add(
-    _MAKE, search.search, "torchshrink search --data ../data/nuclei --max-size 40kB --max-loss-increase 0.01 --hours 1"
+    search.search, "torchshrink search --data ../data/nuclei --max-size 40kB --max-loss-increase 0.01 --hours 1", _MAKE
 )
-_add(_MAKE, train.train, "torchshrink train --data synthetic:cells --out dense.safetensors --epochs 10")
+_add(train.train, "torchshrink train --data synthetic:cells --out dense.safetensors --epochs 10", _MAKE)
+_add(train.student, "torchshrink student dense.safetensors --widths 8,8,8 --merge add --out small.safetensors", _MAKE)
 _add(
-    _MAKE,
-    train.student,
-    "torchshrink student dense.safetensors --widths 8,8,8 --merge add --out small.safetensors",
-)
-_add(
-    _MAKE,
     train.prune,
     "torchshrink prune dense.safetensors --data synthetic:cells --amount 0.8 --out pruned.safetensors",
+    _MAKE,
 )
-_add(_MAKE, train.qat, "torchshrink qat pruned.safetensors --data synthetic:cells --out int8.safetensors")
-_add(_MAKE, train.ptq, "torchshrink ptq dense.safetensors --data synthetic:cells --out int8.safetensors")
-_add(_LOOK, inspection.inspect, "torchshrink inspect dense.safetensors --data synthetic:cells --plot layers.png")
-_add(_LOOK, bench.bench, "torchshrink bench dense.tflite int8.tflite --threads 1 --runs 100")
-_add(_LOOK, bench.compare, "torchshrink compare dense.safetensors --out sizes")
-_add(_LOOK, report.report, "torchshrink report runs/nuclei")
-_add(_LOOK, doctor.doctor, "torchshrink doctor")
-_add(_SHIP, convert.export, "torchshrink export int8.safetensors --precision int8 --out model.onnx")
-_add(_SHIP, convert.convert, "torchshrink convert int8.safetensors --precision int8 --sparse --out model.tflite")
-_add(_SHIP, convert.verify, "torchshrink verify model.tflite --against int8.safetensors --data synthetic:cells")
-_add(_SHIP, predict.predict, "torchshrink predict model.tflite --data ../data/images --out masks")
-_add(_SHIP, bundle.bundle, "torchshrink bundle model.tflite --out production --server")
+_add(train.qat, "torchshrink qat pruned.safetensors --data synthetic:cells --out int8.safetensors", _MAKE)
+_add(train.ptq, "torchshrink ptq dense.safetensors --data synthetic:cells --out int8.safetensors", _MAKE)
+_add(inspection.inspect, "torchshrink inspect dense.safetensors --data synthetic:cells --plot layers.png", _LOOK)
+_add(bench.bench, "torchshrink bench dense.tflite int8.tflite --threads 1 --runs 100", _LOOK)
+_add(bench.compare, "torchshrink compare dense.safetensors --out sizes", _LOOK)
+_add(report.report, "torchshrink report runs/nuclei", _LOOK)
+_add(doctor.doctor, "torchshrink doctor", _LOOK)
+_add(convert.export, "torchshrink export int8.safetensors --precision int8 --out model.onnx", _SHIP)
+_add(convert.convert, "torchshrink convert int8.safetensors --precision int8 --sparse --out model.tflite", _SHIP)
+_add(convert.verify, "torchshrink verify model.tflite --against int8.safetensors --data synthetic:cells", _SHIP)
+_add(predict.predict, "torchshrink predict model.tflite --data ../data/images --out masks", _SHIP)
+_add(bundle.bundle, "torchshrink bundle model.tflite --out production --server", _SHIP)
 
 
 def _keep_docstrings() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import signal
 import sys
 import threading
@@ -232,7 +231,7 @@ def show_table(
     if hidden:
         headings, rows = fit.few(headings, rows, few)
     console = Plain(highlight=False)
-    width = console.width if console.is_terminal or "COLUMNS" in os.environ else None
+    width = console.width if console.is_terminal else None  # what reads a pipe wants whole lines
     if title is not None:
         console.print(Text(plain(title), "italic"))
     for names, lines in fit.blocks(headings, rows, width):

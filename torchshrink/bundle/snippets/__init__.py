@@ -1,0 +1,1 @@
+"""How a bundled file is run from other languages: texts with the names, shapes and scales left open."""
