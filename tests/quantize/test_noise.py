@@ -169,3 +169,84 @@ def test_other_noise_is_put_down_to_depth() -> None:
     graph = quantized(model, images)
     with pytest.warns(UserWarning, match="keep_float"):
         assert quantize.noise(graph, model, images)[0].cure
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, bias=False), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+def test_alone_is_what_a_module_adds_to_inputs_in_float() -> None:
+    """By hand, of its codes and of the grids that the graph holds; a block has all of its parts in it."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), Residual(), nn.Conv2d(4, 2, 1, bias=False)).eval()
+    graph = quantized(model)
+    found = {item.name: item for item in quantize.noise(graph)}
+    assert all(item.alone_db is not None for item in found.values() if not item.is_output)
+    assert found["output"].alone_db is None
+    values: dict[str, Tensor] = {}
+    with torch.no_grad():
+        values["0"] = model[0](IMAGES)
+        values["1"] = model[1](values["0"])
+        values["2"] = model[2](values["1"])
+    steps = [node for node in graph.graph.nodes if ".quantize_per_tensor" in str(node.target)]
+    weights = [node for node in graph.graph.nodes if ".dequantize_per_channel" in str(node.target)]
+
+    def weight(place: int) -> Tensor:
+        codes, scale = (getattr(graph, str(node.target)) for node in weights[place].args[:2])
+        return codes.float() * scale.float().reshape(-1, 1, 1, 1)
+
+    def rounded(value: Tensor, place: int) -> Tensor:
+        scale, zero = steps[place].args[1:3]
+        return (torch.round(value / scale) + zero).clamp(-128, 127).sub(zero) * scale
+
+    of_input, of_first, of_body, of_sum, of_last = range(5)
+    first = rounded(nn.functional.conv2d(rounded(IMAGES, of_input), weight(0)), of_first)
+    body = rounded(nn.functional.conv2d(values["0"], weight(1), padding=1).relu(), of_body)
+    wanted = {
+        "0": first,  # which has the noise of the model's input in it
+        "1": rounded(values["0"] + body, of_sum),
+        "1.body": body,
+        "1.body.1": rounded(model[1].body[0](values["0"]).relu(), of_body),  # type: ignore[index, operator, union-attr]
+        "2": rounded(nn.functional.conv2d(values["1"], weight(2)), of_last),
+    }
+    truths = values | {name: model[1].body(values["0"]) for name in ("1.body", "1.body.1")}  # type: ignore[operator, union-attr]
+    for name, value in wanted.items():
+        assert found[name].alone_db == pytest.approx(snr_db(value, truths[name]), abs=1e-2), name
+    last = found["2"].alone_db
+    assert last is not None
+    assert last > found["2"].snr_db + 1  # what comes before is not in it
+
+
+def test_what_stays_float_is_exact_alone_and_older_figures_have_none() -> None:
+    model = small()
+    prepared = quantize.prepare_ptq(model, IMAGES, keep_float=["3"])
+    quantize.calibrate(prepared, [IMAGES])
+    graph = quantize.convert(prepared)
+    found = {item.name: item for item in quantize.noise(graph)}
+    assert found["3"].alone_db == math.inf > found["3"].snr_db
+    rows = graph.meta[NOISE]
+    assert next(row for row in rows if row["name"] == "3")["alone_db"] is None
+    old = [{key: value for key, value in row.items() if key != "alone_db"} for row in rows]
+    assert all(item.alone_db is None for item in from_rows(old))
+    assert from_rows(rows) == quantize.noise(graph)
+
+
+def test_a_second_call_is_not_given_what_the_first_one_rounded() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = nn.Sequential(nn.Conv2d(3, 3, 1, bias=False), nn.ReLU())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.block(self.block(x))
+
+    torch.manual_seed(1)
+    found = {item.name: item for item in quantize.noise(quantized(Twice().eval()))}
+    again = found["block@1"].alone_db
+    assert again is not None
+    assert again > found["block@1"].snr_db + 1

@@ -27,6 +27,20 @@ WARNING = (
 )
 
 
+ALONE: list[Any] = [GOOD[0] | {"alone_db": 33.0}, BAD[1] | {"alone_db": None}, GOOD[2]]
+
+
+def test_cells_and_the_sentence_tell_alone_from_accumulated() -> None:
+    assert noise.cells(ALONE) == [
+        ("stem", "33.0 dB", "31.3 dB", "", ""),
+        ("join", "exact", "9.0 dB", "an outlier", "keep_float"),
+        ("output (output)", "", "28.0 dB", "", ""),
+    ]
+    assert noise.said_of_graph(ALONE).endswith(
+        "; least in join 9.0 dB, stem 31.3 dB; alone least in stem 33.0 dB, join exact"
+    )
+
+
 def test_sentences() -> None:
     assert noise.said_of_graph(GOOD) == SAID
     assert noise.said_of_low(GOOD) == noise.said_of_low([GOOD[0], BAD[1], GOOD[2]]) == ""
@@ -47,8 +61,8 @@ def test_a_report_says_it_once_for_each_graph(found: list[Any], warnings: int) -
 
 def test_the_page_lists_every_tensor(tmp_path: Path) -> None:
     rows: Any = make_rows()
-    rows[0]["graph_noise"] = BAD
+    rows[0]["graph_noise"] = [BAD[0] | {"alone_db": 47.25}, *BAD[1:]]
     page = html.page({"schema": 1, **make_content(rows)}, tmp_path)  # type: ignore[typeddict-item]
     assert f"dense: {WARNING}." in Page(section(page, "recommended") + "</section>").texts["p"]
     cells = Page(section(page, "verification") + "</section>").texts["td"]
-    assert {"31.3 dB", "9.0 dB", "an outlier: keep_float"} <= set(cells)
+    assert {"31.3 dB", "47.2 dB", "9.0 dB", "an outlier: keep_float"} <= set(cells)

@@ -113,9 +113,13 @@ class _Recorder(Interpreter):
 
 def seen(node: Node) -> Node:
     """Return the node that users of an operation see: past its quantization."""
-    for kind in ("quantize_per_", "dequantize_per_"):
-        users = list(node.users)
-        if len(users) != 1 or f".{kind}" not in str(users[0].target):
-            return node
-        node = users[0]
-    return node
+    return all_seen(node)[0]
+
+
+def all_seen(node: Node) -> list[Node]:
+    """Return the nodes that users of an operation see: each may take the same codes back for itself."""
+    codes = list(node.users)
+    if len(codes) != 1 or ".quantize_per_" not in str(codes[0].target):
+        return [node]
+    reals = list(codes[0].users)
+    return reals if reals and all(".dequantize_per_" in str(real.target) for real in reals) else codes

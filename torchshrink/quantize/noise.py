@@ -17,7 +17,7 @@ from torch.fx import GraphModule, Node
 from torchshrink.errors import ModelError
 from torchshrink.model.graphs import MODULES
 from torchshrink.model.signature import Inputs, as_tuple, leaves
-from torchshrink.quantize import exits
+from torchshrink.quantize import alone, exits
 
 aten = torch.ops.aten
 
@@ -27,6 +27,7 @@ aten = torch.ops.aten
 LIMIT_DB = 15.0
 NOISE = "noise"  # in a graph's meta: what was measured when it was made, as `to_rows` returns it
 _LOWEST_DB = -100.0  # stands in files for what is not finite
+_FIGURES = ("snr_db", "alone_db")
 _FIXED = (1 / 256, 1 / 128)  # steps of a sigmoid, softmax or tanh, below which it may be, whatever the data
 
 _CURES = {
@@ -47,9 +48,12 @@ class Noise:
     Attributes:
         name: Of the module that returns it, with ``@1`` for its second call; or of an output, as files name it.
         is_output: Whether it is one.
-        snr_db: ``10 log10(sum x^2 / sum (x - y)^2)``; inf where nothing differs, nan where a value is not finite.
+        snr_db: ``10 log10(sum x^2 / sum (x - y)^2)``; inf where nothing differs, nan where a value is not finite. The
+            noise of all that was computed before is in it.
         reason: For what falls below `LIMIT_DB`, what its values make likely; else empty.
         cure: What helps.
+        alone_db: The same where this module alone computes in int8, on what goes into it in float: the noise that it
+            adds itself. None of an output, and where it was not measured.
     """
 
     name: str
@@ -57,6 +61,7 @@ class Noise:
     snr_db: float
     reason: str = ""
     cure: str = ""
+    alone_db: float | None = None
 
 
 def noise(graph: GraphModule, module: nn.Module | None = None, inputs: Inputs | None = None) -> list[Noise]:
@@ -105,8 +110,11 @@ def measure(graph: GraphModule, reference: GraphModule, inputs: Sequence[Tensor]
 
 
 def to_rows(found: Sequence[Noise]) -> list[dict[str, Any]]:
-    """Return what was found as JSON-like data; ``snr_db`` is None where nothing differs."""
-    return [asdict(item) | {"snr_db": _stored(item.snr_db)} for item in found]
+    """Return what was found as JSON-like data; a figure is None where nothing differs, and absent if not measured."""
+    return [
+        {key: _stored(value) if key in _FIGURES else value for key, value in asdict(item).items() if value is not None}
+        for item in found
+    ]
 
 
 def worst_db(graph: GraphModule) -> float | None:
@@ -122,9 +130,9 @@ def from_rows(rows: Any) -> list[Noise]:
         ModelError: When it is something else.
     """
     try:
-        known = [row | {"snr_db": math.inf if row["snr_db"] is None else row["snr_db"]} for row in rows]
-        return TypeAdapter(list[Noise]).validate_python(known)
-    except (TypeError, KeyError, ValueError) as error:
+        exact = [{key: math.inf for key in _FIGURES if row.get(key, 0) is None} for row in rows]
+        return TypeAdapter(list[Noise]).validate_python([row | each for row, each in zip(rows, exact, strict=True)])
+    except (AttributeError, TypeError, ValueError) as error:
         raise ModelError("what the checkpoint says of its noise is damaged: quantize the model again") from error
 
 
@@ -142,6 +150,12 @@ def _compared(
     layers = [
         _noise(name, False, found[name], value, steps.get(name, 0.0)) for name, value in wanted.items() if name in found
     ]
+    known = {name: wanted[name].to(value.dtype) for name, value in found.items() if _is_like(value, wanted.get(name))}
+    own = alone.results(graph, known, inputs)
+    layers = [
+        replace(item, alone_db=snr_db(own[item.name], wanted[item.name])) if item.name in own else item
+        for item in layers
+    ]
     ends = [
         _noise(name, True, made[name], value, last.get(name, 0.0))
         for name, value in outputs.items()
@@ -151,6 +165,10 @@ def _compared(
     layers = [_explained(item, _before(graph, item.name, sound), suspects) for item in layers]
     ends = [_explained(item, _before(graph, None, sound), suspects) for item in ends]
     return layers + ends
+
+
+def _is_like(value: Tensor, other: Tensor | None) -> bool:
+    return other is not None and other.shape == value.shape
 
 
 def _steps(graph: GraphModule) -> tuple[dict[str, float], dict[str, float]]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from torchshrink.report.schema import Row, TensorNoise
 
 _MOST = 3  # tensors that a sentence names
+HEADINGS = ("tensor", "alone", "accumulated", "likely reason", "what helps")
 
 
 def of_rows(rows: Sequence[Row]) -> dict[str, list[TensorNoise]]:
@@ -15,12 +16,33 @@ def of_rows(rows: Sequence[Row]) -> dict[str, list[TensorNoise]]:
     return {row["variant"]: found for row in rows if (found := row.get("graph_noise"))}
 
 
+def cells(found: Sequence[TensorNoise]) -> list[tuple[str, ...]]:
+    """Return a line of a table for every tensor, in the order of computation: a cell for each of `HEADINGS`.
+
+    Alone is what a module makes of inputs in float; in what is accumulated is all that was computed before it, too.
+    """
+    return [
+        (
+            f"{each['name']} (output)" if each["is_output"] else each["name"],
+            _figure(each["alone_db"]) if "alone_db" in each else "",
+            _figure(each["snr_db"]),
+            each["reason"],
+            each["cure"],
+        )
+        for each in found
+    ]
+
+
 def said_of_graph(found: Sequence[TensorNoise]) -> str:
-    """Return a sentence: the signal to noise of every output, and where it is least."""
-    outputs = ", ".join(_text(each) for each in found if each["is_output"])
-    layers = sorted((each for each in found if not each["is_output"]), key=_db)[:_MOST]
-    least = f"; least in {', '.join(_text(each) for each in layers)}" if layers else ""
-    return f"the int8 graph against its module: signal to noise {outputs or 'not known'}{least}"
+    """Return a sentence: the signal to noise of every output, where it is least, and which modules cost most alone."""
+    outputs = ", ".join(_text(each["name"], each["snr_db"]) for each in found if each["is_output"])
+    said = f"the int8 graph against its module: signal to noise {outputs or 'not known'}"
+    layers = [(each["name"], each["snr_db"]) for each in found if not each["is_output"]]
+    own = [(each["name"], each["alone_db"]) for each in found if "alone_db" in each]
+    for what, figures in (("least in", layers), ("alone least in", own)):
+        worst = sorted(figures, key=lambda item: _db(item[1]))[:_MOST]
+        said += f"; {what} {', '.join(_text(*each) for each in worst)}" if worst else ""
+    return said
 
 
 def said_of_low(found: Sequence[TensorNoise]) -> str:
@@ -30,8 +52,8 @@ def said_of_low(found: Sequence[TensorNoise]) -> str:
     if not ends:
         return ""
     return (
-        f"the int8 graph is far from its module: {_text(ends[0])}; the first tensor with too little is "
-        f"{_text(low[0])}, likely for {low[0]['reason']}: {low[0]['cure']}"
+        f"the int8 graph is far from its module: {_text(ends[0]['name'], ends[0]['snr_db'])}; the first tensor with too "
+        f"little is {_text(low[0]['name'], low[0]['snr_db'])}, likely for {low[0]['reason']}: {low[0]['cure']}"
     )
 
 
@@ -48,14 +70,17 @@ def warnings(rows: Sequence[Row]) -> list[str]:
 
 def worst_db(row: Row) -> float | None:
     """Return the signal to noise of the worst output of a file's int8 graph; None where it is not known or infinite."""
-    found = [_db(each) for each in row.get("graph_noise", []) if each["is_output"]]
+    found = [_db(each["snr_db"]) for each in row.get("graph_noise", []) if each["is_output"]]
     return min((value for value in found if math.isfinite(value)), default=None)
 
 
-def _text(each: Mapping[str, object]) -> str:
-    value = each["snr_db"]
-    return f"{each['name']} {'exact' if value is None else f'{value:.1f} dB'}"
+def _text(name: str, value: float | None) -> str:
+    return f"{name} {_figure(value)}"
 
 
-def _db(each: TensorNoise) -> float:
-    return math.inf if each["snr_db"] is None else each["snr_db"]
+def _figure(value: float | None) -> str:
+    return "exact" if value is None else f"{value:.1f} dB"
+
+
+def _db(value: float | None) -> float:
+    return math.inf if value is None else value

@@ -137,6 +137,8 @@ class TensorNoise(TypedDict):
     """Of what has too little: what its values make likely."""
     cure: str
     """What helps."""
+    alone_db: NotRequired[Finite | None]
+    """The same of a module that alone computes in int8, on inputs in float: the noise that it adds itself."""
 
 
 @_declared

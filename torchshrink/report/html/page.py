@@ -90,7 +90,7 @@ def _content(report: Report, out: Path) -> dict[str, Any]:
         "smaller_than": reference(rows)["name"] if rows else None,
         "cards": [] if is_ruin else [_card(item, rows, judge) for item in recommend(rows, judge=judge)],
         "slow_int8": [] if is_ruin else [*said_of_speed(rows, report["environment"]), *noise.warnings(rows)],
-        "graph_noise": noise.of_rows(rows),
+        "graph_noise": {variant: noise.cells(found) for variant, found in noise.of_rows(rows).items()},
         "headings": headings,
         "lines": lines,
         "pareto": plots.pareto(rows, judge) if rows else [],
