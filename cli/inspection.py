@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from torchshrink.cli import console, options
+from torchshrink.cli import console, noise, options
 from torchshrink.cli.inputs import check_output, load_model, load_task, parse_shape
 from torchshrink.cli.shown import write_json
 from torchshrink.errors import ModelError
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 _PICTURES = (".png", ".svg", ".pdf")
 _FILES = (".onnx", ".tflite")
 _FOR_CHECKPOINTS = ("data", "samples", "budget", "plot", "seed", "factory", "allow_pickle")
+_FOR_FILES = ("runs", "against", "overlay")
+_FOR_FLOAT = ("data", "samples", "budget", "plot", "seed")
 _MOST_DETOURS = 6
 _MOST_STEPS = 8
 _RUNS = 30
@@ -54,6 +57,17 @@ def inspect(
             "any size."
         ),
     ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(help="The int8 checkpoint that an .onnx or .tflite file was made from: what its modules lose."),
+    ] = None,
+    overlay: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --against, a .json file to write: what each operation loses, in dB, for Model Explorer to lay "
+            "over the graph; one that ends in .alone.json is written beside it."
+        ),
+    ] = None,
     seed: options.Seed = 0,
     factory: options.Factory = None,
     allow_pickle: options.AllowPickle = False,
@@ -65,17 +79,28 @@ def inspect(
 
     A checkpoint: the parameters, MACs and zeros of its layers; with --data, which of them pruning and int8 hurt.
 
+    An int8 checkpoint: what each module loses by int8, alone and with all before it, in dB.
+
     A file: what computes in int8 and what in float, where the time goes, and what would make it faster.
     """
     if model_file.suffix in _FILES:
-        _inspect_file(context, model_file, runs, shape, out, overwrite, as_json)
+        _inspect_file(context, model_file, runs, shape, out, against, overlay, overwrite, wide, as_json)
         return
-    if runs is not None:
+    if given := _given(context, _FOR_FILES):
         raise typer.BadParameter(
-            f"{model_file} is a checkpoint: only .onnx and .tflite files are timed", param_hint="--runs"
+            f"{model_file} is a checkpoint: only .onnx and .tflite files are timed and compared with one",
+            param_hint=given[0],
         )
     if out is not None:
         check_output(out, overwrite, (".json",))
+    if noise.is_int8(model_file):
+        if given := _given(context, _FOR_FLOAT):
+            raise ModelError(
+                f"{model_file} is quantized already: inspect the float model that it was made from, or leave out "
+                f"{', '.join(given)}"
+            )
+        _inspect_int8(model_file, out, wide, as_json)
+        return
     if plot is not None:
         check_output(plot, overwrite, _PICTURES, "--plot")
     with console.Progress() as progress:
@@ -128,48 +153,73 @@ def _inspect(
     )
 
 
+def _inspect_int8(path: Path, out: Path | None, wide: bool, as_json: bool) -> None:
+    """Show what each module of an int8 checkpoint loses."""
+    rows = noise.to_rows(noise.load(path))
+    content = {"path": str(path), "graph_noise": rows}
+    write_json(content, out)
+    if as_json:
+        console.show_json(content)
+    else:
+        noise.show(rows, f"{path.name}: signal to noise of int8 against the float module", wide)
+
+
 def _inspect_file(
     context: typer.Context,
     path: Path,
     runs: int | None,
     shape: str | None,
     out: Path | None,
+    against: Path | None,
+    overlay: Path | None,
     overwrite: bool,
+    wide: bool,
     as_json: bool,
 ) -> None:
-    """Take a file apart and show it, the times and what would help."""
-    _refuse_options(context, path)
-    if out is not None:
-        check_output(out, overwrite, (".json",))
+    """Take a file apart and show it, the times and what would help; and what its modules lose."""
+    _refuse_options(context, path, against, overlay)
+    beside = None if overlay is None else overlay.with_suffix(".alone.json")
+    for option, target in (("--out", out), ("--overlay", overlay), ("--overlay", beside)):
+        if target is not None:
+            check_output(target, overwrite, (".json",), option, (path, against))
     with console.Progress() as progress:
         progress.start(f"inspect {path.name}")
         from torchshrink.converters.anatomy.inspect import inspect, to_dict
 
+        lost = None if against is None else noise.of_file(path, against, overlay)
         found = inspect(path, runs=runs or _RUNS, shape=parse_shape(shape) if shape else None)
-    content = to_dict(found)
+    content = to_dict(found) | ({} if lost is None else {"against": str(against), "graph_noise": lost.rows})
     write_json(content, out)
     if as_json:
         console.show_json(content)
-    else:
-        _show_anatomy(found)
+        return
+    _show_anatomy(found)
+    if lost is not None:
+        noise.show(lost.rows, f"signal to noise of int8, as {against} has it", wide, lost.operations)
+    if overlay is not None:
+        console.show(f"for Model Explorer: {overlay}, and of each module alone {beside}")
 
 
-def _refuse_options(context: typer.Context, path: Path) -> None:
+def _refuse_options(context: typer.Context, path: Path, against: Path | None, overlay: Path | None) -> None:
     """Raise a usage error for options that were given and mean nothing for a file."""
-    meaningless = [*_FOR_CHECKPOINTS, *(["shape"] if path.suffix == ".tflite" else [])]
-    given = [
+    given = _given(context, [*_FOR_CHECKPOINTS, *(["shape"] if path.suffix == ".tflite" else [])])
+    if given:
+        raise typer.BadParameter(f"{path} is no checkpoint, so leave out {', '.join(given)}")
+    if overlay is not None and against is None:
+        raise typer.BadParameter(
+            "say with --against which int8 checkpoint the file was made from", param_hint="--overlay"
+        )
+
+
+def _given(context: typer.Context, names: Sequence[str]) -> list[str]:
+    """Return which of some parameters were given on the command line, as their options are called."""
+    sources = {name: context.get_parameter_source(name) for name in names}
+    return [
         option
         for parameter in context.command.params
         for option in parameter.opts
-        if parameter.name in meaningless and _was_given(context, parameter.name)
+        if (source := sources.get(parameter.name or "")) is not None and source.name == "COMMANDLINE"
     ]
-    if given:
-        raise typer.BadParameter(f"{path} is no checkpoint, so leave out {', '.join(given)}")
-
-
-def _was_given(context: typer.Context, name: str) -> bool:
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
 
 
 def _show_anatomy(found: Anatomy) -> None:

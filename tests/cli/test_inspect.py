@@ -101,10 +101,11 @@ def test_missing_and_quantized_models(tmp_path: Path) -> None:
     prepared = prepare_ptq(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()), torch.zeros(1, 1, 8, 8))
     calibrate(prepared, [torch.randn(2, 1, 8, 8)])
     checkpoint.save(convert(prepared), tmp_path / "int8.safetensors", KNOWN)
-    for data in ((), ("--data", DATA)):
-        result = call("inspect", tmp_path / "int8.safetensors", *data)
+    for given in (("--data", DATA), ("--plot", tmp_path / "a.png")):
+        result = call("inspect", tmp_path / "int8.safetensors", *given)
         assert result.code == 3
         assert "quantized already: inspect the float model that it was made from" in result.stderr
+        assert f"or leave out {given[0]}" in result.stderr
 
 
 def test_outputs_are_not_replaced(model_file: Path, tmp_path: Path) -> None:

@@ -24,8 +24,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "tflite", "__init__", "sizes", "bridge", "calls",
     ),
     "cli": (
-        "fit", "console", "options", "inputs", "shown", "calibrated", "doctor", "predict", "bundle", "train", "convert",
-        "run", "report", "search", "bench", "inspection", "app", "__init__", "__main__",
+        "fit", "console", "options", "inputs", "shown", "noise", "calibrated", "doctor", "predict", "bundle", "train",
+        "convert", "run", "report", "search", "bench", "inspection", "app", "__init__", "__main__",
     ),
 }  # fmt: skip
 

@@ -51,9 +51,10 @@ def said_of_low(found: Sequence[TensorNoise]) -> str:
     ends = [each for each in low if each["is_output"]]
     if not ends:
         return ""
+    end, first = (_text(each["name"], each["snr_db"]) for each in (ends[0], low[0]))
     return (
-        f"the int8 graph is far from its module: {_text(ends[0]['name'], ends[0]['snr_db'])}; the first tensor with too "
-        f"little is {_text(low[0]['name'], low[0]['snr_db'])}, likely for {low[0]['reason']}: {low[0]['cure']}"
+        f"the int8 graph is far from its module: {end}; the first tensor with too little is {first}, likely for "
+        f"{low[0]['reason']}: {low[0]['cure']}"
     )
 
 
