@@ -125,13 +125,18 @@ def _split_relus(model: onnx.ModelProto) -> None:
 
     ONNX Runtime absorbs a ReLU into an integer convolution only when quantization itself cuts at zero; otherwise it
     falls back to float. Rounding is monotonic, so ``quantize(max(x, 0))`` equals ``max(quantize(x), zero_point)``.
+    Into a linear layer on tokens, a product and a sum, it absorbs none: where quantization cuts, it is left out.
     """
     arrays, sources = constants(model), producers(model)
     added: dict[str, NDArray[Any]] = {}
     nodes: list[NodeProto] = []
     for node in model.graph.node:
         relu = sources.get(node.input[0]) if node.op_type == QUANTIZE else None
-        if relu is None or relu.op_type != "Relu" or arrays[node.input[2]].item() == 0:
+        if relu is None or relu.op_type != "Relu":
+            nodes.append(node)
+            continue
+        if arrays[node.input[2]].item() == 0:
+            node.input[0] = relu.input[0] if _is_of_tokens(relu.input[0], sources) else relu.output[0]
             nodes.append(node)
             continue
         signed, name = f"{node.output[0]}_signed", node.output[0]
@@ -139,6 +144,13 @@ def _split_relus(model: onnx.ModelProto) -> None:
         nodes.append(helper.make_node(QUANTIZE, [relu.input[0], *node.input[1:]], [signed], node.name))
         nodes.append(helper.make_node("Clip", [signed, f"{name}_zero"], [name], f"{name}_relu"))
     replace_nodes(model, nodes, added)
+
+
+def _is_of_tokens(name: str, sources: dict[str, NodeProto]) -> bool:
+    """Return whether a product with a matrix computes a tensor, or the sum of one and a bias."""
+    node = sources.get(name)
+    parts = [name] if node is None or node.op_type != "Add" else node.input
+    return any(part in sources and sources[part].op_type == "MatMul" for part in parts)
 
 
 def _quantize_biases(model: onnx.ModelProto) -> None:

@@ -462,6 +462,22 @@ def test_integers_are_taken_by_tables_and_refused_by_convolutions() -> None:
         quantize.prepare_ptq(convolution(), torch.zeros(4, 3, 8, 8, dtype=torch.uint8))
 
 
+class Recurrent(nn.Module):
+    """Takes its states as PyTorch's layers do: the samples are no first dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.GRU(4, 8, batch_first=True)
+
+    def forward(self, x: Tensor, states: Tensor) -> Any:
+        return self.layer(x, states)
+
+
+def test_states_whose_samples_are_not_first_are_refused_with_the_way_out() -> None:
+    with pytest.raises(ModelError, match=r"take states as \[N, layers, H\], and let the model move them"):
+        quantize.prepare_ptq(Recurrent(), (torch.randn(1, 7, 4), torch.zeros(1, 1, 8)))
+
+
 def test_a_bias_beyond_int32_is_kept() -> None:
     model = nn.Sequential(nn.ReLU(), nn.Conv2d(3, 2, 1))
     with torch.no_grad():

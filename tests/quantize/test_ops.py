@@ -238,6 +238,18 @@ def test_masks_of_minus_infinity_stay_float_up_to_the_softmax(name: str, example
     assert_close(model, graph, example)
 
 
+def test_a_mask_of_minus_hundred_leaves_the_codes_to_the_scores(example: Tensor) -> None:
+    """What lies further than 10 below the largest of its row is nothing after the softmax, however far."""
+    mask = torch.where(torch.ones(8, 8).triu(1) > 0, -100.0, 0.0)
+    model, graph = quantized(lambda x: (x + mask).reshape(-1, 8, 8).softmax(-1).reshape(-1, 4, 8, 8), example)
+    ((scale, zero_point),) = parameters_before(only(graph, "softmax"))
+    first = model.get_submodule("first")(example)
+    spread = float((first.amax() - (first + mask).amax(-1).amin()).detach()) + 10
+    assert scale * 255 <= spread * 1.05
+    assert scale * (-128 - zero_point) < -8  # what is masked is told apart
+    assert_close(model, graph, example)
+
+
 ISLANDS: dict[str, Callable[[Tensor], Tensor]] = {"sin": torch.sin, "gelu": F.gelu, "exp": torch.exp}
 
 

@@ -1,14 +1,19 @@
-"""What is masked with numbers as good as minus infinity: no int8 range has room for them beside real ones."""
+"""Scores of attention, and masks: no int8 range has room for numbers as good as minus infinity beside real ones."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from torchshrink.quantize.operators import role
 
+aten = torch.ops.aten
+
+_SOFTMAX = (aten.softmax.int, aten._softmax.default)
+_RESHAPED = (aten.view.default, aten.reshape.default, aten.unsqueeze.default, aten.contiguous.default)
 _ENDLESS = 1e4  # from here on a softmax gives exactly nothing
 _MADE = ("full", "full_like", "new_full", "scalar_tensor", "masked_fill", "where", "mul", "add", "sub", "rsub")
 _BETWEEN = (*_MADE, "triu", "tril", "maximum", "minimum", "to", "_to_copy", "type_as")
@@ -33,6 +38,29 @@ def masked(graph: GraphModule) -> set[Node]:
         if reads or node in extreme:
             readers.add(node)
     return readers
+
+
+def scores(graph: GraphModule) -> set[Node]:
+    """Return what computes a tensor that nobody reads but a softmax over its last dimension, as its rows."""
+    found = set()
+    for node in graph.graph.nodes:
+        source = node.args[0] if node.target in _SOFTMAX and _is_last(node) else None
+        while source is not None and source.target in _RESHAPED and _is_inner(source):
+            source = source.args[0]
+        if source is not None and source.op == "call_function" and len(source.users) == 1:
+            found.add(source)
+    return found
+
+
+def _is_last(node: Node) -> bool:
+    dim: Any = node.args[1]
+    return bool(dim % node.meta["val"].dim() == node.meta["val"].dim() - 1)
+
+
+def _is_inner(node: Node) -> bool:
+    """Return whether a new shape has the rows of the old one, and one reader."""
+    source: Any = node.args[0]
+    return len(node.users) == 1 and bool(source.meta["val"].shape[-1] == node.meta["val"].shape[-1])
 
 
 def _is_extreme(value: Any) -> bool:

@@ -7,10 +7,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchao.quantization.pt2e import MovingAverageMinMaxObserver, PerChannelMinMaxObserver
+from torchao.quantization.pt2e import HistogramObserver, MovingAverageMinMaxObserver, PerChannelMinMaxObserver
 
 from torchshrink.model.memory_format import in_memory
 from torchshrink.parallel.whole_batch import extremes
+
+_TELLING = 10.0
 
 
 class StepMinMaxObserver(MovingAverageMinMaxObserver):  # type: ignore[misc]  # torchao ships no types
@@ -51,6 +53,20 @@ class StepMinMaxObserver(MovingAverageMinMaxObserver):  # type: ignore[misc]  # 
             self._is_first_step = False
         self.step_min = torch.full_like(self.step_min, float("inf"))
         self.step_max = torch.full_like(self.step_max, float("-inf"))
+
+
+class ScoreObserver(HistogramObserver):  # type: ignore[misc]  # torchao ships no types
+    """What a softmax over the last dimension tells apart of its input: no more than `_TELLING` below a row's largest.
+
+    Less gives a weight of less than exp(-10), where the smallest int8 one is 1/256. An attention mask of -100 would
+    otherwise leave a hundredth of the codes to the scores.
+    """
+
+    def forward(self, x_orig: Tensor) -> Tensor:
+        """Include the values of ``x_orig``, ``[..., keys]``, those that are too low as the lowest that tell."""
+        if x_orig.numel():
+            super().forward(torch.maximum(x_orig, x_orig.amax(-1, keepdim=True) - _TELLING))
+        return x_orig
 
 
 class WeightObserver(PerChannelMinMaxObserver):  # type: ignore[misc]  # torchao ships no types

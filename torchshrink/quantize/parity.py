@@ -40,10 +40,21 @@ def try_out(model: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
         given = ", ".join(f"{list(value.shape)} {str(value.dtype).removeprefix('torch.')}" for value in inputs)
         raise ModelError(
             f"{type(model).__name__} fails on an input of {given} ({reason}): fix the model or the example input"
+            f"{_of_states(model, inputs)}"
         ) from error
     finally:
         for module in was_training:
             module.training = True
+
+
+def _of_states(model: nn.Module, inputs: tuple[Tensor, ...]) -> str:
+    """Return what is to be done about states ``[layers, N, H]``, whose samples are not the first dimension."""
+    if len(inputs) < 2 or not any(isinstance(module, nn.RNNBase) for module in model.modules()):
+        return ""
+    return (
+        "; the samples are the first dimension of every input and output: take states as [N, layers, H], and let the "
+        "model move them (h.transpose(0, 1).contiguous())"
+    )
 
 
 def check(

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch.fx import GraphModule, Node
 from torchao.quantization.pt2e.quantizer import (
-    FixedQParamsQuantizationSpec,
     QuantizationAnnotation,
     QuantizationSpec,
     QuantizationSpecBase,
@@ -19,7 +18,7 @@ from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
 from torchshrink.quantize import keep, scheme
 from torchshrink.quantize.batch_norms import can_fold, fold
-from torchshrink.quantize.masks import masked
+from torchshrink.quantize.masks import masked, scores
 from torchshrink.quantize.operators import OPERATORS, Role, role, row
 from torchshrink.quantize.rewriting import rewrite
 
@@ -41,7 +40,9 @@ class TFLiteQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no type
         self.is_qat, self.keep_float, self.portable = is_qat, keep_float, portable
         self.activation = scheme.activation_spec(is_qat)
         self.factor = scheme.activation_spec(is_qat, is_symmetric=True)
+        self.score = self.activation if is_qat else scheme.score_spec()
         self._factors: set[Node] = set()
+        self._scores: set[Node] = set()
         self._annotators: dict[Role, Callable[[Any], None]] = {
             "weighted": self._annotate_weighted,
             "product": self._annotate_product,
@@ -63,6 +64,7 @@ class TFLiteQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no type
         """Annotate every supported node, in the order of the graph."""
         kept = self._kept(model) | masked(model)
         self._factors = {_origin(node.args[1]) for node in model.graph.nodes if _is_product(node)}
+        self._scores = scores(model)
         for node in model.graph.nodes:
             if node in kept or _is_annotated(node) or not _is_float(node):
                 continue
@@ -116,12 +118,12 @@ class TFLiteQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no type
     def _input(self, source: Node) -> QuantizationSpecBase:
         """Return the spec of an input: what has fixed parameters keeps them, instead of being quantized twice."""
         known = _resolved(source)
-        is_set = isinstance(known, FixedQParamsQuantizationSpec) or known is self.factor
+        is_set = known is not None and known is not self.activation
         return SharedQuantizationSpec(source) if is_set else self._spec(source)
 
     def _spec(self, node: Node) -> QuantizationSpec:
         """Return the spec of what a node computes, by who reads it."""
-        return self.factor if node in self._factors else self.activation
+        return self.factor if node in self._factors else self.score if node in self._scores else self.activation
 
     def _annotate_joined(self, node: Any) -> None:
         parts = [part for part in node.args[0] if isinstance(part, Node)]

@@ -8,12 +8,14 @@ Source: https://ai.google.dev/edge/litert/models/quantization_spec
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torchao.quantization.pt2e import HistogramObserver
 from torchao.quantization.pt2e.quantizer import FixedQParamsQuantizationSpec, QuantizationSpec
 
 from torchshrink.quantize.fake import FakeInt8
-from torchshrink.quantize.observer import StepMinMaxObserver, WeightObserver
+from torchshrink.quantize.observer import ScoreObserver, StepMinMaxObserver, WeightObserver
 
 ACTIVATION_MIN, ACTIVATION_MAX = -128, 127
 WEIGHT_MIN, WEIGHT_MAX = -127, 127
@@ -36,6 +38,13 @@ def activation_spec(is_qat: bool, is_symmetric: bool = False) -> QuantizationSpe
         quant_min=ACTIVATION_MIN,
         quant_max=ACTIVATION_MAX,
         qscheme=torch.per_tensor_symmetric if is_symmetric else torch.per_tensor_affine,
+    )
+
+
+def score_spec() -> QuantizationSpec:
+    """Return the spec of what only a softmax reads, in calibration: int8, affine, one range for what it tells apart."""
+    return dataclasses.replace(
+        activation_spec(is_qat=False), observer_or_fake_quant_ctr=ScoreObserver.with_args(eps=_ACTIVATION_EPS)
     )
 
 

@@ -15,7 +15,11 @@ from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper
 from torch.nn import functional as F
 
+from torchshrink import quantize
+from torchshrink.converters.anatomy.inspect import find_islands
 from torchshrink.converters.export import onnxruntime_int8
+from torchshrink.converters.export.to_onnx import to_onnx
+from torchshrink.converters.proof import verify
 
 Build = Callable[..., onnx.ModelProto]
 Run = Callable[..., NDArray[Any]]
@@ -163,6 +167,21 @@ def test_what_does_not_tile_stays_as_it_is(
     assert _kinds(rewritten)["ConvTranspose"] == 1
     entry = np.random.default_rng(1).standard_normal((2, shape[0], 4, 4)).astype(np.float32)
     assert np.allclose(run_onnx(rewritten, entry), run_onnx(model, entry), atol=1e-6)
+
+
+def test_the_relu_of_a_linear_layer_on_tokens_is_the_quantizer(tmp_path: Path) -> None:
+    """ONNX Runtime computed the layer in float: it turns product and sum to a layer and two shapes, the ReLU behind."""
+    torch.manual_seed(0)
+    model, tokens = (
+        torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 5)),
+        torch.randn(2, 7, 6),
+    )
+    prepared = quantize.prepare_ptq(model.eval(), tokens)
+    quantize.calibrate(prepared, [tokens])
+    graph = quantize.convert(prepared)
+    path = to_onnx(graph, tokens, tmp_path / "tokens.onnx", "int8")
+    assert find_islands(path) == ()
+    assert verify.verify(path, graph, tokens, "int8", "graph").passed
 
 
 @pytest.mark.parametrize(("zero_point", "clipped"), [(-128, False), (-127, True), (-40, True), (127, True)])
