@@ -11,6 +11,7 @@ import typer
 
 from torchshrink.cli import console
 from torchshrink.cli.inputs import check_output, parse_shape
+from torchshrink.cli.shown import examine_micro, show_micro
 from torchshrink.errors import ModelError, ParityError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from torchshrink.converters.proof.verify import Parity
     from torchshrink.converters.rebuild.int8 import Calibrated
     from torchshrink.converters.rebuild.samples import Entry
+    from torchshrink.converters.targets import Target
 
 _VERIFIED = 16  # samples
 
@@ -33,7 +35,7 @@ class Settings:
     mean: str
     std: str
     shape: str | None
-    target: Literal["litert", "integer-only", "edgetpu"]
+    target: Literal["litert", "integer-only", "edgetpu", "micro"]
     io: Literal["int8", "float"]
     sparse: bool
 
@@ -57,6 +59,8 @@ def convert(
         )  # fmt: skip
     out = out or source.with_name(f"{source.stem}-int8.{to}")
     check_output(out, overwrite, (f".{to}",), sources=(source,))
+    if settings.target == "micro":
+        check_output(out.with_suffix(".micro.json"), overwrite, (".json",))
     with console.Progress() as progress:
         progress.start(f"read {source.name}")
         from torchshrink.converters.onnx_file import load
@@ -72,7 +76,8 @@ def convert(
         )
         progress.start(f"write {out.name}")
         parity = _write(found, samples, out, settings)
-    _show(out, parity, as_json)
+        arena = examine_micro(out) if settings.target == "micro" else None
+    _show(out, parity, arena, as_json)
 
 
 def _samples(data: str, known: Sequence[Entry], settings: Settings) -> list[tuple[Tensor, ...]]:
@@ -108,7 +113,8 @@ def _write(found: Calibrated, samples: Sequence[tuple[Tensor, ...]], out: Path, 
     else:
         with tempfile.TemporaryDirectory() as folder:
             plain = found.write(Path(folder, f"{out.stem}.onnx"), for_onnxruntime=False)
-            to_tflite(plain, out, "int8", None, settings.sparse, None, settings.target, settings.io)
+            form: Target = "integer-only" if settings.target == "micro" else settings.target
+            to_tflite(plain, out, "int8", None, settings.sparse, None, form, settings.io)
     inputs = tuple(torch.cat(parts) for parts in zip(*samples[:_VERIFIED], strict=True))
     parity = verify.verify(out, found.graph, inputs, "int8", "the quantized graph")
     if not parity.passed:
@@ -124,12 +130,13 @@ def _numbers(text: str, option: str) -> list[float]:
         raise typer.BadParameter(f"{text!r}: expected numbers such as 0.485,0.456,0.406", param_hint=option) from None
 
 
-def _show(out: Path, parity: Parity, as_json: bool) -> None:
+def _show(out: Path, parity: Parity, arena: dict[str, Any] | None, as_json: bool) -> None:
     content: dict[str, Any] = {"path": str(out), "bytes": out.stat().st_size, "parity": asdict(parity)}
     if as_json:
-        console.show_json(content)
+        console.show_json(content | ({"micro": arena} if arena else {}))
         return
     console.show(
         f"{out}: {content['bytes'] / 1e6:.3f} MB, verified against {parity.reference}, "
         f"largest difference {parity.max_abs:.3g}"
     )
+    show_micro(arena)

@@ -11,7 +11,7 @@ import typer
 
 from torchshrink.cli import calibrated, console, options
 from torchshrink.cli.inputs import check_output, load_model, load_task
-from torchshrink.cli.shown import show_file, show_micro, sidecar_of, verify_folder, write_sidecar
+from torchshrink.cli.shown import examine_micro, show_file, sidecar_of, verify_folder, write_sidecar
 from torchshrink.errors import ModelError, ParityError
 
 Shape = Annotated[
@@ -95,7 +95,6 @@ def convert(
 
     A float ONNX file of any exporter becomes int8, TFLite or ONNX, with --data to calibrate it on.
     """
-    form: Literal["litert", "integer-only", "edgetpu"] = "integer-only" if target == "micro" else target
     if target == "micro":
         from torchshrink.converters import micro
 
@@ -104,10 +103,8 @@ def convert(
             raise typer.BadParameter("micro: microcontrollers take TFLite files", param_hint="--target")
     if data is not None:
         to = to or ("onnx" if out is not None and out.suffix.lower() == ".onnx" else "tflite")
-        given = calibrated.Settings(effort, budget_db, keep_float, mean, std, shape, form, io, sparse)
+        given = calibrated.Settings(effort, budget_db, keep_float, mean, std, shape, target, io, sparse)
         calibrated.convert(source, data, out, to, precision, ranges, given, overwrite, as_json)
-        if target == "micro":
-            show_micro(out or source.with_name(f"{source.stem}-int8.tflite"), as_json)
         return
     if to == "onnx":
         raise typer.BadParameter(
@@ -118,6 +115,8 @@ def convert(
     out = out or source.with_suffix(".tflite")
     check_output(out, overwrite, (".tflite",), sources=(source, ranges))
     check_output(sidecar_of(out), overwrite, (".json",))
+    if target == "micro":
+        check_output(micro.sidecar(out), overwrite, (".json",))
     if ranges is not None and not ranges.is_file():
         raise ModelError(f"no such file of ranges: {ranges}")
     if ranges is not None and source.suffix != ".onnx":
@@ -149,13 +148,15 @@ def convert(
             kind: Literal["int8", "fp32"] = "int8" if precision == "int8" else "fp32"
             source = to_onnx(model, example, Path(folder, f"{source.stem}.onnx"), kind, "generic", metadata)
         with blamed(source):
-            to_tflite(source, out, precision, ranges, sparse, metadata, form, io)
+            to_tflite(
+                source, out, precision, ranges, sparse, metadata, "integer-only" if target == "micro" else target, io
+            )
         write_sidecar(out, precision, metadata or {})
         if has_ranges:
             _save_ranges(source, out.with_suffix(".ranges.json"), origin)
-    if target == "micro":
-        show_micro(out, as_json)
-    show_file(out, as_json, precision == "int8")
+        known = (sidecar_of(out), out.with_suffix(".ranges.json"))
+        arena = examine_micro(out, known) if target == "micro" else None
+    show_file(out, as_json, precision == "int8", arena)
 
 
 def verify(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,35 +57,42 @@ def sidecar_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def show_file(path: Path, as_json: bool, is_int8: bool = False) -> None:
-    """Show what was written, and of an int8 file what is known of its speed."""
+def show_file(path: Path, as_json: bool, is_int8: bool = False, micro: dict[str, Any] | None = None) -> None:
+    """Show what was written, of an int8 file what is known of its speed, and what a microcontroller needs for it."""
     speed: tuple[str, ...] = ()
     if is_int8:
         from torchshrink.converters.anatomy import slow_int8
 
         speed = slow_int8.expected(path)
     if as_json:
-        console.show_json({"path": str(path), "bytes": path.stat().st_size} | ({"speed": speed} if is_int8 else {}))
+        found = ({"speed": speed} if is_int8 else {}) | ({"micro": micro} if micro else {})
+        console.show_json({"path": str(path), "bytes": path.stat().st_size} | found)
         return
     console.show(f"{path}: {path.stat().st_size / 1e6:.3f} MB")
+    show_micro(micro)
     for line in speed:
         console.show(f"speed: {line}")
 
 
-def show_micro(path: Path, as_json: bool) -> None:
-    """Run a file in TensorFlow Lite Micro and show what it needs there; a file that fails does not stay."""
+def examine_micro(path: Path, beside: Sequence[Path] = ()) -> dict[str, Any]:
+    """Return what a file needs in TensorFlow Lite Micro; one that fails does not stay, nor what is ``beside`` it."""
     from torchshrink.converters import micro
     from torchshrink.errors import ShrinkError
 
     try:
-        found = micro.examine(path)
+        return asdict(micro.examine(path))
     except ShrinkError:
-        path.unlink(missing_ok=True)
+        for each in (path, micro.sidecar(path), *beside):
+            each.unlink(missing_ok=True)
         raise
-    if not as_json:
+
+
+def show_micro(found: dict[str, Any] | None) -> None:
+    """Show what `examine_micro` found, if the file is for a microcontroller."""
+    if found:
         console.show(
-            f"TensorFlow Lite Micro: equal to the reference kernels on {found.samples} inputs, arena "
-            f"{found.arena_bytes / 1e3:.1f} kB, operators {', '.join(found.operators)}; see {micro.sidecar(path)}"
+            f"TensorFlow Lite Micro: equal to the reference kernels on {found['samples']} inputs, arena "
+            f"{found['arena_bytes'] / 1e3:.1f} kB, operators {', '.join(found['operators'])}"
         )
 
 

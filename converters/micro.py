@@ -15,7 +15,7 @@ import numpy as np
 from torchshrink.converters import tflite_file
 from torchshrink.converters.tflite_file import graphs
 from torchshrink.errors import MissingExtraError, ParityError
-from torchshrink.files import atomic
+from torchshrink.files import atomic, sha256
 from torchshrink.runtime import apart
 
 _SAMPLES = 4
@@ -33,12 +33,14 @@ class Micro:
         operators: What its resolver has to register.
         samples: How many random inputs were compared with LiteRT's reference kernels, bit for bit.
         version: Of the package tflite-micro.
+        sha256: Of the file, which may be made anew without this.
     """
 
     arena_bytes: int
     operators: tuple[str, ...]
     samples: int
     version: str
+    sha256: str
 
 
 def sidecar(path: Path) -> Path:
@@ -70,7 +72,7 @@ def examine(path: Path) -> Micro:
             f"{path} computes something else in TensorFlow Lite Micro than in LiteRT's reference kernels: "
             f"{differing} values of {_SAMPLES} random inputs differ"
         )
-    found = Micro(arena, operators, _SAMPLES, version)
+    found = Micro(arena, operators, _SAMPLES, version, sha256(path))
     with atomic(sidecar(path)) as temporary:
         temporary.write_text(json.dumps(asdict(found), indent=1) + "\n")
     return found

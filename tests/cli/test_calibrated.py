@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from onnx_graphs import normal, write
 from program import call
 
 from torchshrink import bench, checkpoint
-from torchshrink.converters import qdq
+from torchshrink.cli import shown
+from torchshrink.converters import micro, qdq
+from torchshrink.errors import ParityError
 from torchshrink.model.unet import UNet
 from torchshrink.quantize.noise import snr_db
 
@@ -100,3 +103,31 @@ def test_ptq_with_effort_says_what_each_step_gains(tmp_path: Path) -> None:
     assert "calibrated: " in result.said
     assert "ranges" in result.said
     assert "dB of the 99 wanted: allow more effort, or train it for int8" in result.said
+
+
+@pytest.mark.slow
+def test_to_a_microcontroller(folder: Path) -> None:
+    """What its file needs is in the answer and beside it; a file like that is not replaced unasked."""
+    pytest.importorskip("tflite_micro", reason="tflite-micro has no wheel for this Python")
+    order = ("convert", "net.onnx", "--data", "data", "--effort", "none", "--target", "micro", "--json")
+    result = call(*order, cwd=folder)
+    assert result.code == 0, result.said
+    beside = folder / "net-int8.micro.json"
+    assert result.json["micro"] == json.loads(beside.read_text())
+    assert 0 < result.json["micro"]["arena_bytes"] < 100_000
+    assert "CONV_2D" in result.json["micro"]["operators"]
+    (folder / "net-int8.tflite").unlink()
+    assert "net-int8.micro.json exists" in call(*order, cwd=folder).said
+
+
+def test_a_file_that_fails_on_a_microcontroller_does_not_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:
+        raise ParityError(f"{path} differs")
+
+    files = [tmp_path / name for name in ("a.tflite", "a.micro.json", "a.tflite.json", "a.ranges.json")]
+    for file in files:
+        file.write_text("{}")
+    monkeypatch.setattr(micro, "examine", refuse)
+    with pytest.raises(ParityError, match="differs"):
+        shown.examine_micro(files[0], files[2:])
+    assert list(tmp_path.iterdir()) == []

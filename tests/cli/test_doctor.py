@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from importlib.metadata import PackageNotFoundError
+from importlib.metadata import PackageNotFoundError, requires
 
 import pytest
 from program import call
@@ -32,6 +32,9 @@ NEEDS = {
     ],
     "onnx2tf": ["numpy==1.26.4", "ai-edge-litert==2.1.0", "tensorflow==2.19.0"],
     "ai-edge-quantizer": ["numpy", "ai-edge-litert==2.1.0"],
+}
+RANGE = NEEDS | {
+    "torchshrink": [line for line in requires("torchshrink") or [] if line.startswith(("torch<", "torch>", "torchao"))]
 }
 # As on Python 3.12 and later, where TensorFlow is an extra of onnx2tf.
 NEW_NEEDS = {
@@ -65,6 +68,19 @@ def test_what_fits_has_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_torch_of_another_version_is_put_right_with_torchao(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _problems(monkeypatch, OLD | {"torch": "2.14.0"}, NEEDS) == [
         "torchshrink 0.1.0 needs torch==2.13.*, found 2.14.0: pip install 'torch==2.13.*' 'torchao==0.18.*'"
+    ]
+
+
+@pytest.mark.parametrize("torch", ["2.11.0", "2.13.0+cpu", "2.14.1+cu130"])
+def test_torch_of_the_range_fits(monkeypatch: pytest.MonkeyPatch, torch: str) -> None:
+    assert _problems(monkeypatch, OLD | {"torch": torch}, RANGE) == []
+
+
+@pytest.mark.parametrize("torch", ["2.10.0", "2.15.0"])
+def test_torch_outside_of_the_range_is_said(monkeypatch: pytest.MonkeyPatch, torch: str) -> None:
+    """The range is that of pyproject.toml, as it was installed."""
+    assert _problems(monkeypatch, OLD | {"torch": torch}, RANGE) == [
+        f"torchshrink 0.1.0 needs torch<2.15,>=2.11, found {torch}: pip install 'torch<2.15,>=2.11' 'torchao==0.18.*'"
     ]
 
 

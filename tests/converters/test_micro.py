@@ -13,7 +13,8 @@ from model_files import save_tflite_mul
 from torchshrink.bundle import micro as firmware
 from torchshrink.bundle.describe import describe
 from torchshrink.converters import micro, tflite_file
-from torchshrink.errors import MissingExtraError, ParityError
+from torchshrink.errors import MissingExtraError, ModelError, ParityError
+from torchshrink.files import sha256
 
 
 @pytest.fixture
@@ -76,3 +77,17 @@ def test_what_is_missing_is_said_before_any_work(monkeypatch: pytest.MonkeyPatch
 )  # fmt: skip
 def test_operators_are_registered_by_the_names_of_the_resolver(operator: str, method: str) -> None:
     assert firmware._name(operator) == method
+
+
+def test_what_is_known_of_another_file_is_refused(int8_file: Path) -> None:
+    """A file that was converted again without --target micro has the arena of the one before beside it."""
+    beside = micro.sidecar(int8_file)
+    known = {"arena_bytes": 1024, "operators": ["MUL"], "samples": 4, "version": "0", "sha256": sha256(int8_file)}
+    beside.write_text(json.dumps(known))
+    assert firmware.needs(int8_file) == {key: known[key] for key in known if key != "samples"}
+    beside.write_text(json.dumps(known | {"sha256": "0" * 64}))
+    with pytest.raises(ModelError, match=r"scale.micro.json is about another file than scale.tflite: convert it again"):
+        firmware.sources(int8_file, describe(int8_file))
+    beside.write_text("{")
+    with pytest.raises(ModelError, match=r"scale.micro.json is damaged .*delete scale.micro.json"):
+        firmware.needs(int8_file)

@@ -176,6 +176,8 @@ def test_pruned_zeros_are_the_same_ones(pruned_unet: UNet, qat_graph: GraphModul
 
 def test_any_batch_size(graph: GraphModule) -> None:
     inputs = torch.randn(5, 1, 16, 16)
-    together = graph(inputs)
-    for index in range(5):
-        assert torch.equal(graph(inputs[index : index + 1])[0], together[index])
+    alone = torch.cat([graph(inputs[index : index + 1]) for index in range(5)])
+    steps = (graph(inputs) - alone).abs() * 256  # of the sigmoid at the end
+    # The last bit of a float sum depends on the batch, as the build of torch has it; it seldom rounds to another code.
+    assert steps.max() <= 1
+    assert (steps > 0).float().mean() < 0.01

@@ -217,6 +217,7 @@ def test_a_truncated_file(tmp_path: Path, model: Net, length: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")  # as torch 2.14 has it
 def test_torchscript(tmp_path: Path, model: Net) -> None:
     torch.jit.script(model).save(tmp_path / "a.pt")
     with pytest.raises(ModelError, match=r"a\.pt is TorchScript: save the state_dict\(\)"):

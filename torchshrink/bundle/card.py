@@ -7,6 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from torchshrink.bundle import micro
+
 UNKNOWN = "not measured"
 
 
@@ -60,10 +62,19 @@ def card(spec: dict[str, Any], runtime: str, file: Path, proof: dict[str, Any], 
         ("Latency", f"{latency['median']:.2f} ms median, {latency['p90']:.2f} ms p90, {latency['threads']} thread(s)"
                     if latency else UNKNOWN),
         ("Start to first result", f"{proof['first_result_s']:.2f} s on the machine that made this folder"),
+        *_microcontroller(file),
         ("Image", image),
         ("Made by", f"torchshrink {version('torchshrink')}" + (f", `{source.name}` of its run" if source else "")),
     ]  # fmt: skip
     return "\n".join(["# Model card", "", "| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in lines), ""])
+
+
+def _microcontroller(file: Path) -> list[tuple[str, str]]:
+    found = micro.needs(file)
+    if found is None:
+        return []
+    operators = ", ".join(found["operators"])
+    return [("Microcontroller", f"arena {found['arena_bytes']} bytes in TensorFlow Lite Micro, operators {operators}")]
 
 
 def _prepared(spec: dict[str, Any]) -> str:

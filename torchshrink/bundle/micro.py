@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from torchshrink.errors import ModelError
+from torchshrink.files import sha256
+
 _HEADER = """// {file}, {size} bytes; the smallest arena on a machine of 64 bits, in tflite-micro {version}.
 #pragma once
 #include <cstdint>
@@ -41,11 +44,13 @@ def sources(file: Path, spec: dict[str, Any]) -> dict[str, str]:
     Args:
         file: The ``.tflite`` file, with what `torchshrink.converters.micro` found beside it.
         spec: As `describe.describe` returns it.
+
+    Raises:
+        ModelError: As `needs` does.
     """
-    beside = file.with_suffix(".micro.json")
-    if not beside.is_file():
+    found, content = needs(file), file.read_bytes()
+    if found is None:
         return {}
-    found, content = json.loads(beside.read_text()), file.read_bytes()
     head = {"file": file.name, "size": len(content), "arena": found["arena_bytes"], "version": found["version"]}
     lines = [", ".join(f"0x{byte:02x}" for byte in content[at : at + 16]) for at in range(0, len(content), 16)]
     data = ",\n".join(lines)
@@ -64,6 +69,26 @@ def sources(file: Path, spec: dict[str, Any]) -> dict[str, str]:
         ),
         "operators.txt": "".join(f"{operator}\n" for operator in found["operators"]),
     }
+
+
+def needs(file: Path) -> dict[str, Any] | None:
+    """Return what ``convert --target micro`` wrote beside a file; None when there is nothing.
+
+    Raises:
+        ModelError: When it is about another file, or damaged.
+    """
+    beside = file.with_suffix(".micro.json")
+    if file.suffix != ".tflite" or not beside.is_file():
+        return None
+    advice = f"convert it again with --target micro, or delete {beside.name}"
+    try:
+        found: dict[str, Any] = json.loads(beside.read_text(encoding="utf-8"))
+        known = {key: found[key] for key in ("arena_bytes", "operators", "version", "sha256")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{beside} is damaged ({error!r}): {advice}") from error
+    if known["sha256"] != sha256(file):
+        raise ModelError(f"{beside} is about another file than {file.name}: {advice}")
+    return known
 
 
 def _name(operator: str) -> str:

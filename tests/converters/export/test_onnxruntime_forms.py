@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import NodeProto, helper, shape_inference
@@ -133,7 +134,7 @@ def test_a_mean_of_something_else_is_left_alone(one: Build, axes: list[int]) -> 
 
 
 def test_linear_resizing_rounds(one: Build, run_onnx: Run, entry: Any) -> None:
-    """ONNX Runtime's integer kernel cuts off: as long as this test's first half holds, the rewriting is needed."""
+    """The integer kernel of ONNX Runtime 1.23 cuts off, that of 1.32 rounds: files have to be right in both."""
     node = helper.make_node("Resize", ["real", "", "factors"], ["resized"], mode="linear")
     model = one(node, same_grid=True, factors=np.array([1, 1, 2, 2], np.float32))
     expected = run_onnx(model, entry)
@@ -144,7 +145,8 @@ def test_linear_resizing_rounds(one: Build, run_onnx: Run, entry: Any) -> None:
     for other in unsigned.graph.node:
         other.input[:] = [barrier.input[0] if name == barrier.output[0] else name for name in other.input]
     unsigned.graph.node.remove(barrier)
-    assert (run_onnx(unsigned, entry, optimized=True) != expected).mean() > 0.2
+    if onnxruntime.__version__.startswith("1.23."):
+        assert (run_onnx(unsigned, entry, optimized=True) != expected).mean() > 0.2
 
 
 def test_nearest_resizing_stays_of_codes(one: Build) -> None:
