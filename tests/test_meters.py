@@ -81,6 +81,8 @@ def test_of_one_shape_logits_are_told_from_probabilities() -> None:
     assert of("dice", (probability, truth)) == pytest.approx(2 / 3)
     assert of("dice", (torch.logit(probability), truth)) == pytest.approx(2 / 3)
     assert of("accuracy", (probability, truth)) == pytest.approx(3 / 4)
+    rounded = torch.tensor([[[1.001, 0.4, 0.4, -0.001]]])  # as files in half precision give
+    assert of("dice", (rounded, truth)) == pytest.approx(2 / 3)
 
 
 def test_nan_is_no_score() -> None:

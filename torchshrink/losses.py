@@ -17,6 +17,7 @@ from torch.utils import _pytree as tree
 from torchshrink.errors import RecipeError
 from torchshrink.parallel.whole_batch import extremes
 
+_ROUNDING = 0.01  # by which a probability may be beyond 0 or 1
 _SURE = 1 / 512  # half a step of an int8 probability
 
 
@@ -168,7 +169,7 @@ def imitation(output: Any, guidance: Any) -> Tensor:
 def _imitation(output: Tensor, guidance: Tensor) -> Tensor:
     low, high = torch.stack([output.detach(), guidance]).aminmax()
     low, high = extremes(low, high)
-    if low < 0 or high > 1:
+    if low < -_ROUNDING or high > 1 + _ROUNDING:
         return (output - guidance).square().mean()
     # Quantized probabilities can be exactly 0, where the divergence and its gradient have no bound.
     output, guidance = (tensor.clamp(_SURE, 1 - _SURE) for tensor in (output, guidance))

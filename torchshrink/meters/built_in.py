@@ -1,7 +1,7 @@
 """The built-in figures of how well outputs match truths, most of them torchmetrics' own, made when they are needed.
 
 Outputs and truths are either of one shape (probabilities against 0 and 1, or numbers against numbers), or class scores
-``[N, K, *size]`` against class numbers ``[N, *size]``. Of the former, values beyond [0, 1] are taken for logits.
+``[N, K, *size]`` against class numbers ``[N, *size]``. Of the former, values well beyond [0, 1] are taken for logits.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torchshrink.errors import DataError, RecipeError
 from torchshrink.meters.metric import Meter, Metric
 
 THRESHOLD = 0.5
+_ROUNDING = 0.01  # by which a probability may be beyond 0 or 1: of files in half precision some are 1.001
 LEFT_OUT = -100  # the class number that cross-entropy leaves out
 
 
@@ -267,7 +268,7 @@ def _range(low: float, high: float) -> float:
 def _probability(output: Tensor) -> Tensor:
     output = output.float()
     low, high = torch.aminmax(output) if output.numel() else (torch.tensor(0.0), torch.tensor(0.0))
-    return torch.sigmoid(output) if low < 0 or high > 1 else output
+    return torch.sigmoid(output) if low < -_ROUNDING or high > 1 + _ROUNDING else output
 
 
 def _numbers(output: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torchshrink.report.columns import markdown_table
 from torchshrink.report.schema import Report, Row, Task
 
+_ROUNDING = 0.01  # by which a probability may be beyond 0 or 1
 THRESHOLD = 0.5  # as torchshrink.metrics, which needs torch
 
 
@@ -36,7 +37,7 @@ def answers(outputs: NDArray[Any]) -> NDArray[np.int64]:
     """
     if outputs.ndim == 2 and outputs.shape[1] > 1:
         return np.asarray(outputs.argmax(1), np.int64)
-    is_logit = outputs.min() < 0 or outputs.max() > 1
+    is_logit = outputs.min() < -_ROUNDING or outputs.max() > 1 + _ROUNDING
     return np.asarray(outputs.reshape(-1) > (0 if is_logit else THRESHOLD), np.int64)
 
 
