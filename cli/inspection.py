@@ -93,6 +93,8 @@ def inspect(
         )
     if out is not None:
         check_output(out, overwrite, (".json",))
+    if plot is not None:
+        check_output(plot, overwrite, _PICTURES, "--plot")
     if noise.is_int8(model_file):
         if given := _given(context, _FOR_FLOAT):
             raise ModelError(
@@ -101,8 +103,6 @@ def inspect(
             )
         _inspect_int8(model_file, out, wide, as_json)
         return
-    if plot is not None:
-        check_output(plot, overwrite, _PICTURES, "--plot")
     with console.Progress() as progress:
         progress.start(f"inspect {model_file.name}")
         task: Task | None = None
