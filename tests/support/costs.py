@@ -23,7 +23,7 @@ COSTLY = {
 
 
 MEASURED = Path(__file__).parents[1] / "costs.txt"
-LONG_S = 0.4
+LONG_S = 0.1
 
 
 def is_costly(item: pytest.Function) -> bool:
