@@ -231,6 +231,15 @@ def test_qat_keeps_pruned_zeros(sparse_net: nn.Module, tiny_task: Task) -> None:
         assert (by_shape[layer.weight.shape][layer.weight == 0] == 0).all()
 
 
+def test_ranges_of_qat_begin_with_what_several_batches_show(tiny_task: Task, small_net: nn.Module) -> None:
+    """One sample of 32 is far larger than the others; a range that begins with another batch's would cut it off."""
+    pairs = [(tiny_task.train[index][0].clamp(-1, 1), tiny_task.train[index][1]) for index in range(16)] * 2
+    pairs[20] = (20 * torch.ones_like(pairs[20][0]), pairs[20][1])
+    graph, _ = stages.qat(small_net, replace(tiny_task, train=pairs), settings(1, lr=1e-6, batch_size=2))
+    scale = next(float(node.args[1]) for node in graph.graph.nodes if "quantize_per_tensor" in str(node.target))
+    assert 127 * scale > 8
+
+
 def test_qat_learns(small_net: nn.Module, tiny_task: Task) -> None:
     inputs, truth = tiny_task.validation.tensors
     before = tiny_task.loss(small_net(inputs), truth)
