@@ -103,21 +103,26 @@ def locked(path: Path, what: Path) -> Iterator[None]:
         yield
 
 
+def real(path: Path) -> Path:
+    """Return an absolute path without links; one that leads to itself stays (`Path.resolve` raises RuntimeError)."""
+    return Path(os.path.realpath(path))
+
+
 def is_inside(folder: Path, name: Any) -> bool:
     """Return whether a name that a file states leads into a folder: no absolute path, no ``..``, no link out of it."""
     if not isinstance(name, str) or not name or "\0" in name:
         return False
     path = Path(name)
     is_plain = not path.is_absolute() and ".." not in path.parts
-    return is_plain and (folder / path).resolve().is_relative_to(folder.resolve())
+    return is_plain and real(folder / path).is_relative_to(real(folder))
 
 
 def link_out(folder: Path) -> Path | None:
     """Return a link in a folder, or in one below it, that leads out of it; None when there is none."""
-    root = folder.resolve()
+    root = real(folder)
     for place, folders, names in os.walk(root):
         for path in (Path(place, name) for name in (*folders, *names)):
-            if path.is_symlink() and not path.resolve().is_relative_to(root):
+            if path.is_symlink() and not real(path).is_relative_to(root):
                 return path
     return None
 

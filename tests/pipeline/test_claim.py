@@ -80,6 +80,12 @@ def test_a_file_in_the_way(tmp_path: Path) -> None:
         claim(tmp_path / "out", Recipe(), is_fresh=False)
 
 
+def test_a_link_to_itself(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(OutputError, match="loop"), claimed(tmp_path / "loop", Recipe(), False):
+        pass
+
+
 def test_a_setting_that_an_own_loss_does_not_have() -> None:
     settings = {"name": "torch.nn:L1Loss", "settings": {"gamma": 1.0}}
     made = recipe.parse({"data": "synthetic:cells?size=16&train=4&test=2", "loss": settings})

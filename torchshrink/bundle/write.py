@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torchshrink.bundle import card, check, image, languages, library, micro, packages
 from torchshrink.bundle.describe import describe
 from torchshrink.errors import MissingExtraError, ModelError, OutputError, ParityError
-from torchshrink.files import sha256
+from torchshrink.files import real, sha256
 from torchshrink.runtime.predict import predict
 
 Runtime = Literal["tflite-c", "litert", "onnxruntime"]
@@ -105,7 +105,7 @@ def _check_out(out: Path, file: Path, overwrite: bool) -> None:
         raise OutputError(f"{out} exists: choose another --out, or pass --overwrite")
     if not out.is_dir() or out.is_symlink() or not ((out / MODEL).is_file() and (out / SUMS).is_file()):
         raise OutputError(f"{out} is no bundle, so it is not replaced: choose another --out")
-    if file.resolve().is_relative_to(out.resolve()):
+    if real(file).is_relative_to(real(out)):
         raise OutputError(f"{file} is in {out}, which is to be replaced: choose another --out")
 
 

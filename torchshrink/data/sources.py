@@ -20,6 +20,7 @@ from torchshrink.data.datasets import is_dataset, task_from_datasets
 from torchshrink.data.labelled import LabelledArrays, RawSamples, split
 from torchshrink.data.synthetic import cells, pulses
 from torchshrink.errors import DataError, ShrinkError
+from torchshrink.files import real
 from torchshrink.task import Normalization, Task
 from torchshrink.usercode import place
 
@@ -123,7 +124,7 @@ def _read(source: str | Path, prepared: str) -> tuple[str, Mapping[str, RawSampl
         how = preparation.parse(str(source), found)
         if prepared and not str(how):
             how = preparation.stored(prepared)
-        name = path.resolve().stem if path.is_file() else path.resolve().name
+        name = real(path).stem if path.is_file() else real(path).name
         return name, places.read(path, str(source), found, how)
     except OSError as error:
         raise DataError(f"{error.filename or path} cannot be read: {error.strerror or error}") from error

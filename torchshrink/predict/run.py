@@ -19,6 +19,7 @@ from typing import Any
 
 from torchshrink import errors
 from torchshrink.errors import DataError, ModelError, OutputError, RecipeError
+from torchshrink.files import real
 from torchshrink.predict import _worker, shipped, streams
 from torchshrink.predict._worker import Job
 from torchshrink.predict.shipped import Shipped
@@ -282,9 +283,9 @@ def _masks(source: Path, out: Path, class_names: tuple[str, ...]) -> list[Path]:
 
 def _check_outputs(sources: list[Path], outputs: list[Path], overwrite: bool) -> None:
     """Refuse to replace an input ever, and other files unless told to."""
-    inputs = {source.resolve() for source in sources}
+    inputs = {real(source) for source in sources}
     for path in outputs:
-        if path.resolve() in inputs:
+        if real(path) in inputs:
             raise OutputError(f"{path} is an input: choose another --out")
         if path.exists() and not overwrite:
             raise OutputError(f"{path} exists: choose another --out, or pass --overwrite")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from torchshrink.errors import MissingExtraError, OutputError
-from torchshrink.files import sha256
+from torchshrink.files import real, sha256
 from torchshrink.harmless import without_passwords
 from torchshrink.pipeline.steps import FOLDER, Result, Steps, Work
 
@@ -152,7 +152,7 @@ class Mirror:
             text = path.read_text(errors="replace")
             for output, expected in _outputs(text).items():
                 target = self._folder / output
-                is_inside = target.resolve().is_relative_to(self._folder.resolve())
+                is_inside = real(target).is_relative_to(real(self._folder))
                 if is_inside and self._store.get(f"{self._name}/{output}", target) and sha256(target) == expected:
                     self._outputs[output] = expected
             if all(self._outputs.get(output) == expected for output, expected in _outputs(text).items()):
