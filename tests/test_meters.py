@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torchmetrics.classification import MulticlassAccuracy
 
 from torchshrink.errors import DataError, RecipeError
 from torchshrink.meters import BUILT_IN, Metric, metric
@@ -109,6 +108,8 @@ def test_a_function_sees_everything_at_once() -> None:
 
 
 def test_a_torchmetrics_object_is_copied() -> None:
+    from torchmetrics.classification import MulticlassAccuracy  # here: it imports transformers, which takes seconds
+
     own = MulticlassAccuracy(3, average="micro")
     own.update(SCORES, (NUMBERS + 1) % 3)
     assert of(own, (SCORES, NUMBERS)) == 0.75

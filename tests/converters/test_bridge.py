@@ -155,7 +155,9 @@ def test_a_quantized_variant_has_int8_files_only(unet2d: Any, tmp_path: Path) ->
     assert artefacts[0].path.read_bytes() == unet2d.path("onnx-int8").read_bytes()
 
 
-def test_locate_finds_nothing_in_sound_files(unet: Any) -> None:
+@pytest.mark.parametrize("dims", [2, pytest.param(1, marks=pytest.mark.exhaustive)])
+def test_locate_finds_nothing_in_sound_files(export: Callable[[int], Any], dims: int) -> None:
+    unet = export(dims)
     bridge, names = Bridge(), ["onnx-fp32", "onnx-int8", "tflite-fp16", "tflite-int8"]
     found = {name: bridge.locate(unet.artefacts[name], unet.source, unet.inputs[:1]) for name in names}
     assert found == dict.fromkeys(names)
