@@ -1,6 +1,7 @@
 """The built-in metrics, against figures worked out by hand."""
 
 import math
+import sys
 from typing import Any
 
 import pytest
@@ -63,6 +64,14 @@ def test_numbers(name: str, expected: float, shape: tuple[int, ...]) -> None:
         output = output.reshape(shape)
     assert of(name, (output, truth)) == pytest.approx(expected)
     assert of(name, (output[:2], truth[:2]), (output[2:], truth[2:])) == pytest.approx(expected)
+
+
+def test_masks_are_scored_without_torchmetrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes seconds to import, and most runs are of masks."""
+    monkeypatch.setitem(sys.modules, "torchmetrics", None)
+    probability, truth = torch.tensor([[[0.9, 0.4, 0.4, 0.1]]]), torch.tensor([[[1, 1, 0, 0]]])
+    assert of("dice", (probability, truth)) == pytest.approx(2 / 3)
+    assert of("iou", (probability, truth)) == 0.5
 
 
 def test_an_image_is_like_itself() -> None:
