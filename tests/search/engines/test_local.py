@@ -68,8 +68,8 @@ def is_alive(process: int) -> bool:
         return False
 
 
-def wait_for(condition: Any) -> None:
-    end = time.monotonic() + 600  # a busy machine takes a minute to import PyTorch
+def wait_for(condition: Any, seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.1)
@@ -77,7 +77,7 @@ def wait_for(condition: Any) -> None:
 
 def sleeper(place: Path) -> int:
     """Return the process of a worker that sleeps."""
-    wait_for(lambda: place.exists() and place.read_text())
+    wait_for(lambda: place.exists() and place.read_text(), 600)  # a busy machine takes a minute to import PyTorch
     number = int(place.read_text())
     assert is_alive(number)
     return number
@@ -102,7 +102,7 @@ import json, time
 folder = Path({str(tmp_path)!r})
 local = Local(Stand("sleeps", folder / "process"))
 local.submit(request(folder, json.loads({json.dumps(content)!r})))
-time.sleep(120)
+time.sleep(3600)
 """
     with subprocess.Popen([sys.executable, "-P", "-c", script]) as process:
         try:
