@@ -51,6 +51,8 @@ class Bridge:
             job = _Job(source, folder, Path(temporary))
             wanted = [precision for precision in precisions if precision == "int8" or not source.is_quantized]
             graphs = job.graphs(wanted)
+            if source.quantized is not None and "int8" in graphs:
+                self._learned = source.quantized, graphs["int8"]
             artefacts = []
             if "onnx" in formats:
                 artefacts += [job.onnx_file(precision, graphs) for precision in wanted]

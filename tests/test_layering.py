@@ -74,6 +74,14 @@ def test_every_folder_is_checked() -> None:
     assert Path(WORKER) in sources(ROOT)
 
 
+def test_the_map_of_contributing_is_whole() -> None:
+    """It names every package, and every script by itself; their recipes and parts come with them."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    packages = {f"{path.parts[1]}/" for path in sources(ROOT) if len(path.parts) > 2}
+    scripts = {path.name for path in (ROOT / "scripts").iterdir() if path.is_file() and not path.suffix}
+    assert [name for name in sorted(packages | scripts) if f"`{name}`" not in text] == []
+
+
 def test_rooms_import_downward_only() -> None:
     found = arrows(ROOT)
     assert upward(found) == []

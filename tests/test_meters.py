@@ -1,12 +1,12 @@
 """The built-in metrics, against figures worked out by hand."""
 
 import math
+import sys
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torchmetrics.classification import MulticlassAccuracy
 
 from torchshrink.errors import DataError, RecipeError
 from torchshrink.meters import BUILT_IN, Metric, metric
@@ -66,6 +66,14 @@ def test_numbers(name: str, expected: float, shape: tuple[int, ...]) -> None:
     assert of(name, (output[:2], truth[:2]), (output[2:], truth[2:])) == pytest.approx(expected)
 
 
+def test_masks_are_scored_without_torchmetrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes seconds to import, and most runs are of masks."""
+    monkeypatch.setitem(sys.modules, "torchmetrics", None)
+    probability, truth = torch.tensor([[[0.9, 0.4, 0.4, 0.1]]]), torch.tensor([[[1, 1, 0, 0]]])
+    assert of("dice", (probability, truth)) == pytest.approx(2 / 3)
+    assert of("iou", (probability, truth)) == 0.5
+
+
 def test_an_image_is_like_itself() -> None:
     images = torch.rand(2, 1, 16, 16)
     assert of("ssim", (images, images)) == pytest.approx(1)
@@ -109,6 +117,8 @@ def test_a_function_sees_everything_at_once() -> None:
 
 
 def test_a_torchmetrics_object_is_copied() -> None:
+    from torchmetrics.classification import MulticlassAccuracy  # here: it imports transformers, which takes seconds
+
     own = MulticlassAccuracy(3, average="micro")
     own.update(SCORES, (NUMBERS + 1) % 3)
     assert of(own, (SCORES, NUMBERS)) == 0.75

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -118,3 +120,9 @@ def test_a_call_shows_both_streams_and_ends_as_the_program_does(tmp_path: Path) 
     assert again.stderr.startswith("error: ")
     assert again.stdout == ""
     assert call("--help").stdout.strip()
+
+
+def test_who_hands_tests_out_imports_no_torch() -> None:
+    paths = [str(Path(__file__).parent), str(Path(costs.__file__).parent)]
+    code = f"import sys; sys.path[:0] = {paths}; import conftest; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True).stdout == "False\n"

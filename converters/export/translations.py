@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,10 +17,15 @@ _read: dict[tuple[Any, ...], Any] = {}
 
 @contextmanager
 def read_once() -> Iterator[None]:
-    """Keep torch.onnx from reading the sources of its 500 translations in every export: most of its time."""
+    """Keep torch from doing many times what takes most of an export's time.
+
+    torch.onnx reads the sources of its 500 translations in every export; torch.export lists all composite operations of
+    PyTorch for each namespace of operations, 70 times in an export.
+    """
+    from torch._export import utils
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-    before = vars(ONNXRegistry)["from_torchlib"]
+    before, listing = vars(ONNXRegistry)["from_torchlib"], utils._materialize_cpp_cia_ops
 
     def from_torchlib(*opset: int, **named: int) -> Any:
         # Those of torchvision are known once it is imported.
@@ -31,10 +37,12 @@ def read_once() -> Iterator[None]:
         return registry
 
     ONNXRegistry.from_torchlib = staticmethod(from_torchlib)  # type: ignore[method-assign]
+    utils._materialize_cpp_cia_ops = functools.cache(listing)
     try:
         yield
     finally:
         ONNXRegistry.from_torchlib = before  # type: ignore[method-assign]
+        utils._materialize_cpp_cia_ops = listing
 
 
 def own() -> dict[Any, Any]:

@@ -57,7 +57,8 @@ def test_a_password_ends_up_nowhere(tmp_path: Path) -> None:
         "data: 'synthetic:cells?size=32&train=16&test=4'\nmodel: {arguments: {widths: [4, 8]}}\n"
         "variants: {dense: {train: {epochs: 1}}}\nmeasure: {threads: 1, runs: 5}\n"
     )
-    found = call("search", "r.yaml", "--max-size", "1MB", "--storage", url, "--out", "out", cwd=tmp_path)
+    arguments = ("--target", "onnxruntime", "--max-size", "1MB", "--storage", url, "--out", "out")
+    found = call("search", "r.yaml", *arguments, cwd=tmp_path)
     assert found.code in (3, 5)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert files

@@ -41,7 +41,7 @@ def test_table_without_data(model_file: Path) -> None:
 
 def test_json_is_all_there_is_on_stdout(model_file: Path, tmp_path: Path) -> None:
     files = ("--out", tmp_path / "layers.json", "--plot", tmp_path / "layers.png")
-    result = launch("inspect", model_file, "--data", DATA, "--samples", "1", "--budget", "0.5", "--json", *files)
+    result = call("inspect", model_file, "--data", DATA, "--samples", "1", "--budget", "0.5", "--json", *files)
     assert result.code == 0, result.stderr
     content = result.json
     assert content == json.loads((tmp_path / "layers.json").read_text())

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from program import launch
+from program import call
 
 from torchshrink import checkpoint
 from torchshrink.converters import tflite_file
@@ -55,9 +55,9 @@ def data():
 '''
 
 RECIPE = """\
-data: mine:data
-model: {factory: 'mine:make', arguments: {width: 8}}
-loss: {name: 'mine:Loss'}
+data: own_of_test:data
+model: {factory: 'own_of_test:make', arguments: {width: 8}}
+loss: {name: 'own_of_test:Loss'}
 variants:
   dense: {train: {epochs: 2}}
   half: {from: dense, export: false, prune: {amount: 0.5, method: lamp, schedule: one_shot, epochs: 1}}
@@ -68,9 +68,9 @@ measure: {runs: 5}
 
 
 def test_own_module_loss_and_data_run_through(tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(CODE)
+    (tmp_path / "own_of_test.py").write_text(CODE)
     (tmp_path / "mine.yaml").write_text(RECIPE)
-    result = launch("run", "mine.yaml", "--json", cwd=tmp_path)
+    result = call("run", "mine.yaml", "--json", cwd=tmp_path)
     assert result.code == 0, result.stderr
     rows = {row["name"]: row for row in result.json["rows"]}
     assert result.json["task"]["loss"] == "Loss"
@@ -93,7 +93,7 @@ def test_own_model_needs_its_factory_when_a_checkpoint_is_used_alone(tmp_path: P
     from safetensors.torch import save_file
 
     save_file({"weight": torch.zeros(1)}, tmp_path / "theirs.safetensors")
-    result = launch("export", tmp_path / "theirs.safetensors", "--out", tmp_path / "m.onnx", "--shape", "1,1,8,8")
+    result = call("export", tmp_path / "theirs.safetensors", "--out", tmp_path / "m.onnx", "--shape", "1,1,8,8")
     assert result.code == 3
     assert "--model MODULE:FACTORY" in result.stderr
 

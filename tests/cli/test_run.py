@@ -119,6 +119,18 @@ def test_out_of_another_run_is_refused(finished: Run, tmp_path: Path) -> None:
     assert "--fresh" in result.stderr
 
 
+INTERRUPTED = """\
+data: synthetic:cells?size=32&train=40&test=8
+model: {arguments: {widths: [8, 16]}}
+variants:
+  dense: {train: {epochs: 1}, export: false}
+  int8: {from: dense, qat: {epochs: 12}}  # longer than the wait below
+formats: [onnx]
+precisions: [int8]
+measure: {threads: 1, runs: 5}
+"""
+
+
 def _default_interrupt() -> None:
     """Undo what a shell does to jobs in the background, which inherit that SIGINT is ignored."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -126,8 +138,7 @@ def _default_interrupt() -> None:
 
 def test_interrupted_run_leaves_nothing_half_written_and_goes_on(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
-    content = RECIPE.replace("qat: {epochs: 2}", "qat: {epochs: 20}")  # longer than the wait below
-    recipe.write_text(f"{content}formats: [onnx]\nprecisions: [int8]\n")
+    recipe.write_text(INTERRUPTED)
     command = [sys.executable, "-P", "-c", "from torchshrink.cli import main; main()"]
     with subprocess.Popen(
         [*command, "run", str(recipe), "--out", str(tmp_path / "out")],
@@ -139,18 +150,18 @@ def test_interrupted_run_leaves_nothing_half_written_and_goes_on(tmp_path: Path)
         for line in process.stderr:
             if "quantization-aware training" in line:
                 break
-        time.sleep(1)  # into the step itself
+        time.sleep(0.3)  # into the step itself
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()
         assert process.wait(60) == 130
     assert "interrupted" in rest
     assert "Traceback" not in rest
-    assert not (tmp_path / "out" / "models" / "pruned-qat.safetensors").exists()
+    assert not (tmp_path / "out" / "models" / "int8.safetensors").exists()
     assert not [path for path in (tmp_path / "out").rglob(".*") if path.is_file()]
     result = call("run", recipe, "--out", tmp_path / "out")
     assert result.code == 0, result.stderr
-    assert "make:pruned: done before" in result.stderr
-    assert "make:pruned-qat: done before" not in result.stderr
+    assert "make:dense: done before" in result.stderr
+    assert "make:int8: done before" not in result.stderr
 
 
 def test_init_writes_a_recipe_that_loads(tmp_path: Path) -> None:

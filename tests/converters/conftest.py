@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -62,6 +62,11 @@ class Exported:
     def generic(self) -> onnx.ModelProto:
         """The quantized graph as plain QDQ ONNX. Do not change it."""
         return onnx_file.load(self.generic_path)
+
+    @functools.cached_property
+    def floats(self) -> onnx.ModelProto:
+        """The float model as ONNX. Do not change it."""
+        return to_onnx.export(self.model, self.inputs[:1])
 
     def path(self, name: str) -> Path:
         """Return a file by format and precision: ``tflite-int8-sparse``."""
@@ -120,6 +125,14 @@ def unet(request: pytest.FixtureRequest, export: Callable[[int], Exported]) -> E
 @pytest.fixture
 def unet2d(export: Callable[[int], Exported]) -> Exported:
     return export(2)
+
+
+@pytest.fixture(scope="module")
+def bridge() -> Iterator[Bridge]:
+    """One that exports a model once, which takes longer than all else that it is asked for."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("torchshrink.converters.bridge.export", functools.cache(to_onnx.export))
+        yield Bridge()
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import thinned
 
 from torchshrink import bench
 from torchshrink.predict.run import predict
@@ -16,8 +18,13 @@ pytestmark = pytest.mark.slow
 FILES = ("onnx-fp32", "onnx-fp16", "onnx-int8", "tflite-fp32", "tflite-fp16", "tflite-int8", "tflite-int8-sparse")
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_predict_is_the_file_on_normalised_inputs(unet: Any, name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("dims", "name"), thinned.product((2, 1), FILES, often=lambda dims, name: dims == 2 or name == "tflite-int8")
+)
+def test_predict_is_the_file_on_normalised_inputs(
+    export: Callable[[int], Any], dims: int, name: str, tmp_path: Path
+) -> None:
+    unet = export(dims)
     x = np.random.default_rng(0).normal(size=unet.inputs.shape).astype(np.float32)
     np.savez(tmp_path / "a.npz", x=x)
     found = predict(unet.path(name), tmp_path / "a.npz", tmp_path / "out", probabilities=True)

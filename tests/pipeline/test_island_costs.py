@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import here
 import numpy as np
 import pytest
 
@@ -15,8 +16,6 @@ from torchshrink.errors import ConversionError
 from torchshrink.pipeline import recipe
 from torchshrink.pipeline import run as pipeline
 from torchshrink.pipeline.artefacts import Artefact, Source
-
-pytestmark = pytest.mark.slow  # a process with torch for each file
 
 
 class _Bridge:
@@ -54,6 +53,7 @@ def run(out: Path, cost: float | ConversionError, monkeypatch: pytest.MonkeyPatc
         return {path: bench.Measurement(bench.Latency(1.0, 2.0, 1, 5), 50.0, 40.0, 10.0, 3.0) for path in paths}
 
     monkeypatch.setattr(bench, "measure_all", measure_all)
+    monkeypatch.setattr(bench, "predict", here.predict)
     content = {
         "data": "synthetic:cells?size=16&train=12&test=2",
         "model": {"arguments": {"widths": [4, 8]}},

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import here
 import numpy as np
 import pytest
 import torch
@@ -123,12 +124,6 @@ class _Bridge:
         return [np.ones(3, np.float32)]
 
 
-def _predicted(path: Path, inputs: Any) -> list[Any]:
-    values = inputs[0] if isinstance(inputs, tuple) else inputs
-    with torch.no_grad():
-        return [output.numpy() for output in tensors(checkpoint.load(path)(torch.from_numpy(values)))]
-
-
 def _measured(paths: Any, *_: Any, **__: Any) -> dict[Path, Measurement]:
     figures = dict.fromkeys(Measurement.__dataclass_fields__, 1.0)
     return {path: Measurement(**figures | {"latency": Latency(1.0, 1.0, 1, 5)}) for path in paths}  # type: ignore[arg-type]
@@ -139,8 +134,8 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     (tmp_path / "bars.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(__import__("sys").modules, "bars", raising=False)
-    monkeypatch.setattr(bench, "predict", lambda path, inputs: _predicted(path, inputs)[0])
-    monkeypatch.setattr(bench, "predict_all", _predicted)
+    monkeypatch.setattr(bench, "predict", here.predict)
+    monkeypatch.setattr(bench, "predict_all", here.predict_all)
     monkeypatch.setattr(bench, "measure_all", _measured)
 
     def start(source: str, **content: Any) -> tuple[dict[str, Any], str, str]:

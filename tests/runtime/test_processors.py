@@ -2,9 +2,11 @@
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import thinned
 
 from torchshrink import bench, quantize
 from torchshrink.converters import to_onnx, to_tflite
@@ -66,9 +68,14 @@ def test_what_differs_on_another_processor_fails(monkeypatch: pytest.MonkeyPatch
     assert {kind: parity.passed for kind, parity in found.items()} == {"x86-avx2": False, "x86-sse4": True}
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="qemu-x86_64 is not installed (package qemu-user)")
-def test_int8_files_are_right_on_every_x86(tmp_path: Path) -> None:
+X86 = thinned.product(
+    ("x86-avx2", "x86-sse4"), ("onnx", "tflite"), often=lambda kind, format_: (kind, format_) != ("x86-avx2", "tflite")
+)
+
+
+@pytest.fixture(scope="module")
+def int8_unet(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, dict[str, Path]]:
+    """A quantized graph, its inputs and its files by format."""
     import torch
 
     torch.manual_seed(0)
@@ -76,13 +83,22 @@ def test_int8_files_are_right_on_every_x86(tmp_path: Path) -> None:
     prepared = quantize.prepare_ptq(UNet(widths=(4, 8)).eval(), batch)
     quantize.calibrate(prepared, [batch])
     graph = quantize.convert(prepared)
-    generic = to_onnx(graph, batch[:1], tmp_path / "generic.onnx", "int8", "generic")
-    files = (to_onnx(graph, batch[:1], tmp_path / "m.onnx", "int8"), to_tflite(generic, tmp_path / "m.tflite", "int8"))
-    for kind in ("x86-avx2", "x86-sse4"):
-        for file in files:
-            parity = verify.verify(Path(file), graph, batch[:1], "int8", "graph", kind)
-            assert parity.passed, (kind, file, parity.reason)
-            assert parity.lsb_match == 1.0
+    folder = tmp_path_factory.mktemp("int8")
+    generic = to_onnx(graph, batch[:1], folder / "generic.onnx", "int8", "generic")
+    onnx, tflite = to_onnx(graph, batch[:1], folder / "m.onnx", "int8"), to_tflite(generic, folder / "m.tflite", "int8")
+    return graph, batch[:1], {"onnx": Path(onnx), "tflite": Path(tflite)}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="qemu-x86_64 is not installed (package qemu-user)")
+@pytest.mark.parametrize(("kind", "format_"), X86)
+def test_int8_files_are_right_on_every_x86(
+    int8_unet: tuple[Any, Any, dict[str, Path]], kind: str, format_: str
+) -> None:
+    graph, inputs, files = int8_unet
+    parity = verify.verify(files[format_], graph, inputs, "int8", "graph", kind)
+    assert parity.passed, parity.reason
+    assert parity.lsb_match == 1.0
 
 
 @pytest.mark.exhaustive

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import here
 import numpy as np
 import pytest
 import torch
@@ -68,12 +69,13 @@ class _Notes:
 
 @pytest.fixture(autouse=True)
 def measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No processes are started and timed."""
+    """No processes are started, for what is computed and for what is timed."""
 
     def measure_all(paths: Sequence[Path], *_: Any, **__: Any) -> dict[Path, bench.Measurement]:
         return {path: bench.Measurement(bench.Latency(1.0, 2.0, 1, 5), 50.0, 40.0, 10.0, 3.0) for path in paths}
 
     monkeypatch.setattr(bench, "measure_all", measure_all)
+    monkeypatch.setattr(bench, "predict", here.predict)
 
 
 def run(out: Path, variants: dict[str, Any], **model: Any) -> tuple[dict[str, Any], list[str]]:

@@ -15,15 +15,15 @@ from torchshrink.search.engines.work import Request
 class Stand:
     """Instead of a bridge: a process is to do something before it computes anything."""
 
-    def __init__(self, how: str) -> None:
-        self.how = how
+    def __init__(self, how: str, place: Path | None = None) -> None:
+        self.how, self.place = how, place
 
     def __call__(self) -> Any:
         if self.how == "dies":
             os.kill(os.getpid(), signal.SIGKILL)
-        if self.how == "sleeps":
-            Path(os.environ["SLEEPER"]).write_text(str(os.getpid()))
-            time.sleep(120)
+        if self.place is not None:
+            self.place.write_text(str(os.getpid()))
+            time.sleep(3600)  # longer than any test waits for its end
         if self.how == "refuses":
             raise ModelError("this model cannot be exported")
         print("chatter")

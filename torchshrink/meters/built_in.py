@@ -108,10 +108,13 @@ class _OfClasses:
             self._meter.update(output, truth)
 
     def _made(self, output: Tensor, is_of_one_shape: bool) -> Meter:
-        from torchmetrics import classification
+        if is_of_one_shape and self._overlap:
+            return _Overlap(self._overlap)
+        from torchmetrics import classification  # two seconds, which the masks above do without
 
         if is_of_one_shape:
-            return _Overlap(self._overlap) if self._overlap else getattr(classification, f"Binary{self._name}")()
+            binary: Meter = getattr(classification, f"Binary{self._name}")()
+            return binary
         settings = dict(self._settings)
         if "top_k" in settings:
             settings["top_k"] = min(settings["top_k"], output.shape[1])

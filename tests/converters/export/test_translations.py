@@ -6,6 +6,7 @@ import pytest
 import torch
 from onnxscript._framework_apis import torch_2_5
 from torch import nn
+from torch._export import utils
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from torchshrink.converters.export import translations
@@ -24,8 +25,16 @@ def test_they_are_read_once_and_every_export_has_its_own(monkeypatch: pytest.Mon
     assert custom == set()
 
 
+def test_operations_are_listed_once_in_an_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    lists: list[None] = []
+    listing = utils._materialize_cpp_cia_ops
+    monkeypatch.setattr(utils, "_materialize_cpp_cia_ops", lambda: lists.append(listing()))
+    export(nn.ReLU(), torch.zeros(1, 2))
+    assert len(lists) == 1
+
+
 def test_an_export_that_fails_leaves_torch_as_it_was() -> None:
-    before = vars(ONNXRegistry)["from_torchlib"]
+    before = vars(ONNXRegistry)["from_torchlib"], utils._materialize_cpp_cia_ops
     with pytest.raises(RuntimeError, match="a reason"), translations.read_once():
         raise RuntimeError("a reason")
-    assert vars(ONNXRegistry)["from_torchlib"] is before
+    assert (vars(ONNXRegistry)["from_torchlib"], utils._materialize_cpp_cia_ops) == before

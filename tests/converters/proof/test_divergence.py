@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from torchshrink.converters import tflite_file
-from torchshrink.converters.export.to_onnx import export
 from torchshrink.converters.proof import divergence, repro
 from torchshrink.converters.proof.divergence import Divergence
 
@@ -59,7 +58,7 @@ def _results(model: onnx.ModelProto) -> list[str]:
 
 
 def _source(unet: Any, precision: str) -> onnx.ModelProto:
-    model: onnx.ModelProto = unet.generic if precision == "int8" else export(unet.model, unet.inputs[:1])
+    model: onnx.ModelProto = unet.generic if precision == "int8" else unet.floats
     return model
 
 

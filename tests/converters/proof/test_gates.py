@@ -20,7 +20,6 @@ from torch import nn
 from torchshrink import bench
 from torchshrink.converters import tflite_file
 from torchshrink.converters.bridge import Bridge
-from torchshrink.converters.export.to_onnx import export
 from torchshrink.converters.proof import divergence, verify
 from torchshrink.converters.proof.verify import compare
 from torchshrink.errors import ConversionError
@@ -46,11 +45,11 @@ def damage(tmp_path: Path) -> Callable[[Path, int], Path]:
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("name", FILES)
 def test_a_damaged_weight_fails_the_comparison(
-    unet: Any, name: str, layer: str, damage: Callable[[Path, int], Path]
+    unet: Any, bridge: Bridge, name: str, layer: str, damage: Callable[[Path, int], Path]
 ) -> None:
     path = damage(unet.path(name), LAYERS[layer])
     found = bench.predict(path, unet.inputs.numpy())
-    parity = Bridge().compare(unet.artefacts[name], unet.source, found, unet.expected(name), unet.inputs)
+    parity = bridge.compare(unet.artefacts[name], unet.source, found, unet.expected(name), unet.inputs)
     assert not parity["passed"]
     assert parity["reason"]
 
@@ -59,11 +58,11 @@ def test_a_damaged_weight_fails_the_comparison(
     ("name", "layer"), thinned.product(FILES, LAYERS, often=lambda name, layer: layer == "middle" or "int8" in name)
 )
 def test_the_first_divergence_is_the_damaged_layer(
-    unet2d: Any, name: str, layer: str, damage: Callable[[Path, int], Path]
+    unet2d: Any, bridge: Bridge, name: str, layer: str, damage: Callable[[Path, int], Path]
 ) -> None:
     """The operation that is named comes with or after the damaged layer, and before the next one."""
     artefact = replace(unet2d.artefacts[name], path=damage(unet2d.path(name), LAYERS[layer]))
-    named = Bridge().locate(artefact, unet2d.source, unet2d.inputs[:1])
+    named = bridge.locate(artefact, unet2d.source, unet2d.inputs[:1])
     assert named is not None
     assert _layer_of(named, unet2d, name) == LAYERS[layer]
 
@@ -88,18 +87,17 @@ def test_a_changed_bias_is_located(unet2d: Any, tmp_path: Path) -> None:
     bias = graph.tensors[operator.inputs[2]]
     _store(model, bias, np.array(tflite_file.constant(model, bias)) + 1)
     tflite_file.write(model, tmp_path / "shifted.tflite")
-    source = export(unet2d.model, unet2d.inputs[:1])
-    named = divergence.first(tmp_path / "shifted.tflite", source, unet2d.inputs[:1])
+    named = divergence.first(tmp_path / "shifted.tflite", unet2d.floats, unet2d.inputs[:1])
     assert named is not None
     assert _layer_of(named, unet2d, "tflite-fp32") == 2
 
 
 @pytest.mark.parametrize("name", ["tflite-fp32", "tflite-int8", "onnx-fp32", "onnx-int8"])
-def test_channels_in_another_order_are_located(unet2d: Any, name: str, tmp_path: Path) -> None:
+def test_channels_in_another_order_are_located(unet2d: Any, bridge: Bridge, name: str, tmp_path: Path) -> None:
     """A layer whose tensor holds the right values in wrong places."""
     path = tmp_path / unet2d.path(name).name
     (_reverse_tflite if path.suffix == ".tflite" else _reverse_onnx)(unet2d.path(name), 2, path)
-    named = Bridge().locate(replace(unet2d.artefacts[name], path=path), unet2d.source, unet2d.inputs[:1])
+    named = bridge.locate(replace(unet2d.artefacts[name], path=path), unet2d.source, unet2d.inputs[:1])
     assert named is not None
     assert _layer_of(named, unet2d, name) == 2
 
@@ -316,7 +314,7 @@ def _layer_of(named: object, unet: Any, name: str) -> int:
     """
     tensor = str(named).split(" (")[0].split()[-1]
     if name.startswith("tflite"):
-        graph = unet.generic if "int8" in name else export(unet.model, unet.inputs[:1])
+        graph = unet.generic if "int8" in name else unet.floats
         order = [(node.output[0], node.op_type in ("Conv", "ConvTranspose")) for node in graph.graph.node]
     else:
         model = unet.quantized

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import here
 import numpy as np
 import pytest
 from html_page import EVIL, Page, make_content, make_rows, section
@@ -147,6 +148,7 @@ def run(out: Path, reply: list[Activation] | ConversionError, monkeypatch: pytes
         return {path: bench.Measurement(bench.Latency(1.0, 2.0, 1, 5), 50.0, 40.0, 10.0, 3.0) for path in paths}
 
     monkeypatch.setattr(bench, "measure_all", measure_all)
+    monkeypatch.setattr(bench, "predict", here.predict)
     content = {
         "data": "synthetic:cells?size=16&train=12&test=2",
         "model": {"arguments": {"widths": [4, 8]}},

@@ -27,8 +27,7 @@ from torchshrink.search.engines.work import Request
 pytest.importorskip("fsspec", reason="the extra 'ray' is not installed")
 
 LIMIT_S = 600
-EPOCHS = 200  # long enough to be killed in
-
+SUPPORT = Path(__file__).parents[2] / "support"
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="the extra 'ray' is not installed")
 
@@ -64,18 +63,27 @@ def engine(nodes: RayNodes, out: Path) -> Iterator[RayEngine]:
     made.close()
 
 
-def request(out: Path, number: int, *names: str) -> Request:
-    """A rung without a file to ship: the dense model, a short fine-tuning and a long one."""
+@pytest.fixture
+def where_the_loss_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers import from the folder in which the search was started."""
+    monkeypatch.chdir(SUPPORT)
+
+
+def request(out: Path, number: int, *names: str, until: Path | None = None) -> Request:
+    """A rung without a file to ship: the dense model and two fine-tunings, in the last of which it waits for a file."""
     variants = {
         "dense": {"train": {"epochs": 0}},
         "short": {"from": "dense", "train": {"epochs": 1}},
-        "long": {"from": "short", "train": {"epochs": EPOCHS}},
+        "long": {"from": "short", "train": {"epochs": 1}},
     }
     content: dict[str, Any] = {
         "data": "synthetic:cells?size=32&train=40&test=8",
         "model": {"arguments": {"widths": [8, 16]}, "checkpoint": str(out / "dense" / "dense.safetensors")},
         "variants": variants,
     }
+    if until is not None:
+        waits = {"after": str(record(out, number, "short")), "until": str(until)}
+        content["loss"] = {"name": "waiting_loss:Loss", "settings": waits}
     return Request(
         number=number,
         folder=out / "trials" / f"{number:04d}",
@@ -125,17 +133,20 @@ def is_marked(path: Path) -> bool:
 
 @needs_ray
 @pytest.mark.slow
+@pytest.mark.usefixtures("where_the_loss_is")
 def test_a_killed_worker_is_lost_and_another_goes_on(
     nodes: RayNodes, engine: RayEngine, out: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert engine.slots == 2
-    engine.submit(request(out, 0))
+    go = out / "go"
+    engine.submit(request(out, 0, until=go))
     until(lambda: record(out, 0, "short").is_file())
     (worker,) = nodes.workers("candidate 0")
     os.kill(worker, signal.SIGKILL)
     assert outcomes(engine, 1)[0] == Outcome(0, error="the worker died", is_lost=True)
     mark(record(out, 0, "short"))
-    engine.submit(request(out, 0))
+    go.touch()
+    engine.submit(request(out, 0, until=go))
     result = outcomes(engine, 1)[0].result
     assert result is not None
     assert 0 < result["loss"] < 1
@@ -194,21 +205,24 @@ def test_a_machine_with_other_sources_is_refused(engine: RayEngine, out: Path, m
 
 @needs_ray
 @pytest.mark.slow
+@pytest.mark.usefixtures("where_the_loss_is")
 def test_a_killed_machine_is_lost_and_another_goes_on(nodes: RayNodes, engine: RayEngine, out: Path) -> None:
+    go = out / "go on"
     for number in (4, 5):
-        engine.submit(request(out, number))
+        engine.submit(request(out, number, until=go))
     until(lambda: record(out, 4, "short").is_file() and record(out, 5, "short").is_file())
     on = {number: nodes.node_of(nodes.workers(f"candidate {number}")[0]) for number in (4, 5)}
     assert sorted(on.values()) == [0, 1]  # one on each
     (lost,) = (number for number, node in on.items() if node == 1)
     nodes.kill(1)
+    go.touch()
     found = outcomes(engine, 2)
     assert found[lost].is_lost
     assert found[lost].error in ("its machine is gone", "the worker died")  # whichever Ray notices first
     assert found[9 - lost].result is not None
     until(lambda: engine.slots == 1)
     mark(record(out, lost, "short"))
-    engine.submit(request(out, lost))
+    engine.submit(request(out, lost, until=go))
     assert outcomes(engine, 1)[lost].error is None
     assert is_marked(record(out, lost, "short"))
 
