@@ -19,7 +19,7 @@ RUNTIMES = ("onnx", "tflite")
 WANTED, MOST_SECONDS, MOST_MB, NOISE = 0.95, 120, 4000, 1.1
 INTRODUCTION = (
     "{count} architectures of torchvision, timm, segmentation-models-pytorch, MONAI and transformers, and networks of "
-    "signals, with random weights and BatchNorm statistics of some batches; those marked with * have fewer or "
+    "signals, with random weights (zeros too) and BatchNorm statistics of some batches; those marked with * have fewer or "
     "narrower blocks of the same code. Each is exported in six formats, int8 calibrated on 16 inputs (ptq), and every "
     "file is run in its runtime and held against what it was made from on 4 others. Made by `scripts/model_zoo`, a "
     "process with limits for each.",
@@ -79,8 +79,9 @@ def outcomes(row: Row) -> str:
 
 
 def seconds(row: Row) -> float:
-    """Return the processor time of a model's quantization, files and proof."""
-    return sum(spent for stage, spent in row["seconds"].items() if stage not in ("bench", "channels"))
+    """Return the processor time of a model's quantization, files and proof, TensorFlow's process included."""
+    stages = row["seconds"]
+    return row.get("cpu_seconds", sum(stages.values())) - stages.get("bench", 0) - stages.get("channels", 0)
 
 
 def slowdown(row: Row, runtime: str) -> float | None:

@@ -147,9 +147,15 @@ def put_through(name: str, folder: Path, out: Path, runtimes: Sequence[str]) -> 
 
 
 def settled(entry: Entry) -> nn.Module:
-    """Return a model with random weights whose BatchNorms have seen some batches."""
+    """Return a model with random weights whose BatchNorms have seen some batches.
+
+    What libraries begin with zeros, heads and class tokens, is random too: a head of zeros computes nothing.
+    """
     torch.manual_seed(0)
     model = entry.make().train()
+    for parameter in model.parameters():
+        if parameter.dim() > 1 and not parameter.any():
+            nn.init.normal_(parameter, std=0.02)
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     for module in model.modules():
         module.training = module in norms
