@@ -19,7 +19,7 @@ RUNTIMES = ("onnx", "tflite")
 WANTED, MOST_SECONDS, MOST_MB, NOISE = 0.95, 120, 4000, 1.1
 INTRODUCTION = (
     "{count} architectures of torchvision, timm, segmentation-models-pytorch, MONAI and transformers, and networks of "
-    "signals, with random weights (zeros too) and BatchNorm statistics of some batches; those marked with * have fewer or "
+    "signals, with random weights and BatchNorm statistics of some batches; those marked with * have fewer or "
     "narrower blocks of the same code. Each is exported in six formats, int8 calibrated on 16 inputs (ptq), and every "
     "file is run in its runtime and held against what it was made from on 4 others. Made by `scripts/model_zoo`, a "
     "process with limits for each.",
