@@ -213,7 +213,7 @@ class _Walk(Interpreter):
         self._looks[node.name] = look
         if look.found is not None and (look.is_there or _count(look, 0.0)[0] == 0):
             self._kinds[node.name] = frozenset()
-            return torch.from_numpy(np.ascontiguousarray(look.found, np.float32)).reshape(real.shape)
+            return torch.from_numpy(np.array(look.found, np.float32)).reshape(real.shape)  # a copy: `x += y` writes
         return rounded if self._is_rounded else _clipped(real, grid)
 
     def _look(self, real: NDArray[Any], grid: _Limits, kinds: frozenset[str]) -> _Look:

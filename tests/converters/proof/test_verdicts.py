@@ -172,6 +172,23 @@ def test_operators_are_judged_on_the_processor_that_ran_them(tmp_path: Path, mon
     assert wrong.steps > 3
 
 
+def test_sums_that_are_written_into_what_they_add_to_are_judged_by_what_stood_there(tmp_path: Path) -> None:
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.block, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 2, 1)
+
+        def forward(self, x: Tensor) -> Any:
+            x = self.stem(x)
+            y = self.block(x)
+            y += x
+            return self.head(F.relu(y, inplace=True))
+
+    graph, inputs = _quantized(InPlace())
+    path = Path(to_onnx(graph, inputs[:1], tmp_path / "m.onnx", "int8"))
+    assert operators.first_wrong(path, graph, [inputs]) is None
+
+
 # --- graphs that lost what they were to compute ---
 
 
