@@ -231,6 +231,7 @@ def _to_tflite(work: Work, graphs: dict[str, Graph], inputs: Tensor) -> None:
                     return tflite.write(files, path, target, precision, known, samples=[[inputs[:1].numpy()]])
 
                 work.add(f"tflite-{precision}", graphs[kind].source, make)
+                work.row["formats"][f"tflite-{precision}"]["road"] = files.road
         if "tflite-int8" in work.files:
             said = speed.said_of_slower(work.files["tflite-int8"], converted[-1].fp32, "int8")
             work.row["formats"]["tflite-int8"]["said"] = said
