@@ -34,9 +34,10 @@ _TOGETHER = (
 
 def doctor(
     prepare: Annotated[
-        Literal["tflite", "arm64", "tflite-c"] | None,
+        Literal["tflite", "litert-torch", "arm64", "tflite-c"] | None,
         typer.Option(
-            help="tflite: install the converter to TFLite ahead; arm64: fetch what `verify --on arm64` needs; "
+            help="tflite: install the converter to TFLite ahead; litert-torch: the second one, for what that one "
+            "refuses; arm64: fetch what `verify --on arm64` needs; "
             "tflite-c: the library that `bundle` runs TFLite files with."
         ),
     ] = None,
@@ -141,6 +142,11 @@ def _prepare(what: str, as_json: bool) -> None:
 
             progress.start("prepare the converter to TFLite")
             place, use = str(environment.python()), "convert"
+        elif what == "litert-torch":
+            from torchshrink.converters import environment
+
+            progress.start("prepare the second converter to TFLite")
+            place, use = str(environment.prepare_second()), "convert"
         elif what == "tflite-c":
             from torchshrink.bundle import library
 

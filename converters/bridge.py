@@ -206,7 +206,8 @@ class _Job:
                         path.unlink()
                         continue
                     matched = result.match.share if result.match is not None else None
-                    artefacts.append(self._artefact("tflite", precision, path, is_sparse, matched))
+                    made = self._artefact("tflite", precision, path, is_sparse, matched)
+                    artefacts.append(replace(made, road=files[kind].road))
         return artefacts
 
     def _path(self, precision: str, ending: str, is_sparse: bool = False) -> Path:

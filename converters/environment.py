@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import requires
 from importlib.util import find_spec
@@ -22,6 +23,8 @@ from torchshrink.errors import MissingExtraError
 from torchshrink.runtime.processors import cache_folder
 
 VARIABLE = "TORCHSHRINK_CONVERTER"
+SECOND_VARIABLE = "TORCHSHRINK_SECOND_CONVERTER"
+SECOND_PACKAGES = ("litert-torch==0.10.0",)
 
 _MODULES = ("onnx2tf", "tensorflow", "ai_edge_quantizer")
 _READY = "ready"
@@ -43,22 +46,50 @@ def python() -> str:
     return sys.executable if is_here() else str(prepare() / "bin" / "python")
 
 
+def second() -> str:
+    """Return the Python that has litert-torch: named, or the one that `prepare_second` made; none is made unasked.
+
+    Raises:
+        MissingExtraError: When there is none.
+    """
+    if named := os.environ.get(SECOND_VARIABLE):
+        return named
+    target = folder(SECOND_PACKAGES)
+    if not (target / _READY).is_file():
+        raise MissingExtraError(
+            "litert-torch may convert it: torchshrink doctor --prepare litert-torch installs that, or name a Python "
+            f"that has it in {SECOND_VARIABLE}"
+        )
+    return str(target / "bin" / "python")
+
+
+def prepare_second() -> Path:
+    """Make the environment of the second converter, which reads this one's torch too; Raises as `prepare`."""
+    return _prepare(SECOND_PACKAGES, shared=[path for path in sys.path if path.endswith("site-packages")])
+
+
 def prepare() -> Path:
     """Make the converter's environment in the cache folder and return it; one that is there already is left alone.
 
     Raises:
         MissingExtraError: When its packages cannot be installed, in pip's words.
     """
-    target = folder()
+    return _prepare(packages())
+
+
+def _prepare(wanted: Sequence[str], shared: Sequence[str] = ()) -> Path:
+    target = folder(wanted)
     if (target / _READY).is_file():
         return target
-    print(f"installing the TFLite converter (TensorFlow, onnx2tf) in {target}, once: minutes", file=sys.stderr)
+    print(f"installing {', '.join(wanted)} in {target}, once: minutes", file=sys.stderr)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".converter-") as temporary:
         made = Path(temporary, "environment")
         _call([sys.executable, "-m", "venv", str(made)])
+        for site in made.glob("lib/python*/site-packages") if shared else ():
+            (site / "shared.pth").write_text("\n".join(shared))  # behind its own packages
         # -I: what PYTHONPATH names is not part of it
-        _call([str(made / "bin" / "python"), "-I", "-m", "pip", "install", "--quiet", *packages()])
+        _call([str(made / "bin" / "python"), "-I", "-m", "pip", "install", "--quiet", *wanted])
         (made / _READY).touch()
         if not (target / _READY).is_file():  # another process may have been faster
             shutil.rmtree(target, ignore_errors=True)
@@ -66,10 +97,10 @@ def prepare() -> Path:
     return target
 
 
-def folder() -> Path:
+def folder(wanted: Sequence[str] | None = None) -> Path:
     """Return where the converter's environment is, or would be: another place for other packages or another Python."""
-    wanted = "\n".join([*packages(), sys.version.split()[0]])
-    return cache_folder() / f"converter-{hashlib.sha256(wanted.encode()).hexdigest()[:12]}"
+    key = "\n".join([*(wanted or packages()), sys.version.split()[0]])
+    return cache_folder() / f"converter-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
 
 
 def packages() -> list[str]:

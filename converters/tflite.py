@@ -16,7 +16,18 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 
-from torchshrink.converters import foreign, half, prepared, qdq, runtimes, sparse, speed, targets, tflite_file
+from torchshrink.converters import (
+    foreign,
+    half,
+    prepared,
+    qdq,
+    runtimes,
+    second_road,
+    sparse,
+    speed,
+    targets,
+    tflite_file,
+)
 from torchshrink.converters import ranges as range_store
 from torchshrink.converters.export.to_onnx import Precision
 from torchshrink.converters.float_tflite import layout
@@ -28,7 +39,7 @@ from torchshrink.converters.onnx_file import load, save
 from torchshrink.converters.ranges import Ranges
 from torchshrink.converters.targets import Target
 from torchshrink.converters.trim import trim
-from torchshrink.errors import ConversionError, RecipeError, UnsupportedOpError
+from torchshrink.errors import ConversionError, RecipeError, ShrinkError, UnsupportedOpError
 from torchshrink.files import atomic
 from torchshrink.settings import check, check_switch
 
@@ -41,15 +52,17 @@ _NO_RANGES = (
     "(torchshrink convert --data)"
 )
 
+_NEXT = "\f"  # what the worker prints before each file
 _WORKER = Path(__file__).parent / "float_tflite" / "_tensorflow_worker.py"
 
 
 @dataclass(frozen=True)
 class FloatFiles:
-    """What one run of onnx2tf leaves: a TFLite file, and the folder that it is in."""
+    """What a conversion leaves: a float TFLite file, the folder that it is in, and which tool made it."""
 
     fp32: Path
     folder: Path
+    road: str = "onnx2tf"
 
 
 @dataclass(frozen=True)
@@ -110,6 +123,8 @@ def to_tflite(
         with float_files([onnx_path]) as (files,):
             _logger.info("write %s", path.name)
             write(files, onnx_path, path, precision, ranges, is_sparse, metadata, target=target, ends=ends)
+            if files.road != FloatFiles.road:
+                warnings.warn(f"{path.name}: onnx2tf does not convert {onnx_path.name}; {files.road} did", stacklevel=2)
             if (
                 precision == "int8"
                 and target == "litert"
@@ -171,18 +186,19 @@ def float_files(onnx_paths: Sequence[Path], keras: bool = False) -> Iterator[lis
         keras: Also write a SavedModel and ``model_float32.h5`` into each folder.
 
     Raises:
-        ConversionError: When onnx2tf fails; the text names its log, kept in the folder for temporary files.
+        ConversionError: When onnx2tf fails, and litert-torch too where it is installed; the text names the first one's
+            log, kept in the folder for temporary files.
     """
     with tempfile.TemporaryDirectory(prefix="torchshrink-") as root:
         _logger.info("make a float TFLite file with TensorFlow, in a process of its own")
         sources = [load(path) for path in onnx_paths]
         folders = [Path(root, str(index)) for index in range(len(sources))]
         passes = [_prepare(source, folder) for source, folder in zip(sources, folders, strict=True)]
-        files = [FloatFiles(folder / "out" / "model_float32.tflite", folder / "out") for folder in folders]
-        _run(Path(root), folders, keras, onnx_paths)
-        for path, source, item, steps in zip(onnx_paths, sources, files, passes, strict=True):
-            _finish(item.fp32, steps, source, path.name)
-        yield files
+        failures = _run(Path(root), folders, keras, onnx_paths)
+        yield [
+            _finish(folder / "out", steps, source, path.name, failure)
+            for path, source, folder, steps, failure in zip(onnx_paths, sources, folders, passes, failures, strict=True)
+        ]
 
 
 def _prepare(source: onnx.ModelProto, folder: Path) -> list[Pass]:
@@ -206,14 +222,32 @@ def _check_branches(model: onnx.ModelProto) -> None:
         )
 
 
-def _finish(path: Path, steps: Sequence[Pass], source: onnx.ModelProto, name: str) -> None:
-    """Let the passes undo what they did, and hold the file against the graph that it was made from."""
-    model = tflite_file.read(path)
-    for step in reversed(steps):
-        step.after(model)
+def _finish(
+    folder: Path, steps: Sequence[Pass], source: onnx.ModelProto, name: str, failure: ConversionError | None
+) -> FloatFiles:
+    """Undo what the passes did and hold the file against its graph; take the second road where it is wrong."""
+    path = folder / "model_float32.tflite"
+    try:
+        if failure is not None:
+            raise failure
+        model = tflite_file.read(path)
+        for step in reversed(steps):
+            step.after(model)
+        return _settled(model, source, name, FloatFiles(path, folder))
+    except (ConversionError, UnsupportedOpError) as refusal:
+        second = folder.with_name("second") / path.name
+        try:
+            model = second_road.convert(source, name, second)
+            return _settled(model, source, name, FloatFiles(second, folder, second_road.NAME))
+        except ShrinkError as error:
+            raise type(refusal)(f"{refusal}; {error}") from refusal
+
+
+def _settled(model: Any, source: onnx.ModelProto, name: str, files: FloatFiles) -> FloatFiles:
     _check_operators(model)
-    layout.settle(model, source, name)
-    tflite_file.write(model, path)
+    layout.settle(model, source, name, files.road)
+    tflite_file.write(model, files.fp32)
+    return files
 
 
 def _check_operators(model: Any) -> None:
@@ -224,8 +258,8 @@ def _check_operators(model: Any) -> None:
         raise UnsupportedOpError(f"LiteRT has no operator {named}: replace the operation that needs it in the model")
 
 
-def _run(root: Path, folders: Sequence[Path], keras: bool, onnx_paths: Sequence[Path]) -> None:
-    """Let onnx2tf write the folder ``out`` beside each ``model.onnx``; errors call these by the names of the paths."""
+def _run(root: Path, folders: Sequence[Path], keras: bool, onnx_paths: Sequence[Path]) -> list[ConversionError | None]:
+    """Let onnx2tf write the folder ``out`` beside each ``model.onnx``, and return what it could not, by the paths."""
     outputs = [folder / "out" for folder in folders]
     # Where onnx2tf looks for images to try a model of 3 channels with, before it downloads some.
     images = np.random.default_rng(0).random((20, 128, 128, 3), np.float32)
@@ -235,13 +269,21 @@ def _run(root: Path, folders: Sequence[Path], keras: bool, onnx_paths: Sequence[
         json.dumps([{"onnx": str(out.parent / "model.onnx"), "folder": str(out), "keras": keras} for out in outputs])
     )
     status, said = prepared.run(_WORKER, order, root)
-    missing = [index for index, out in enumerate(outputs) if not (out / "model_float32.tflite").is_file()]
-    if status == 0 and not missing:
-        return
-    failed = missing[0] if missing else 0
-    handle, log = tempfile.mkstemp(prefix=f"{onnx_paths[failed].stem}-", suffix=".onnx2tf.log")
+    parts = said.split(_NEXT)[1:]  # what it said of each
+    failures: list[ConversionError | None] = []
+    for index, (out, path) in enumerate(zip(outputs, onnx_paths, strict=True)):
+        is_whole = status == 0 or out.with_name("done").is_file()
+        if is_whole and (out / "model_float32.tflite").is_file():
+            failures.append(None)
+        else:
+            failures.append(_failure(path, parts[index] if parts[index:] else said, status))
+    return failures
+
+
+def _failure(path: Path, said: str, status: int) -> ConversionError:
+    handle, log = tempfile.mkstemp(prefix=f"{path.stem}-", suffix=".onnx2tf.log")
     with open(handle, "w") as file:
         file.write(said)
     lines = [line for line in said.splitlines() if "error" in line.lower()]
     reason = lines[-1].strip()[:200] if lines else f"exit status {status}"
-    raise ConversionError(f"onnx2tf could not convert {onnx_paths[failed].name} ({reason}); its log is {log}")
+    return ConversionError(f"onnx2tf could not convert {path.name} ({reason}); its log is {log}")

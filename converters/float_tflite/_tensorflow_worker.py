@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -118,5 +119,13 @@ def _no_weights_as_text() -> Iterator[None]:
 
 
 if __name__ == "__main__":
+    failed = False
     for job in json.loads(Path(sys.argv[1]).read_text()):
-        convert(job["onnx"], job["folder"], job["keras"])
+        print("\f", flush=True)
+        try:
+            convert(job["onnx"], job["folder"], job["keras"])
+            Path(job["folder"]).with_name("done").touch()
+        except (Exception, SystemExit):  # onnx2tf ends the interpreter; the other files can do without this one
+            traceback.print_exc()
+            failed = True
+    sys.exit(failed)

@@ -46,12 +46,13 @@ def _give_bias(graph: Graph, added: Any) -> None:
 def _as_reciprocal_root(graph: Graph, division: Any) -> None:
     """Write ``1 / sqrt(x)`` as RSQRT: neither of the two has an int8 kernel."""
     one, source = graph.constant(int(division.inputs[0])), int(division.inputs[1])
-    root = _before(graph, source, "SQRT")
+    moved = _before(graph, source, "RESHAPE")
+    root = _before(graph, source if moved is None else int(moved.inputs[0]), "SQRT")
     if root is None or one is None or (one != 1).any() or division.builtinOptions.fusedActivationFunction != _NONE:
         return
     root.opcodeIndex = tflite_file.opcode(graph.model, schema.BuiltinOperator.RSQRT, 2)
     root.builtinOptionsType, root.builtinOptions = schema.BuiltinOptions.NONE, None
-    root.outputs = [int(division.outputs[0])]
+    (root if moved is None else moved).outputs = [int(division.outputs[0])]
     graph.operators.remove(division)
 
 

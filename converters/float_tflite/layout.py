@@ -17,7 +17,7 @@ from torchshrink.errors import ConversionError
 _WRONG = 1e-3  # of the range of the expected values; a float file that is right was seen 1e-6 apart
 
 
-def settle(model: Any, source: onnx.ModelProto, name: str) -> None:
+def settle(model: Any, source: onnx.ModelProto, name: str, road: str = "onnx2tf") -> None:
     """Let a TFLite model object give every output as ``[N, *size, C]``; refuse one that computes something else.
 
     onnx2tf leaves some outputs ``[N, C, *size]``.
@@ -26,6 +26,7 @@ def settle(model: Any, source: onnx.ModelProto, name: str) -> None:
         model: The float TFLite file.
         source: The ONNX graph that it was made from.
         name: What errors call it.
+        road: The tool that made the file.
 
     Raises:
         ConversionError: When an output is not that of the source on random inputs.
@@ -42,7 +43,7 @@ def settle(model: Any, source: onnx.ModelProto, name: str) -> None:
             continue
         if not _is_same(found[int(index)], expected[output]):
             raise ConversionError(
-                f"onnx2tf made a file of {name} that computes something else: output {output!r} differs by "
+                f"{road} made a file of {name} that computes something else: output {output!r} differs by "
                 f"{_difference(found[int(index)], wanted):.2g} of {np.ptp(wanted):.2g}"
                 f"{_first_wrong(source, sample, found)}; write the model with other operations there"
             )

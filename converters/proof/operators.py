@@ -30,7 +30,7 @@ from torchshrink.runtime.processors import HERE
 _EXACT = 0.05  # sums of int8 products in int32, and tables
 _TWICE = 0.3  # one integer rescaled, rounded before and after its halving: right but for up to a quarter of a step
 _STEP = 1.0  # computed in 16 bits, or with rounded factors
-_TWICE_KINDS = {"leaky_relu", "prelu", "_prelu_kernel"}
+_TWICE_KINDS = {"leaky_relu", "prelu", "_prelu_kernel", "mul"}
 _SUMS = {"conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d", "linear", "add", "mul", "sigmoid", "tanh"}
 _KNOWN = _SUMS | _TWICE_KINDS | {
     "relu", "relu6", "hardtanh", "clamp", "cat", "max_pool1d", "max_pool2d", "dropout", "clone", "reshape", "view",
@@ -154,7 +154,7 @@ def _look_at(
         return counts
     # A file may compute in float where the graph rounds: what that alone changes is allowed.
     for name, look in _Walk(graph, file, wanted, is_rounded=False).looks(sample).items():
-        apart = float(np.abs(look.real - rounded[name].real).max(initial=0.0))
+        apart = float(np.abs(_within(look) - _within(rounded[name])).max(initial=0.0))
         counts[name] = min(_count(look, apart), _count(rounded[name], apart), key=lambda found: float(found[0]))
     return counts
 
@@ -167,12 +167,19 @@ def _count(look: _Look, apart: float) -> NDArray[np.float64]:
         off = np.abs(look.found - look.real) / step
         limit = 1.0 + apart / step
     else:
-        scale, zero_point, low, high = look.grid
-        wanted = np.clip(look.real, (low - zero_point) * scale, (high - zero_point) * scale)
-        off = np.abs(look.found - wanted) / scale
+        scale = look.grid[0]
+        off = np.abs(look.found - _within(look)) / scale
         limit = 0.5 + look.slack + apart / scale
     is_off = ~(off <= limit)  # NaN is off
     return np.array([is_off.sum(), is_off.size, np.nan_to_num(off, nan=np.inf).max(initial=0.0), look.is_there])
+
+
+def _within(look: _Look) -> NDArray[Any]:
+    """Return a result as far as its grid reaches: the reciprocal root of zero is the grid's largest value."""
+    if look.grid is None:
+        return look.real
+    scale, zero_point, low, high = look.grid
+    return np.clip(look.real, (low - zero_point) * scale, (high - zero_point) * scale)
 
 
 class _Walk(Interpreter):
@@ -213,7 +220,7 @@ class _Walk(Interpreter):
         self._looks[node.name] = look
         if look.found is not None and (look.is_there or _count(look, 0.0)[0] == 0):
             self._kinds[node.name] = frozenset()
-            return torch.from_numpy(np.ascontiguousarray(look.found, np.float32)).reshape(real.shape)
+            return torch.from_numpy(np.array(look.found, np.float32, order="C")).reshape(real.shape)  # `x += y` writes
         return rounded if self._is_rounded else _clipped(real, grid)
 
     def _look(self, real: NDArray[Any], grid: _Limits, kinds: frozenset[str]) -> _Look:

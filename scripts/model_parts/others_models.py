@@ -149,6 +149,30 @@ def _tv_lraspp() -> nn.Module:
     return Output(model)
 
 
+def _timm_mixer(block: str = "MixerBlock", norm: str = "LayerNorm") -> nn.Module:
+    mixer = library("timm.models.mlp_mixer")
+    layers = {"block_layer": getattr(mixer, block), "norm_layer": getattr(mixer, norm, nn.LayerNorm)}
+    if block == "ResBlock":
+        layers["mlp_ratio"] = 4
+    model: nn.Module = mixer.MlpMixer(num_classes=10, img_size=64, num_blocks=2, embed_dim=48, **layers)
+    return model
+
+
+def _timm_poolformer() -> nn.Module:
+    metaformer = library("timm.models.metaformer")
+    model: nn.Module = metaformer.MetaFormer(
+        num_classes=10,
+        depths=(1, 1, 1, 1),
+        dims=(16, 32, 48, 64),
+        downsample_norm=None,
+        norm_layers=metaformer.GroupNorm1,
+        layer_scale_init_values=1e-5,
+        res_scale_init_values=None,
+        use_mlp_head=False,
+    )
+    return model
+
+
 class Output(nn.Module):
     """A segmentation model of torchvision, its main output only."""
 
@@ -275,11 +299,9 @@ MODELS: dict[str, Entry] = {
     "timm_convnextv2_atto": Entry(
         timm("convnextv2_atto", depths=(1, 1, 1, 1), dims=(16, 24, 32, 48)), _SIZE, is_small=True
     ),
-    "timm_poolformer_s12": Entry(
-        timm("poolformer_s12", depths=(1, 1, 1, 1), dims=(16, 32, 48, 64)), _SIZE, is_small=True
-    ),
-    "timm_mixer": Entry(timm("mixer_s16_224", img_size=64, num_blocks=2, embed_dim=48), _SIZE, is_small=True),
-    "timm_resmlp": Entry(timm("resmlp_12_224", img_size=64, num_blocks=2, embed_dim=48), _SIZE, is_small=True),
+    "timm_poolformer_s12": Entry(_timm_poolformer, _SIZE, is_small=True),
+    "timm_mixer": Entry(_timm_mixer, _SIZE, is_small=True),
+    "timm_resmlp": Entry(lambda: _timm_mixer("ResBlock", "Affine"), _SIZE, is_small=True),
     "timm_deit_tiny": Entry(
         timm("deit_tiny_patch16_224", img_size=64, embed_dim=48, depth=2, num_heads=3), _SIZE, is_small=True
     ),

@@ -79,8 +79,9 @@ def outcomes(row: Row) -> str:
 
 
 def seconds(row: Row) -> float:
-    """Return the processor time of a model's quantization, files and proof."""
-    return sum(spent for stage, spent in row["seconds"].items() if stage not in ("bench", "channels"))
+    """Return the processor time of a model's quantization, files and proof, TensorFlow's process included."""
+    stages = row["seconds"]
+    return row.get("cpu_seconds", sum(stages.values())) - stages.get("bench", 0) - stages.get("channels", 0)
 
 
 def slowdown(row: Row, runtime: str) -> float | None:
@@ -116,10 +117,13 @@ def _targets(rows: list[Row]) -> list[str]:
     slow = [row["name"] for row in rows if (slowdown(row, "tflite") or 0) > NOISE
             and not row["formats"]["tflite-int8"].get("said")]  # fmt: skip
     slow_onnx = [row["name"] for row in rows if (slowdown(row, "onnx") or 0) > NOISE]
+    second = [row["name"] for row in rows
+              if any(each.get("road") == "litert-torch" for each in row["formats"].values())]  # fmt: skip
     works = [row for row in rows if row.get("channels", {}).get("outcome") == "works"]
     return [
         *markdown_table(counts[0], counts[1:]),
         f"Channels: {len(works)} of {sum('channels' in row for row in rows)} models lose some.",
+        *_named("onnx2tf refused a TFLite file of these, and litert-torch converted it", second),
         *_named("Slower in int8 without a word, TFLite", slow),
         *_named("Slower in int8, ONNX", slow_onnx),
         *_named(

@@ -147,9 +147,15 @@ def put_through(name: str, folder: Path, out: Path, runtimes: Sequence[str]) -> 
 
 
 def settled(entry: Entry) -> nn.Module:
-    """Return a model with random weights whose BatchNorms have seen some batches."""
+    """Return a model with random weights whose BatchNorms have seen some batches.
+
+    What libraries begin with zeros, heads and class tokens, is random too: a head of zeros computes nothing.
+    """
     torch.manual_seed(0)
     model = entry.make().train()
+    for parameter in model.parameters():
+        if parameter.dim() > 1 and not parameter.any():
+            nn.init.normal_(parameter, std=0.02)
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     for module in model.modules():
         module.training = module in norms
@@ -225,6 +231,7 @@ def _to_tflite(work: Work, graphs: dict[str, Graph], inputs: Tensor) -> None:
                     return tflite.write(files, path, target, precision, known, samples=[[inputs[:1].numpy()]])
 
                 work.add(f"tflite-{precision}", graphs[kind].source, make)
+                work.row["formats"][f"tflite-{precision}"]["road"] = files.road
         if "tflite-int8" in work.files:
             said = speed.said_of_slower(work.files["tflite-int8"], converted[-1].fp32, "int8")
             work.row["formats"]["tflite-int8"]["said"] = said

@@ -81,3 +81,16 @@ def test_no_python_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(environment.VARIABLE, "/nowhere/python")
     with pytest.raises(MissingExtraError, match="TORCHSHRINK_CONVERTER=/nowhere/python cannot be started"):
         environment.python()
+
+
+def test_the_second_converter_is_made_when_asked_for(
+    commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(MissingExtraError, match="doctor --prepare litert-torch"):
+        environment.second()
+    made = environment.prepare_second()
+    assert environment.second() == str(made / "bin" / "python")
+    assert commands[-1][-1] == environment.SECOND_PACKAGES[0]
+    assert made != environment.folder()
+    monkeypatch.setenv(environment.SECOND_VARIABLE, sys.executable)
+    assert environment.second() == sys.executable

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -183,7 +185,7 @@ def test_a_failing_converter_is_told_with_its_log(
     message = str(caught.value)
     assert reason in message
     assert "\n" not in message
-    log = Path(message.rpartition("its log is ")[2])
+    log = Path(message.rpartition("its log is ")[2].partition(";")[0])
     assert log.is_file()
     assert all(line in log.read_text() for line in logged)
     assert not target.exists()
@@ -226,8 +228,13 @@ def test_quantizing_warns_of_nothing(conversion: Any, tmp_path: Path) -> None:
 
 def test_several_files_in_one_start(unet2d: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started = []
-    monkeypatch.setattr(tflite, "_run", lambda root, folders, keras, paths: started.append((len(folders), keras)))
-    monkeypatch.setattr(tflite, "_finish", lambda *_: None)  # nothing wrote them
+
+    def run(_: Path, folders: list[Path], keras: bool, paths: list[Path]) -> list[None]:
+        started.append((len(folders), keras))
+        return [None] * len(paths)
+
+    monkeypatch.setattr(tflite, "_run", run)
+    monkeypatch.setattr(tflite, "_finish", lambda folder, *_: FloatFiles(folder / "a", folder))  # nothing wrote them
     with tflite.float_files([unet2d.path("onnx-fp32")] * 3, keras=True) as files:
         assert all(isinstance(item, FloatFiles) for item in files)
         folders = {item.folder for item in files}
@@ -236,6 +243,32 @@ def test_several_files_in_one_start(unet2d: Any, tmp_path: Path, monkeypatch: py
     assert len(folders) == 3
     assert started == [(3, True)]
     assert not any(folder.parent.exists() for folder in folders)
+
+
+def test_what_one_road_refuses_takes_the_second(unet2d: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each file its own: TensorFlow says what it refuses between form feeds."""
+    source, made = unet2d.path("onnx-fp32"), unet2d.path("tflite-fp32")
+
+    def run(_: Path, order: Path, __: Path) -> tuple[int, str]:
+        first, _second = json.loads(order.read_text())
+        Path(first["folder"]).mkdir()
+        shutil.copy(made, Path(first["folder"], "model_float32.tflite"))
+        Path(first["folder"]).with_name("done").touch()
+        return 1, "\fgood\fERROR: sizes are equal\n"
+
+    monkeypatch.setattr(tflite.prepared, "run", run)
+    monkeypatch.setattr(tflite, "PASSES", ())
+    with pytest.raises(ConversionError, match=r"\(ERROR: sizes are equal\).*doctor --prepare litert-torch"):
+        tflite.float_files([source, source]).__enter__()
+
+    def convert(_: Any, name: str, target: Path) -> Any:
+        target.parent.mkdir()
+        return tflite_file.read(made)
+
+    monkeypatch.setattr(tflite.second_road, "convert", convert)
+    with tflite.float_files([source, source]) as files:
+        assert [each.road for each in files] == ["onnx2tf", "litert-torch"]
+        assert all(each.fp32.is_file() for each in files)
 
 
 def test_branches_are_refused_before_tensorflow_starts(tmp_path: Path) -> None:

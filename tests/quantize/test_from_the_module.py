@@ -487,3 +487,13 @@ def test_a_bias_beyond_int32_is_kept() -> None:
     quantize.calibrate(prepared, [0.01 * IMAGES])
     found = quantize.convert(prepared)(0.01 * IMAGES)
     torch.testing.assert_close(found[:, 0], torch.full_like(found[:, 0], -30.0), rtol=0.01, atol=0)
+
+
+def test_weights_that_are_rounded_once_more_are_no_other_weights() -> None:
+    """A norm that takes the largest part of a sum away leaves the rounding of the weights that it is folded into."""
+    torch.manual_seed(0)
+    inputs = 10_000 + torch.randn(4, 3, 8, 8)
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, momentum=None), nn.ReLU(), convolution(4, 2))
+    model(inputs)
+    reference = model.eval()(inputs)
+    assert snr_db(plain(quantize.prepare_ptq(model, inputs))(inputs), reference) > 40

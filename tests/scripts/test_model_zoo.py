@@ -151,7 +151,7 @@ def test_where_two_graphs_fail_together_each_is_tried_alone(monkeypatch: pytest.
     def float_files(paths: list[Path]) -> Iterator[list[Any]]:
         if any("int8" in path.name for path in paths):
             raise ConversionError("onnx2tf cannot")
-        yield [SimpleNamespace(fp32=path) for path in paths]
+        yield [SimpleNamespace(fp32=path, road="onnx2tf") for path in paths]
 
     fakes = {"float_files": float_files, "write": lambda files, source, path, *_, **__: path.touch()}
     monkeypatch.setattr(others_work, "tflite", SimpleNamespace(**fakes))
@@ -162,5 +162,9 @@ def test_where_two_graphs_fail_together_each_is_tried_alone(monkeypatch: pytest.
     graphs: Any = {kind: others_work.Graph(torch.nn.Identity(), None) for kind in ("float", "int8")}
     others_work.to_tflite(work, graphs, torch.zeros(2, 1))
     refused = {"outcome": "refused", "reason": "ConversionError: onnx2tf cannot"}
-    assert work.row["formats"] == {"tflite-fp32": right(), "tflite-fp16": right(), "tflite-int8": refused}
+    assert work.row["formats"] == {
+        "tflite-fp32": right(road="onnx2tf"),
+        "tflite-fp16": right(road="onnx2tf"),
+        "tflite-int8": refused,
+    }
     assert json.loads((tmp_path / "row.json").read_text()) == work.row

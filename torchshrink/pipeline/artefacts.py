@@ -30,6 +30,7 @@ class Artefact:
         matched: Share of the int8 activations whose range was learned in PyTorch, in [0, 1]; None where no ranges had
             to be matched.
         ends: What the file takes and gives; empty where nobody looked.
+        road: The tool that converted a TFLite file; empty for other files.
     """
 
     variant: str
@@ -40,6 +41,7 @@ class Artefact:
     islands: tuple[str, ...] = ()
     matched: float | None = None
     ends: dict[str, Any] = field(default_factory=dict)
+    road: str = ""
 
     @property
     def name(self) -> str:

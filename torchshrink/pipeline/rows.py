@@ -50,6 +50,7 @@ def file_row(
         "matched_ranges": artefact.matched,
         "keep_float": list(made.keep_float) if artefact.precision == "int8" else [],
         **({"ends": artefact.ends} if artefact.ends else {}),
+        **({"road": artefact.road} if artefact.road else {}),
     }
 
 

@@ -213,6 +213,8 @@ class Row(TypedDict):
     """Share of the time that the islands take, in [0, 1]."""
     matched_ranges: NotRequired[float | None]
     """Share of the int8 activations whose range was learned in PyTorch, in [0, 1]; null where none had to be found."""
+    road: NotRequired[str]
+    """The tool that converted a TFLite file: ``onnx2tf``, or ``litert-torch`` where that one refused."""
     keep_float: NotRequired[list[str]]
     """Modules that were kept in float."""
     latency_ms: Latency

@@ -94,7 +94,7 @@ def markdown(report: Report) -> str:
     lines += [f"- {md(row['name'])}: {md(islands(row))}" for row in report["rows"] if row["islands"]] or [
         "Every int8 file computes in integers from input to output."
     ]
-    lines += ["", md(_matched(report["rows"])), "", "## Failed verification", ""]
+    lines += ["", md(_matched(report["rows"])), *map(md, _roads(report["rows"])), "", "## Failed verification", ""]
     lines += [f"- {md(item['name'])}: {md(item['reason'])}" for item in report["failed"]] or ["None."]
     lines += [
         "",
@@ -185,3 +185,9 @@ def _matched(rows: Sequence[Row]) -> str:
     if partly:
         return f"Activations whose range was learned in PyTorch: {', '.join(partly)}; in every other int8 file, all."
     return "Every int8 activation has the range that was learned in PyTorch." if shares else "No ranges were matched."
+
+
+def _roads(rows: Sequence[Row]) -> list[str]:
+    """Say which TFLite files took another road than the rest."""
+    names = [row["name"] for row in rows if row.get("road", "onnx2tf") != "onnx2tf"]
+    return ["", f"onnx2tf refused these, and litert-torch converted them: {', '.join(names)}."] if names else []

@@ -13,7 +13,7 @@ from ai_edge_litert import schema_py_generated as schema
 from torchshrink.converters import tflite_file
 from torchshrink.converters.float_tflite import fusing
 
-FLOAT32 = schema.TensorType.FLOAT32
+FLOAT32, INT32 = schema.TensorType.FLOAT32, schema.TensorType.INT32
 Op = schema.BuiltinOperator
 RELU = schema.ActivationFunctionType.RELU
 X = np.random.default_rng(0).uniform(0.5, 4, (3, 4)).astype(np.float32)
@@ -32,10 +32,15 @@ def linear(build: Any, bias: np.ndarray[Any, Any] = BIAS, is_output: bool = Fals
     return build.finish([entry], [output, *([inner] if is_output else [])])
 
 
-def root(build: Any, one: float = 1) -> Any:
+def root(build: Any, one: float = 1, is_moved: bool = False) -> Any:
     entry, inner, output = (build.tensor(name, X.shape, FLOAT32) for name in ("input", "inner", "output"))
     numerator = build.tensor("one", (1,), FLOAT32, np.array([one], np.float32))
-    build.operator(Op.SQRT, [entry], [inner])
+    if is_moved:
+        before, shape = build.tensor("before", X.shape, FLOAT32), build.tensor("shape", (2,), INT32, np.int32(X.shape))
+        build.operator(Op.SQRT, [entry], [before])
+        build.operator(Op.RESHAPE, [before, shape], [inner], schema.ReshapeOptionsT())
+    else:
+        build.operator(Op.SQRT, [entry], [inner])
     build.operator(Op.DIV, [numerator, inner], [output], schema.DivOptionsT())
     return build.finish([entry], [output])
 
@@ -63,12 +68,13 @@ def test_a_linear_layer_adds_its_bias(
     np.testing.assert_allclose(computed(model, tmp_path / "m.tflite", interpreter), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("is_moved", [False, True])
 def test_a_reciprocal_root_is_one_operator(
-    tflite_builder: Any, tmp_path: Path, interpreter: Callable[[Path], Any]
+    tflite_builder: Any, tmp_path: Path, interpreter: Callable[[Path], Any], is_moved: bool
 ) -> None:
-    model = root(tflite_builder)
+    model = root(tflite_builder, is_moved=is_moved)
     fusing.fuse(model)
-    assert kinds(model) == ["RSQRT"]
+    assert kinds(model) == ["RSQRT", *["RESHAPE"] * is_moved]
     np.testing.assert_allclose(computed(model, tmp_path / "m.tflite", interpreter), 1 / np.sqrt(X), rtol=1e-5)
 
 

@@ -172,6 +172,24 @@ def test_operators_are_judged_on_the_processor_that_ran_them(tmp_path: Path, mon
     assert wrong.steps > 3
 
 
+def test_sums_that_are_written_into_what_they_add_to_are_judged_by_what_stood_there(tmp_path: Path) -> None:
+    class InPlace(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.block, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 2, 1)
+
+        def forward(self, x: Tensor) -> Any:
+            x = self.stem(x)
+            y = self.block(x)
+            y += x
+            y = y.view(-1, 2, 4, *y.shape[2:]).transpose(1, 2).flatten(1, 2)  # a file holds it in another layout
+            return self.head(F.relu(y, inplace=True))
+
+    graph, inputs = _quantized(InPlace())
+    path = Path(to_onnx(graph, inputs[:1], tmp_path / "m.onnx", "int8"))
+    assert operators.first_wrong(path, graph, [inputs]) is None
+
+
 # --- graphs that lost what they were to compute ---
 
 
@@ -247,3 +265,11 @@ def _change_onnx(source: Path, target: Path, layer: int, change: Callable[[NDArr
     item = next(item for item in model.graph.initializer if item.name == name)
     item.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(item)), name))
     onnx.save(model, str(target))
+
+
+def test_roots_of_nothing_and_layouts_of_a_file_are_no_faults() -> None:
+    """Both walks reach the grid's largest value where a variance is zero; a view needs values in their order."""
+    real = np.array([1.0, np.inf], np.float32)
+    look = operators._Look(real, np.array([1.02, 127.0], np.float32), (1.0, 0, -128, 127), 0.0, True)
+    assert operators._within(look).tolist() == [1.0, 127.0]
+    assert operators._count(look, 0.0)[0] == 0
