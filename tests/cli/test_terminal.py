@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from html_page import REST, TASK
-from program import call
+from program import Run, call
 
 from torchshrink.cli import bench, console, fit, shown
 from torchshrink.converters.sizes import comparison
@@ -165,6 +165,28 @@ def test_piped_progress_is_lines_with_share_and_time_left(monkeypatch: pytest.Mo
         progress.start("train")
         progress.update(1, 4, "epoch 1/4")
     assert file.getvalue().splitlines() == ["train ...", "  25% (1/4) epoch 1/4, 1 min 0 s left"]
+
+
+def test_calibration_says_how_much_of_it_is_done(monkeypatch: pytest.MonkeyPatch, tiny_task: Any) -> None:
+    from torchshrink import stages
+
+    console.listen(logging.INFO)
+    file = progress_of(monkeypatch, is_terminal=False)
+    monkeypatch.setattr(console, "_SECONDS_BETWEEN_LINES", 0.0)
+    with console.Progress() as progress:
+        progress.start("calibrate")
+        assert len(list(stages._calibration(tiny_task, batch_size=8, samples=100))) == 3
+    said = re.findall(r"(\d+)% \((\d/\d)\) (batch \d)", file.getvalue())
+    assert said == [("0", "0/3", "batch 1"), ("33", "1/3", "batch 2"), ("66", "2/3", "batch 3")]
+
+
+def test_as_many_files_are_written_as_were_announced(finished: Run) -> None:
+    """Only sparse files that would save nothing are left out of those that are counted."""
+    from torchshrink.converters import bridge
+
+    kinds = ("onnx", "tflite"), ("fp32", "fp16", "int8")
+    made = {row["name"] for row in finished.rows(variant="pruned") if row["format"] != "torch"}
+    assert len(made) == bridge._count(*kinds) == 8
 
 
 def test_a_bar_fits_and_says_what_is_going_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,122 @@
+"""The code on the pages of the site and in README, and how a test runs it on models of a few kilobytes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from program import Run
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+RAY = "tests/search/engines/test_ray_cluster.py has one on this machine"
+# Lines that no test runs as they stand, by how they begin, and why.
+NOT_RUN = {
+    "pip install": "it installs: scripts/environment does, before any test",
+    "scripts/demo": "it trains for minutes: tests/cli/test_run.py runs the same job on a smaller model",
+    "scripts/test": "it runs this test",
+    "ray start": "it starts a cluster: " + RAY,
+    "torchshrink search recipe.yaml --hours 8 --engine ray": "it needs the cluster: " + RAY,
+    "torchshrink search --hours 8 --engine ray": "it needs the cluster: " + RAY,
+    "torchrun": "tests/cli/test_launched.py launches it",
+    "accelerate launch": "tests/cli/test_launched.py launches it",
+    "torchshrink verify model.onnx --on": "it needs qemu: tests/runtime/test_processors.py",
+    "torchshrink doctor --prepare": "it downloads: scripts/demo used it",
+}
+DATA = "synthetic:cells?size=32&train=16&test=4"
+SHORT = [
+    *("--set", "variants={dense: {train: {epochs: 1}}}"),
+    *("--set", "formats=[onnx]"),
+    *("--set", "precisions=[fp32]"),
+    *("--set", "model.arguments.widths=[4, 8]"),
+    *("--set", "measure.runs=2"),
+]
+# What is added to a command so that it takes seconds: fewer epochs, samples and repetitions, nothing else.
+LESS = {
+    "run": SHORT,
+    "search": [*SHORT, "--trials", "1", "--set", "search.epochs=1"],
+    "sweep": ["--epochs", "1"],
+    "train": ["--epochs", "1", "--widths", "4,8", "--data", DATA],
+    "prune": ["--epochs", "1"],
+    "qat": ["--epochs", "1"],
+    "ptq": ["--samples", "4"],
+    "bench": ["--runs", "3"],
+}
+
+
+def blocks(language: str, *pages: Path) -> list[str]:
+    """Return the code in this language on these pages, by default on all of them."""
+    return [
+        block
+        for page in pages or PAGES
+        for block in re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
+    ]
+
+
+def lines(page: Path) -> list[str]:
+    """Return what a page tells its reader to type in a shell, without comments."""
+    typed = (line for block in blocks("bash", page) for line in block.replace("\\\n", " ").splitlines())
+    return [" ".join(line.partition(" #")[0].split()) for line in typed if line.strip()]
+
+
+def reason(line: str) -> str | None:
+    """Return why a line is not run."""
+    return next((why for start, why in NOT_RUN.items() if line.startswith(start)), None)
+
+
+def words(line: str) -> list[str]:
+    """Return the arguments of a line that starts with ``torchshrink``, made small."""
+    _, command, *arguments = shlex.split(line)
+    if "--init" in arguments:
+        return [command, *arguments]
+    return [command, *(DATA if each == "synthetic:cells" else each for each in arguments), *LESS.get(command, [])]
+
+
+def furnish(folder: Path, finished: Run) -> None:
+    """Put what the pages speak of into a folder: a finished run, its files under the pages' names, data, a recipe."""
+    for name in ("runs/mine", "runs/recipe", "runs/short"):
+        shutil.copytree(finished.out, folder / name)
+    made = finished.out / "files"
+    for name, source in {
+        "dense.safetensors": "dense.safetensors",
+        "pruned.safetensors": "pruned.safetensors",
+        "slim.safetensors": "pruned.safetensors",
+        "int8.safetensors": "pruned-qat.safetensors",
+        "model.onnx": "pruned-qat-int8.onnx",
+        "any.onnx": "pruned-qat-int8.onnx",
+        "model.tflite": "pruned-qat-int8.tflite",
+        "int8.tflite": "pruned-qat-int8.tflite",
+        "dense.tflite": "dense-fp32.tflite",
+        "float.tflite": "dense-fp32.tflite",
+        "other-tools.onnx": "dense-fp32.onnx",
+        "other-tools-qdq.onnx": "pruned-qat-int8.onnx",
+    }.items():
+        shutil.copy(made / source, folder / name)
+    random = np.random.default_rng(0)
+    for place in ("path/to/data/images", "path/to/data/masks", "path/to/images", "path/to/inputs"):
+        (folder / place).mkdir(parents=True)
+        for number in range(10):
+            pixels = random.integers(0, 256, (32, 32)).astype(np.uint8)
+            Image.fromarray(pixels if not place.endswith("masks") else np.uint8(255) * (pixels > 99)).save(
+                folder / place / f"{number}.png"
+            )
+    shutil.copy(finished.recipe, folder / "recipe.yaml")
+
+
+def clear(line: str, folder: Path, remove: Callable[[Path], None] = shutil.rmtree) -> None:
+    """Remove what a line is about to write, which its reader does not have yet."""
+    arguments = shlex.split(line)
+    for option in ("--out", "--save", "--overlay", "--init"):
+        if option in arguments[:-1]:
+            path = folder / arguments[arguments.index(option) + 1]
+            for each in (path, path.with_name(f"{path.name}.json")):
+                if each.is_dir():
+                    remove(each)
+                else:
+                    each.unlink(missing_ok=True)
