@@ -167,6 +167,11 @@ def test_piped_progress_is_lines_with_share_and_time_left(monkeypatch: pytest.Mo
     assert file.getvalue().splitlines() == ["train ...", "  25% (1/4) epoch 1/4, 1 min 0 s left"]
 
 
+def test_the_first_of_many_pieces_is_nothing_to_guess_from() -> None:
+    assert console._left(45.0, 1, 133) == ""
+    assert console._left(45.0, 7, 133) == "13 min 30 s left"
+
+
 def test_calibration_says_how_much_of_it_is_done(monkeypatch: pytest.MonkeyPatch, tiny_task: Any) -> None:
     from torchshrink import stages
 

@@ -35,7 +35,7 @@ SHORT = [
     *("--set", "formats=[onnx]"),
     *("--set", "precisions=[fp32]"),
     *("--set", "model.arguments.widths=[4, 8]"),
-    *("--set", "measure.runs=2"),
+    *("--set", "measure.runs=5"),
 ]
 # What is added to a command so that it takes seconds: fewer epochs, samples and repetitions, nothing else.
 LESS = {
@@ -82,22 +82,21 @@ def furnish(folder: Path, finished: Run) -> None:
     """Put what the pages speak of into a folder: a finished run, its files under the pages' names, data, a recipe."""
     for name in ("runs/mine", "runs/recipe", "runs/short"):
         shutil.copytree(finished.out, folder / name)
-    made = finished.out / "files"
     for name, source in {
-        "dense.safetensors": "dense.safetensors",
-        "pruned.safetensors": "pruned.safetensors",
-        "slim.safetensors": "pruned.safetensors",
-        "int8.safetensors": "pruned-qat.safetensors",
-        "model.onnx": "pruned-qat-int8.onnx",
-        "any.onnx": "pruned-qat-int8.onnx",
-        "model.tflite": "pruned-qat-int8.tflite",
-        "int8.tflite": "pruned-qat-int8.tflite",
-        "dense.tflite": "dense-fp32.tflite",
-        "float.tflite": "dense-fp32.tflite",
-        "other-tools.onnx": "dense-fp32.onnx",
-        "other-tools-qdq.onnx": "pruned-qat-int8.onnx",
+        "dense.safetensors": "models/dense.safetensors",
+        "pruned.safetensors": "models/pruned.safetensors",
+        "slim.safetensors": "models/pruned.safetensors",
+        "int8.safetensors": "models/pruned-qat.safetensors",
+        "model.onnx": "files/pruned-qat-int8.onnx",
+        "any.onnx": "files/pruned-qat-int8.onnx",
+        "model.tflite": "files/pruned-qat-int8.tflite",
+        "int8.tflite": "files/pruned-qat-int8.tflite",
+        "dense.tflite": "files/dense-fp32.tflite",
+        "float.tflite": "files/dense-fp32.tflite",
+        "other-tools.onnx": "files/dense-fp32.onnx",
+        "other-tools-qdq.onnx": "files/pruned-qat-int8.onnx",
     }.items():
-        shutil.copy(made / source, folder / name)
+        shutil.copy(finished.out / source, folder / name)
     random = np.random.default_rng(0)
     for place in ("path/to/data/images", "path/to/data/masks", "path/to/images", "path/to/inputs"):
         (folder / place).mkdir(parents=True)
