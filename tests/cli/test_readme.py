@@ -67,6 +67,17 @@ def test_every_exit_code_has_its_line() -> None:
             assert re.search(rf"^\| {kind.exit_code} \|.*`{kind.__name__}`", text, re.MULTILINE), kind
 
 
+def test_every_family_of_messages_is_said_somewhere() -> None:
+    """So that whoever looks for what the terminal said finds it; what typer says is not in our sources."""
+    folders = [ROOT / name for name in ("torchshrink", "converters", "cli")]
+    sources = " ".join(path.read_text() for folder in folders for path in folder.rglob("*.py"))
+    said = " ".join(re.sub(r'"\s+f?"', "", sources).split())
+    _, _, table = (ROOT / "docs" / "reference" / "errors.md").read_text().partition("| words |")
+    families = re.findall("`([^`]+)`", "".join(line.split("|")[1] for line in table.splitlines() if "|" in line[1:]))
+    assert len(families) > 30
+    assert [words for words in families if words not in said] == ["No such option"]
+
+
 def test_changelog_tells_of_this_version() -> None:
     version = re.search(r'^version = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     newest = re.search(r"^## ([0-9]\S*)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
