@@ -20,20 +20,32 @@ from torchshrink.quantize import is_quantized
 # A page's lines in the order in which its reader types them; what an earlier page says too runs there.
 FIRST = {line: page for page in reversed(pages.PAGES) for line in pages.lines(page) if pages.reason(line) is None}
 LINES = {page: [line for line in dict.fromkeys(pages.lines(page)) if FIRST.get(line) == page] for page in pages.PAGES}
+SHORT = {page: [line for line in found if not line.startswith(pages.LONG)] for page, found in LINES.items()}
+LONG = {page: [line for line in found if line.startswith(pages.LONG)] for page, found in LINES.items()}
 
 
 def name(page: Path) -> str:
     return str(page.relative_to(pages.ROOT))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page, found in LINES.items() if found], ids=name)
-def test_lines_of_the_shell(page: Path, finished: Run, tmp_path: Path) -> None:
-    pages.furnish(tmp_path, finished)
-    for line in LINES[page]:
-        pages.clear(line, tmp_path)
-        result = call(*pages.words(line), cwd=tmp_path)
+def run(lines: list[str], finished: Run, folder: Path) -> None:
+    pages.furnish(folder, finished)
+    for line in lines:
+        pages.clear(line, folder)
+        result = call(*pages.words(line), cwd=folder)
         assert result.code == 0, f"{line}\n{result.said}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page, found in SHORT.items() if found], ids=name)
+def test_lines_of_the_shell(page: Path, finished: Run, tmp_path: Path) -> None:
+    run(SHORT[page], finished, tmp_path)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("page", [page for page, found in LONG.items() if found], ids=name)
+def test_lines_that_take_long(page: Path, finished: Run, tmp_path: Path) -> None:
+    run(LONG[page], finished, tmp_path)
 
 
 def test_what_is_not_run_is_still_on_a_page_and_its_test_exists() -> None:

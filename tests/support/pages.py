@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +28,8 @@ NOT_RUN = {
     "torchshrink verify model.onnx --on": "it needs qemu: tests/runtime/test_processors.py",
     "torchshrink doctor --prepare": "it downloads: scripts/demo used it",
 }
+# What takes a minute even so; scripts/test --exhaustive runs it.
+LONG = ("torchshrink search", "torchshrink sweep")
 DATA = "synthetic:cells?size=32&train=16&test=4"
 SHORT = [
     *("--set", "variants={dense: {train: {epochs: 1}}}"),
@@ -40,8 +41,8 @@ SHORT = [
 # What is added to a command so that it takes seconds: fewer epochs, samples and repetitions, nothing else.
 LESS = {
     "run": SHORT,
-    "search": [*SHORT, "--trials", "1", "--set", "search.epochs=1"],
-    "sweep": ["--epochs", "1"],
+    "search": ["--trials", "1", "--set", "search={epochs: 1, qat_epochs: 1, final_epochs: 1, final_qat_epochs: 1}"],
+    "sweep": ["--epochs", "1", "--sparsity", "50", "--channels", "50"],
     "train": ["--epochs", "1", "--widths", "4,8", "--data", DATA],
     "prune": ["--epochs", "1"],
     "qat": ["--epochs", "1"],
@@ -75,6 +76,8 @@ def words(line: str) -> list[str]:
     _, command, *arguments = shlex.split(line)
     if "--init" in arguments:
         return [command, *arguments]
+    if command in ("run", "search") and "--data" not in arguments:
+        arguments += ["--data", DATA]
     return [command, *(DATA if each == "synthetic:cells" else each for each in arguments), *LESS.get(command, [])]
 
 
@@ -108,14 +111,16 @@ def furnish(folder: Path, finished: Run) -> None:
     shutil.copy(finished.recipe, folder / "recipe.yaml")
 
 
-def clear(line: str, folder: Path, remove: Callable[[Path], None] = shutil.rmtree) -> None:
+def clear(line: str, folder: Path) -> None:
     """Remove what a line is about to write, which its reader does not have yet."""
     arguments = shlex.split(line)
+    if arguments[-1] == "--init":
+        (folder / "recipe.yaml").unlink(missing_ok=True)
     for option in ("--out", "--save", "--overlay", "--init"):
         if option in arguments[:-1]:
             path = folder / arguments[arguments.index(option) + 1]
             for each in (path, path.with_name(f"{path.name}.json")):
                 if each.is_dir():
-                    remove(each)
+                    shutil.rmtree(each)
                 else:
                     each.unlink(missing_ok=True)
