@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from html_page import REST, TASK
 from program import Run, call
 
 from torchshrink.cli import bench, console, fit, shown
+from torchshrink.cli.app import app
 from torchshrink.converters.sizes import comparison
 
 ENVIRONMENT = {"python": "3.11", "system": "Linux", "processor": "x", "cores": 2, "packages": {}, "command": "run"}
@@ -261,6 +263,18 @@ def test_commands_stand_in_groups_and_the_shell_can_complete_them() -> None:
     assert "--install-completion" in text
     panels = call("prune", "--help").stdout
     assert all(each in panels for each in ("Model and data", "Training", "What is shown"))
+
+
+def test_every_command_has_what_every_command_has() -> None:
+    group: Any = typer.main.get_command(app)
+    tables = {"run", "sweep", "search", "inspect", "bench", "compare", "report", "verify"}
+    for name, command in group.commands.items():
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert known >= {"--json", "--verbose", "-v", "--quiet", "-q", "--debug"}, name
+        assert ("--wide" in known) == (name in tables), name
+        assert command.rich_help_panel in ("Make a model smaller", "Look into models and files", "Ship files"), name
+        own = [each for each in command.params if getattr(each, "rich_help_panel", None) is None]
+        assert len(own) <= 11, f"{name}: a help that long needs groups"
 
 
 def test_doctor_knows_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:

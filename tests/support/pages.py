@@ -47,7 +47,7 @@ LESS = {
     "prune": ["--epochs", "1"],
     "qat": ["--epochs", "1"],
     "ptq": ["--samples", "4"],
-    "bench": ["--runs", "3"],
+    "bench": ["--runs", "5"],
 }
 
 
@@ -93,6 +93,7 @@ def furnish(folder: Path, finished: Run) -> None:
         "model.onnx": "files/pruned-qat-int8.onnx",
         "any.onnx": "files/pruned-qat-int8.onnx",
         "model.tflite": "files/pruned-qat-int8.tflite",
+        "model.ranges.json": "files/pruned-qat-int8.ranges.json",
         "int8.tflite": "files/pruned-qat-int8.tflite",
         "dense.tflite": "files/dense-fp32.tflite",
         "float.tflite": "files/dense-fp32.tflite",
@@ -119,7 +120,7 @@ def clear(line: str, folder: Path) -> None:
     for option in ("--out", "--save", "--overlay", "--init"):
         if option in arguments[:-1]:
             path = folder / arguments[arguments.index(option) + 1]
-            for each in (path, path.with_name(f"{path.name}.json")):
+            for each in (path, path.with_name(f"{path.name}.json"), path.with_suffix(".ranges.json")):
                 if each.is_dir():
                     shutil.rmtree(each)
                 else:
