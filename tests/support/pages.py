@@ -38,7 +38,7 @@ SHORT = [
     *("--set", "model.arguments.widths=[4, 8]"),
     *("--set", "measure.runs=5"),
 ]
-# What is added to a command so that it takes seconds: fewer epochs, samples and repetitions, nothing else.
+# What is added to a command so that it takes seconds: fewer epochs, samples and repetitions.
 LESS = {
     "run": SHORT,
     "search": ["--trials", "1", "--set", "search={epochs: 1, qat_epochs: 1, final_epochs: 1, final_qat_epochs: 1}"],
@@ -48,6 +48,7 @@ LESS = {
     "qat": ["--epochs", "1"],
     "ptq": ["--samples", "4"],
     "bench": ["--runs", "5"],
+    "predict": ["--data", "inputs.npz"],  # the model of the run was trained on generated numbers, not on pictures
 }
 
 
@@ -78,6 +79,8 @@ def words(line: str) -> list[str]:
         return [command, *arguments]
     if command in ("run", "search") and "--data" not in arguments:
         arguments += ["--data", DATA]
+    if "--round-to" in arguments:  # the model of the run has layers of 8 channels
+        arguments += ["--round-to", "1"]
     return [command, *(DATA if each == "synthetic:cells" else each for each in arguments), *LESS.get(command, [])]
 
 
@@ -102,6 +105,7 @@ def furnish(folder: Path, finished: Run) -> None:
     }.items():
         shutil.copy(finished.out / source, folder / name)
     random = np.random.default_rng(0)
+    np.savez(folder / "inputs.npz", x=random.normal(size=(2, 1, 32, 32)).astype(np.float32))
     for place in ("path/to/data/images", "path/to/data/masks", "path/to/images", "path/to/inputs"):
         (folder / place).mkdir(parents=True)
         for number in range(10):
