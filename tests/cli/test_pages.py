@@ -20,8 +20,8 @@ from torchshrink.quantize import is_quantized
 # A page's lines in the order in which its reader types them; what an earlier page says too runs there.
 FIRST = {line: page for page in reversed(pages.PAGES) for line in pages.lines(page) if pages.reason(line) is None}
 LINES = {page: [line for line in dict.fromkeys(pages.lines(page)) if FIRST.get(line) == page] for page in pages.PAGES}
-SHORT = {page: [line for line in found if not line.startswith(pages.LONG)] for page, found in LINES.items()}
-LONG = {page: [line for line in found if line.startswith(pages.LONG)] for page, found in LINES.items()}
+SHORT = {page: [line for line in found if not pages.LONG.match(line)] for page, found in LINES.items()}
+LONG = {page: [line for line in found if pages.LONG.match(line)] for page, found in LINES.items()}
 
 
 def name(page: Path) -> str:

@@ -28,8 +28,8 @@ NOT_RUN = {
     "torchshrink verify model.onnx --on": "it needs qemu: tests/runtime/test_processors.py",
     "torchshrink doctor --prepare": "it downloads: scripts/demo used it",
 }
-# What takes a minute even so; scripts/test --exhaustive runs it.
-LONG = ("torchshrink search", "torchshrink sweep")
+# What takes ten seconds to a minute even so: scripts/test --exhaustive runs it. README's `run` stands for the others.
+LONG = re.compile(r"torchshrink (search|sweep|run$|run recipe|run --data path/to/data --out)")
 DATA = "synthetic:cells?size=32&train=16&test=4"
 SHORT = [
     *("--set", "variants={dense: {train: {epochs: 1}}}"),
@@ -121,6 +121,8 @@ def clear(line: str, folder: Path) -> None:
     arguments = shlex.split(line)
     if arguments[-1] == "--init":
         (folder / "recipe.yaml").unlink(missing_ok=True)
+    if "run" in arguments:
+        shutil.rmtree(folder / "runs", ignore_errors=True)
     for option in ("--out", "--save", "--overlay", "--init"):
         if option in arguments[:-1]:
             path = folder / arguments[arguments.index(option) + 1]
