@@ -21,7 +21,6 @@ from torchshrink.quantize import is_quantized
 FIRST = {line: page for page in reversed(pages.PAGES) for line in pages.lines(page) if pages.reason(line) is None}
 LINES = {page: [line for line in dict.fromkeys(pages.lines(page)) if FIRST.get(line) == page] for page in pages.PAGES}
 SHORT = {page: [line for line in found if not pages.LONG.match(line)] for page, found in LINES.items()}
-LONG = {page: [line for line in found if pages.LONG.match(line)] for page, found in LINES.items()}
 
 
 def name(page: Path) -> str:
@@ -43,9 +42,9 @@ def test_lines_of_the_shell(page: Path, finished: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.exhaustive
-@pytest.mark.parametrize("page", [page for page, found in LONG.items() if found], ids=name)
-def test_lines_that_take_long(page: Path, finished: Run, tmp_path: Path) -> None:
-    run(LONG[page], finished, tmp_path)
+@pytest.mark.parametrize("page", [page for page, found in LINES.items() if found != SHORT[page]], ids=name)
+def test_lines_of_pages_that_take_long(page: Path, finished: Run, tmp_path: Path) -> None:
+    run(LINES[page], finished, tmp_path)
 
 
 def test_what_is_not_run_is_still_on_a_page_and_its_test_exists() -> None:
