@@ -24,6 +24,7 @@ from torchshrink.progress import duration
 
 _SECONDS_BETWEEN_LINES = 10.0
 _SECONDS_BEFORE_A_GUESS = 2.0
+_SHARE_BEFORE_A_GUESS = 0.05  # done: the first of many pieces says little of the others
 _SECONDS_WORTH_A_LINE = 1.0
 _BAR = 12  # characters
 _TITLE = 34  # characters of a step's title; a third of a wider terminal
@@ -167,7 +168,7 @@ class Progress:
 
 def _left(seconds: float, done: int, total: int) -> str:
     """Say how long the rest takes, once there is something to tell it from."""
-    if not 0 < done < total or seconds < _SECONDS_BEFORE_A_GUESS:
+    if not 0 < done < total or done < total * _SHARE_BEFORE_A_GUESS or seconds < _SECONDS_BEFORE_A_GUESS:
         return ""
     return f"{duration(seconds / done * (total - done))} left"
 

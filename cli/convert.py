@@ -17,6 +17,7 @@ from torchshrink.errors import ModelError, ParityError
 Shape = Annotated[
     str | None, typer.Option(help="Input shape such as 1,1,128,128, for checkpoints that do not know theirs.")
 ]
+_CALIBRATED, _DEVICE = "A float ONNX file, calibrated", "What runs the file"
 
 
 def export(
@@ -55,7 +56,10 @@ def convert(
     source: Annotated[Path, typer.Argument(help="An ONNX file, of this or another tool, or a checkpoint.")],
     data: Annotated[
         str | None,
-        typer.Option(help="Inputs that a float ONNX file is calibrated on: a folder of .npy, .npz or pictures."),
+        typer.Option(
+            help="Inputs that a float ONNX file is calibrated on: a folder of .npy, .npz or pictures.",
+            rich_help_panel=_CALIBRATED,
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The file to write; the source's name by default.")] = None,
     precision: Annotated[
@@ -70,21 +74,30 @@ def convert(
         Literal["litert", "integer-only", "edgetpu", "micro"],
         typer.Option(
             help="integer-only: refuse a file with any float in it; edgetpu: its operators only; micro: integer-only, "
-            "run in TensorFlow Lite Micro too, the memory that it needs beside it."
+            "run in TensorFlow Lite Micro too, the memory that it needs beside it.",
+            rich_help_panel=_DEVICE,
         ),
     ] = "litert",
     io: Annotated[
-        Literal["int8", "float"], typer.Option(help="What an int8 file takes and gives: codes or float.")
+        Literal["int8", "float"],
+        typer.Option(help="What an int8 file takes and gives: codes or float.", rich_help_panel=_DEVICE),
     ] = "int8",
-    sparse: Annotated[bool, typer.Option("--sparse", help="Leave pruned zeros out of the file.")] = False,
+    sparse: Annotated[
+        bool, typer.Option("--sparse", help="Leave pruned zeros out of the file.", rich_help_panel=_DEVICE)
+    ] = False,
     ranges: Annotated[Path | None, typer.Option(help="Learned ranges of a float ONNX file, JSON.")] = None,
     effort: options.Effort = "bias",
     budget_db: options.Budget = 30.0,
     keep_float: Annotated[
-        str | None, typer.Option(help="With --data: nodes that stay float, by name, separated by commas.")
+        str | None,
+        typer.Option(
+            help="With --data: nodes that stay float, by name, separated by commas.", rich_help_panel=_CALIBRATED
+        ),
     ] = None,
-    mean: Annotated[str, typer.Option(help="With --data of pictures: of the channels, in [0, 1].")] = "0",
-    std: Annotated[str, typer.Option(help="The same: their standard deviation.")] = "1",
+    mean: Annotated[
+        str, typer.Option(help="With --data of pictures: of the channels, in [0, 1].", rich_help_panel=_CALIBRATED)
+    ] = "0",
+    std: Annotated[str, typer.Option(help="The same: their standard deviation.", rich_help_panel=_CALIBRATED)] = "1",
     shape: Shape = None,
     factory: options.Factory = None,
     allow_pickle: options.AllowPickle = False,

@@ -104,7 +104,8 @@ Epochs = Annotated[int, typer.Option(min=0, help="Passes over the training data.
 Rate = Annotated[float, typer.Option("--lr", min=0.0, help="Peak learning rate.", rich_help_panel=TRAINING)]
 Batch = Annotated[int, typer.Option(min=1, help="Samples per step, shared by all processes.", rich_help_panel=TRAINING)]
 Track = Annotated[
-    Literal["mlflow", "tensorboard"] | None, typer.Option(help="Log settings, curves, figures and files there.")
+    Literal["mlflow", "tensorboard", "wandb", "comet_ml", "aim"] | None,
+    typer.Option(help="Log there: losses while it trains, then figures; MLflow and TensorBoard get settings too."),
 ]
 Seed = Annotated[
     int, typer.Option(min=0, max=_MOST_SEED, help="Decides everything that is random.", rich_help_panel=TRAINING)

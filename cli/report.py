@@ -38,7 +38,7 @@ def report(
     check_tracker(track)
     content = document.load(folder)
     paths = document.render(content, folder)
-    log(folder, track)
+    log(folder, track, is_told=False)
     if as_json:
         console.show_json(content)
         return

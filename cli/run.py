@@ -9,7 +9,7 @@ import typer
 
 from torchshrink.cli import console, options
 from torchshrink.cli.inputs import load_recipe
-from torchshrink.cli.shown import check_tracker, log, show_report
+from torchshrink.cli.shown import log, show_report, told
 from torchshrink.errors import RecipeError, ShrinkError
 
 
@@ -44,7 +44,6 @@ def run(
         from torchshrink.pipeline.run import run
         from torchshrink.report import document
 
-        check_tracker(track)
         folder = out or Path("runs", folder_name(recipe, settings.data))
 
         def show() -> None:
@@ -52,7 +51,8 @@ def run(
             log(folder, track)
 
         try:
-            run(settings, folder, Bridge(), is_fresh=not resume, progress=progress)
+            with told(track, folder):
+                run(settings, folder, Bridge(), is_fresh=not resume, progress=progress)
         except ShrinkError as error:
             if error.is_reported:
                 show()

@@ -16,22 +16,32 @@ from torchshrink.errors import RecipeError
 if TYPE_CHECKING:
     from torchshrink.search.engines.local import Engine
 
+_LIMITS, _CLUSTER = "Limits", "On a cluster"
+
 
 def search(
     recipe: options.RecipeFile = None,
-    max_size: Annotated[str | None, typer.Option(help="Of the file, such as 120kB.")] = None,
+    max_size: Annotated[str | None, typer.Option(help="Of the file, such as 120kB.", rich_help_panel=_LIMITS)] = None,
     max_latency: Annotated[
-        str | None, typer.Option(help="Of one inference: 2ms, or 0.2x for a share of the dense float file's.")
+        str | None,
+        typer.Option(
+            help="Of one inference: 2ms, or 0.2x for a share of the dense float file's.", rich_help_panel=_LIMITS
+        ),
     ] = None,
     max_rss: Annotated[
-        str | None, typer.Option(help="Peak memory of a fresh process with the file, such as 60MB.")
+        str | None,
+        typer.Option(help="Peak memory of a fresh process with the file, such as 60MB.", rich_help_panel=_LIMITS),
     ] = None,
     max_loss_increase: Annotated[
         str | None,
-        typer.Option(help="Validation loss (or the metric that decides) worse than the dense model's: 0.01, or 2%."),
+        typer.Option(
+            help="Validation loss (or the metric that decides) worse than the dense model's: 0.01, or 2%.",
+            rich_help_panel=_LIMITS,
+        ),
     ] = None,
     target: Annotated[
-        Literal["litert", "onnxruntime"], typer.Option(help="The runtime that the file is for.")
+        Literal["litert", "onnxruntime"],
+        typer.Option(help="The runtime that the file is for.", rich_help_panel=_LIMITS),
     ] = "litert",
     costs: Annotated[
         Path | None,
@@ -40,6 +50,7 @@ def search(
             "--on",
             help="The processor that latency is of: what `torchshrink bench --save` wrote "
             "of TFLite files there; by default this one.",
+            rich_help_panel=_LIMITS,
         ),
     ] = None,
     trials: Annotated[
@@ -54,21 +65,30 @@ def search(
         typer.Option(min=1, help="Candidates trained at once; by default 1, with ray as many as fit the cluster."),
     ] = None,
     engine: Annotated[
-        Literal["local", "ray"], typer.Option(help="Where candidates are trained; ray for a cluster.")
+        Literal["local", "ray"],
+        typer.Option(help="Where candidates are trained; ray for a cluster.", rich_help_panel=_CLUSTER),
     ] = "local",
     address: Annotated[
         str | None,
-        typer.Option(help="Of the Ray cluster: auto, or HOST:PORT of its head; by default Ray on this machine."),
+        typer.Option(
+            help="Of the Ray cluster: auto, or HOST:PORT of its head; by default Ray on this machine.",
+            rich_help_panel=_CLUSTER,
+        ),
     ] = None,
     artefacts: Annotated[
         str | None,
         typer.Option(
             help="URL that all machines reach, such as file:///shared/folder or s3://bucket/prefix; or set "
-            "TORCHSHRINK_ARTEFACTS, or TORCHSHRINK_ARTEFACTS_FILE to a file with it, which no list of processes shows."
+            "TORCHSHRINK_ARTEFACTS, or TORCHSHRINK_ARTEFACTS_FILE to a file with it, which no list of processes shows.",
+            rich_help_panel=_CLUSTER,
         ),
     ] = None,
-    cpus_per_trial: Annotated[int, typer.Option(min=1, help="Of each candidate on a Ray cluster.")] = 1,
-    gpus_per_trial: Annotated[float, typer.Option(min=0.0, help="Of each candidate on a Ray cluster.")] = 0.0,
+    cpus_per_trial: Annotated[
+        int, typer.Option(min=1, help="Of each candidate on a Ray cluster.", rich_help_panel=_CLUSTER)
+    ] = 1,
+    gpus_per_trial: Annotated[
+        float, typer.Option(min=0.0, help="Of each candidate on a Ray cluster.", rich_help_panel=_CLUSTER)
+    ] = 0.0,
     out: Annotated[Path | None, typer.Option(help="Folder of the search; by default runs/search-NAME.")] = None,
     data: Annotated[
         str | None, typer.Option(help="Data instead of the recipe's.", rich_help_panel=options.MODEL)
@@ -79,7 +99,8 @@ def search(
         typer.Option(
             help="URL of a database for the record, such as postgresql+psycopg://me@host/db; or set "
             "TORCHSHRINK_STORAGE, or TORCHSHRINK_STORAGE_FILE to a file with it, which no list of processes shows; "
-            "else a file of its own."
+            "else a file of its own.",
+            rich_help_panel=_CLUSTER,
         ),
     ] = None,
     trust: options.Trust = False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,11 +114,22 @@ def check_tracker(track: Tracker | None) -> None:
         tracking.check(track)
 
 
-def log(folder: Path, track: Tracker | None) -> None:
-    """Log a finished run where the user asked for."""
+def told(track: Tracker | None, folder: Path) -> AbstractContextManager[None]:
+    """Tell a tracker, if one is wanted, what a run learns while it does."""
+    if track is None:
+        return nullcontext()
+    from torchshrink.report import tracking
+
+    return tracking.live(track, folder)
+
+
+def log(folder: Path, track: Tracker | None, is_told: bool = True) -> None:
+    """Log a finished run where the user asked for, unless it ``is_told`` there already."""
     if track is not None:
         from torchshrink.report import tracking
 
+        if is_told and track not in tracking.AFTERWARDS:
+            return
         console.errors.print(f"look at it with: {tracking.log(folder, track)}")
 
 

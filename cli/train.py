@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from torchshrink.task import Task
 
+_CHANNELS, _SHAPE = "Channels instead of weights", "Its shape"
 Out = Annotated[Path, typer.Option(help="The checkpoint to write, .safetensors.")]
 
 
@@ -73,18 +74,34 @@ def prune(
         typer.Option(help="polynomial, constant: while fine-tuning; one_shot: before it; rewind: in the middle."),
     ] = "polynomial",
     channels: Annotated[
-        float | None, typer.Option(min=0.0, max=0.99, help="Remove this share of the channels instead.")
+        float | None,
+        typer.Option(min=0.0, max=0.99, help="Remove this share of the channels instead.", rich_help_panel=_CHANNELS),
     ] = None,
     target_macs: Annotated[
         float | None,
-        typer.Option(min=0.0, help="Remove channels until this many multiply-accumulates (or this share) remain."),
+        typer.Option(
+            min=0.0,
+            help="Remove channels until this many multiply-accumulates (or this share) remain.",
+            rich_help_panel=_CHANNELS,
+        ),
     ] = None,
     target_params: Annotated[
-        float | None, typer.Option(min=0.0, help="Remove channels until this many parameters (or this share) remain.")
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="Remove channels until this many parameters (or this share) remain.",
+            rich_help_panel=_CHANNELS,
+        ),
     ] = None,
-    importance: Annotated[Literal["l1", "l2", "bn", "taylor"], typer.Option(help="Of a channel.")] = "l2",
-    round_to: Annotated[int, typer.Option(min=1, help="Channels that remain are a multiple of this.")] = 1,
-    rounds: Annotated[int, typer.Option(min=1, help="Remove channels in this many rounds of fine-tuning.")] = 1,
+    importance: Annotated[
+        Literal["l1", "l2", "bn", "taylor"], typer.Option(help="Of a channel.", rich_help_panel=_CHANNELS)
+    ] = "l2",
+    round_to: Annotated[
+        int, typer.Option(min=1, help="Channels that remain are a multiple of this.", rich_help_panel=_CHANNELS)
+    ] = 1,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Remove channels in this many rounds of fine-tuning.", rich_help_panel=_CHANNELS)
+    ] = 1,
     ignore: Annotated[
         list[str] | None, typer.Option(help="Layers to leave alone, by name, type or pattern; can be repeated.")
     ] = None,
@@ -214,15 +231,26 @@ def student(
     model_file: options.ModelFile,
     out: Out,
     data: options.NamedData = None,
-    widths: Annotated[str, typer.Option(help="Channels of the levels: equal for a flat network.")] = "8,12,16,24",
-    convolutions: Annotated[int, typer.Option(min=1, max=8, help="In each level.")] = 2,
-    convolution: Annotated[Literal["full", "separable", "ghost"], typer.Option(help="Of the levels.")] = "full",
-    merge: Annotated[Literal["concat", "add"], typer.Option(help="How levels take what the encoder had.")] = "concat",
+    widths: Annotated[
+        str, typer.Option(help="Channels of the levels: equal for a flat network.", rich_help_panel=_SHAPE)
+    ] = "8,12,16,24",
+    convolutions: Annotated[int, typer.Option(min=1, max=8, help="In each level.", rich_help_panel=_SHAPE)] = 2,
+    convolution: Annotated[
+        Literal["full", "separable", "ghost"], typer.Option(help="Of the levels.", rich_help_panel=_SHAPE)
+    ] = "full",
+    merge: Annotated[
+        Literal["concat", "add"], typer.Option(help="How levels take what the encoder had.", rich_help_panel=_SHAPE)
+    ] = "concat",
     stem: Annotated[
-        Literal["none", "stride", "space_to_depth"], typer.Option(help="Whether the first convolution halves the size.")
+        Literal["none", "stride", "space_to_depth"],
+        typer.Option(help="Whether the first convolution halves the size.", rich_help_panel=_SHAPE),
     ] = "none",
-    up: Annotated[Literal["transpose", "nearest"], typer.Option(help="What doubles the size again.")] = "transpose",
-    kernel_size: Annotated[int | None, typer.Option(min=1, max=63, help="By default 3, for signals 9.")] = None,
+    up: Annotated[
+        Literal["transpose", "nearest"], typer.Option(help="What doubles the size again.", rich_help_panel=_SHAPE)
+    ] = "transpose",
+    kernel_size: Annotated[
+        int | None, typer.Option(min=1, max=63, help="By default 3, for signals 9.", rich_help_panel=_SHAPE)
+    ] = None,
     own: Annotated[
         str | None, typer.Option("--student", help="module:factory that builds your own architecture instead.")
     ] = None,

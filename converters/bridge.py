@@ -48,8 +48,8 @@ class Bridge:
             ConversionError: When a converter fails.
         """
         with tempfile.TemporaryDirectory(prefix="torchshrink-") as temporary:
-            job = _Job(source, folder, Path(temporary))
             wanted = [precision for precision in precisions if precision == "int8" or not source.is_quantized]
+            job = _Job(source, folder, Path(temporary), _count(formats, wanted))
             graphs = job.graphs(wanted)
             if source.quantized is not None and "int8" in graphs:
                 self._learned = source.quantized, graphs["int8"]
@@ -145,11 +145,21 @@ class Bridge:
         return activations.read(path, quantized, inputs)
 
 
-class _Job:
-    """The export of one variant: its graphs, and where its files go."""
+_SPARSE = {"fp32": (False, True), "fp16": (False,), "int8": (False, True)}  # of TFLite files
 
-    def __init__(self, source: Source, folder: Path, temporary: Path) -> None:
+
+def _count(formats: Sequence[str], precisions: Sequence[str]) -> int:
+    """Return how many files there will be."""
+    tflite_files = sum(len(_SPARSE[each]) for each in precisions)
+    return len(precisions) * ("onnx" in formats) + tflite_files * ("tflite" in formats)
+
+
+class _Job:
+    """The export of one variant: its graphs, where its files go, and how many there will be."""
+
+    def __init__(self, source: Source, folder: Path, temporary: Path, total: int) -> None:
         self.source, self.folder, self.temporary = source, folder, temporary
+        self._written, self._total = 0, total
 
     def graphs(self, precisions: Sequence[str]) -> dict[str, onnx.ModelProto]:
         """Export from PyTorch what the precisions need: the float graph, the QDQ graph, or both."""
@@ -169,7 +179,7 @@ class _Job:
         elif precision == "int8":
             graph = onnxruntime_int8.rewrite(graph)
         path = self._path(precision, "onnx")
-        _logger.info("write %s", path.name)
+        self._tell(path)
         save(graph, path, self._metadata(precision))
         return self._artefact("onnx", precision, path)
 
@@ -189,9 +199,9 @@ class _Job:
             files = dict(zip(floats, converted, strict=True))
             for precision in precisions:
                 kind = "int8" if precision == "int8" else "float"
-                for is_sparse in (False,) if precision == "fp16" else (False, True):
+                for is_sparse in _SPARSE[precision]:
                     path = self._path(precision, "tflite", is_sparse)
-                    _logger.info("write %s", path.name)
+                    self._tell(path)
                     result = tflite.write(
                         files[kind],
                         floats[kind],
@@ -209,6 +219,10 @@ class _Job:
                     made = self._artefact("tflite", precision, path, is_sparse, matched)
                     artefacts.append(replace(made, road=files[kind].road))
         return artefacts
+
+    def _tell(self, path: Path) -> None:
+        _logger.info("write %s", path.name, extra={"done": self._written, "total": self._total})
+        self._written += 1
 
     def _path(self, precision: str, ending: str, is_sparse: bool = False) -> Path:
         return self.folder / f"{self.source.variant}-{precision}{'-sparse' if is_sparse else ''}.{ending}"

@@ -106,7 +106,9 @@ def load(path: Path) -> dict[str, Range]:
             name: Range(tuple(value.scale), tuple(value.zero_point), value.axis, value.origin)
             for name, value in content.tensors.items()
         }
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
         reason: object = error
         if isinstance(error, ValidationError):
             first = error.errors(include_url=False)[0]

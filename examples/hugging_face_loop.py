@@ -8,13 +8,11 @@ from torchshrink.loops import Shrinking
 from torchshrink.loops.transformers import ShrinkCallback
 
 
-class Classifier(nn.Module):
-    """Your model; what is new is the word Shrinking."""
-
+class Classifier(nn.Module):  # noqa: D101
     def __init__(self):
         super().__init__()
         net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(784, 2))
-        self.net = Shrinking(net, torch.randn(2, 1, 16, 16), amount=0.5)
+        self.net = Shrinking(net, torch.randn(2, 1, 16, 16), amount=0.5)  # stands where the model stood
 
     def forward(self, pixels, labels):  # noqa: D102
         scores = self.net(pixels)
@@ -22,8 +20,11 @@ class Classifier(nn.Module):
 
 
 def main(**arguments):  # noqa: D103
-    images = torch.randn(64, 1, 16, 16)
-    data = [{"pixels": image, "labels": int(image.mean() > 0)} for image in images]
+    data = [{"pixels": image, "labels": int(image.mean() > 0)} for image in torch.randn(64, 1, 16, 16)]
     model = Classifier()
     Trainer(model, TrainingArguments(**arguments), train_dataset=data, callbacks=[ShrinkCallback()]).train()
     return model.net.finish()  # an int8 graph, half of its weights zero
+
+
+if __name__ == "__main__":
+    print(main(output_dir="runs/hugging-face", num_train_epochs=4, report_to="none"))

@@ -2,14 +2,17 @@
 
 import importlib.util
 import inspect
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from script import load
 from torch import nn
 
+import torchshrink as ts
 from torchshrink import quantize
 from torchshrink.pipeline import recipe, trust
 from torchshrink.pipeline.assemble import make_model, make_task
@@ -41,6 +44,30 @@ def assert_small(graph: nn.Module) -> None:
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.stem)
 def test_thirty_lines(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 30
+
+
+def test_notebooks_are_in_step() -> None:
+    notebooks = load("notebooks")
+    assert {path.stem for path in FOLDER.glob("*.ipynb")} == {path.stem for path in FOLDER.glob("*.py")}
+    for path in FOLDER.glob("*.py"):
+        assert path.with_suffix(".ipynb").read_text() == notebooks.text(path), "scripts/notebooks writes them"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["plain_loop", "own_parts"])
+def test_cells_run_in_their_order(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the last cell calls is what the example's own test runs: here it is called, not waited for."""
+    cells = json.loads((FOLDER / f"{name}.ipynb").read_text())["cells"]
+    monkeypatch.chdir(tmp_path)
+    called: list[object] = []
+    monkeypatch.setattr(ts, "run", lambda *arguments: called.append(arguments))
+    names: dict[str, object] = {"__name__": "__main__"}
+    for cell in cells:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+    assert (
+        (tmp_path / "small.onnx").exists() if name == "plain_loop" else called == [(names["RECIPE"], "runs/own-parts")]
+    )
 
 
 @pytest.mark.slow

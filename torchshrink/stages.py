@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -252,7 +253,7 @@ def qat(
     are those of `torchshrink.quantize.prepare_qat`.
     """
     prepared = quantize.prepare_qat(model, task.example_input, keep_float, portable)
-    quantize.calibrate(prepared, _told(inputs for inputs, _ in batches(task.train, settings.batch_size, CALIBRATED)))
+    quantize.calibrate(prepared, _calibration(task, settings.batch_size, CALIBRATED))
 
     def after_step(step: int, steps: int) -> None:
         prepared.apply_masks()
@@ -290,13 +291,14 @@ def ptq(
             model, given, effort, budget_db=budget_db, keep_float=keep_float, portable=portable, progress=progress
         )
     prepared = quantize.prepare_ptq(model, task.example_input, keep_float, portable)
-    quantize.calibrate(prepared, _told(inputs for inputs, _ in batches(task.train, batch_size, samples)))
+    quantize.calibrate(prepared, _calibration(task, batch_size, samples))
     return quantize.convert(prepared)
 
 
-def _told(given: Iterable[Tensor]) -> Iterator[Tensor]:
-    for count, inputs in enumerate(given, 1):
-        _logger.info("batch %d of the calibration data", count)
+def _calibration(task: Task, batch_size: int, samples: int) -> Iterator[Tensor]:
+    total = math.ceil(min(samples, len(task.train)) / batch_size)
+    for count, (inputs, _) in enumerate(batches(task.train, batch_size, samples), 1):
+        _logger.info("batch %d of the calibration data", count, extra={"done": count - 1, "total": total})
         yield inputs
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -26,6 +27,8 @@ from torchshrink.progress import SILENT, Progress
 from torchshrink.settings import Arithmetic, Training, check
 from torchshrink.task import Task
 from torchshrink.unlabelled import Taught, taught
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,7 @@ def fit(
         told = f"validation loss {shown[0]:.4f}"
         told += "" if task.decides == "loss" else f", {task.decides} {abs(cost):.4f}"
         progress.update(run.step, steps, f"epoch {epoch}/{settings.epochs} {told}")
+        _logger.debug("epoch %d: %s", epoch, told, extra={"figures": history.epochs[-1]})
         if run.step < settled * steps:
             continue
         if (cost, shown[0]) < (history.best_cost, history.best_loss):

@@ -128,6 +128,18 @@ def better(rows: Sequence[Row], dense_loss: float) -> list[str]:
     return lines
 
 
+def refused(rows: Sequence[Row]) -> list[str]:
+    """Return a line for every file that a tool did not make, or made only after failures, beside the one of ours."""
+    found = {row.name: row for row in rows}
+    lines = []
+    for row in rows:
+        ours, why = found.get(row.counterpart), row.error or row.note
+        if ours is not None and not ours.error and why and not why.startswith(NOT_TRIED):
+            made = f"ours, `{ours.name}`, has {ours.size / 1e6:.3f} MB and a test loss of {ours.loss:.4f}"
+            lines.append(f"- **{row.toolkit}, {row.title}**: {cell(why)}; {made}.")
+    return lines
+
+
 def compared(row: Row, ours: Row) -> list[tuple[str, str]]:
     """Return the columns in which a row is better than ours, and by how much."""
     texts = []
@@ -176,6 +188,10 @@ def write(rows: Sequence[Row], about: dict[str, Any]) -> str:
             f"{about['dense_loss']:.4f}.",
             "",
             *table(rows, about["float_tflite"], about["dense_loss"]),
+            "",
+            "## What others refuse",
+            "",
+            *(refused(rows) or ["Nothing in this run."]),
             "",
             "## Where another tool is better than ours",
             "",

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from html_page import REST, TASK
-from program import call
+from program import Run, call
 
 from torchshrink.cli import bench, console, fit, shown
+from torchshrink.cli.app import app
 from torchshrink.converters.sizes import comparison
 
 ENVIRONMENT = {"python": "3.11", "system": "Linux", "processor": "x", "cores": 2, "packages": {}, "command": "run"}
@@ -167,6 +169,33 @@ def test_piped_progress_is_lines_with_share_and_time_left(monkeypatch: pytest.Mo
     assert file.getvalue().splitlines() == ["train ...", "  25% (1/4) epoch 1/4, 1 min 0 s left"]
 
 
+def test_the_first_of_many_pieces_is_nothing_to_guess_from() -> None:
+    assert console._left(45.0, 1, 133) == ""
+    assert console._left(45.0, 7, 133) == "13 min 30 s left"
+
+
+def test_calibration_says_how_much_of_it_is_done(monkeypatch: pytest.MonkeyPatch, tiny_task: Any) -> None:
+    from torchshrink import stages
+
+    console.listen(logging.INFO)
+    file = progress_of(monkeypatch, is_terminal=False)
+    monkeypatch.setattr(console, "_SECONDS_BETWEEN_LINES", 0.0)
+    with console.Progress() as progress:
+        progress.start("calibrate")
+        assert len(list(stages._calibration(tiny_task, batch_size=8, samples=100))) == 3
+    said = re.findall(r"(\d+)% \((\d/\d)\) (batch \d)", file.getvalue())
+    assert said == [("0", "0/3", "batch 1"), ("33", "1/3", "batch 2"), ("66", "2/3", "batch 3")]
+
+
+def test_as_many_files_are_written_as_were_announced(finished: Run) -> None:
+    """Only sparse files that would save nothing are left out of those that are counted."""
+    from torchshrink.converters import bridge
+
+    kinds = ("onnx", "tflite"), ("fp32", "fp16", "int8")
+    made = {row["name"] for row in finished.rows(variant="pruned") if row["format"] != "torch"}
+    assert len(made) == bridge._count(*kinds) == 8
+
+
 def test_a_bar_fits_and_says_what_is_going_on(monkeypatch: pytest.MonkeyPatch) -> None:
     console.listen(logging.INFO)
     file = progress_of(monkeypatch, is_terminal=True)
@@ -234,6 +263,18 @@ def test_commands_stand_in_groups_and_the_shell_can_complete_them() -> None:
     assert "--install-completion" in text
     panels = call("prune", "--help").stdout
     assert all(each in panels for each in ("Model and data", "Training", "What is shown"))
+
+
+def test_every_command_has_what_every_command_has() -> None:
+    group: Any = typer.main.get_command(app)
+    tables = {"run", "sweep", "search", "inspect", "bench", "compare", "report", "verify"}
+    for name, command in group.commands.items():
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert known >= {"--json", "--verbose", "-v", "--quiet", "-q", "--debug"}, name
+        assert ("--wide" in known) == (name in tables), name
+        assert command.rich_help_panel in ("Make a model smaller", "Look into models and files", "Ship files"), name
+        own = [each for each in command.params if getattr(each, "rich_help_panel", None) is None]
+        assert len(own) <= 11, f"{name}: a help that long needs groups"
 
 
 def test_doctor_knows_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:

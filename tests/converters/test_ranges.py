@@ -122,7 +122,7 @@ def test_another_file_is_refused(tmp_path: Path, content: str) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"none\.json"):
+    with pytest.raises(ModelError, match=r"none\.json cannot be read: No such file"):
         ranges.load(tmp_path / "none.json")
 
 

@@ -92,3 +92,13 @@ def test_recipes_fit_and_so_does_what_may_be_written_shorter() -> None:
 )
 def test_what_a_recipe_refuses_does_not_fit(content: Any) -> None:
     assert not valid(content)
+
+
+def test_every_key_says_what_it_is() -> None:
+    schema = json_schema()
+    parts = [each for part in (schema, *schema["$defs"].values()) for each in (part, *part.get("anyOf", ()))]
+    for part in parts:
+        for key, value in part.get("properties", {}).items():
+            assert value["description"], key
+    assert schema["$defs"]["Pruning"]["properties"]["epochs"]["description"] == "Passes over the training data."
+    assert "Attributes" not in json.dumps(schema)

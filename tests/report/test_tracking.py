@@ -1,17 +1,22 @@
 """What MLflow and TensorBoard are told of a finished run."""
 
 import json
+import logging
 import struct
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from accelerate import tracking as trackers
 from html_page import REST, make_content
 from torch import nn
 
 from torchshrink import checkpoint
 from torchshrink.errors import DataError, MissingExtraError
+from torchshrink.pipeline import recipe
+from torchshrink.pipeline.build import build
+from torchshrink.progress import SILENT
 from torchshrink.report import tracking
 
 EPOCHS = [
@@ -124,3 +129,66 @@ def test_a_tracker_that_is_not_installed(run: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'torchshrink\[mlflow\]'"):
         tracking.log(run, "mlflow")
+
+
+class Recorder:
+    """What accelerate's trackers have."""
+
+    def __init__(self, run_name: str, **options: Any) -> None:
+        self.made, self.logged, self.is_finished = (run_name, options), [], False
+        kept.append(self)
+
+    def start(self) -> None:
+        pass
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        assert not self.is_finished
+        self.logged.append((step, values))
+
+    def finish(self) -> None:
+        self.is_finished = True
+
+
+kept: list[Any] = []
+
+
+def train_two(task: Any) -> None:
+    made = recipe.parse(
+        {"variants": {"dense": {"train": {"epochs": 2}}, "more": {"from": "dense", "train": {"epochs": 1}}}}
+    )
+    model = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Sigmoid())
+    for name in made.variants:
+        model, _, _ = build(made, name, model, task, None, SILENT)
+
+
+def test_every_epoch_is_told_while_it_trains(run: Path, tiny_task: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "check", lambda _: None)
+    monkeypatch.setitem(trackers.LOGGER_TYPE_TO_CLASS, "wandb", Recorder)
+    kept.clear()
+    with tracking.live("wandb", run):
+        train_two(tiny_task)
+        (tracker,) = kept
+        assert [step for step, _ in tracker.logged] == [1, 2, 3]
+        assert set(tracker.logged[0][1]) >= {"dense/train_loss", "dense/validation_loss"}
+        assert set(tracker.logged[2][1]) >= {"more/train_loss", "more/validation_loss"}
+    assert tracker.made == ("torchshrink", {"name": "cells"})
+    assert tracker.logged[3][1]["dense/onnx-fp32/bytes"] == 2000
+    assert tracker.is_finished
+    train_two(tiny_task)
+    assert len(tracker.logged) == 4  # it no longer listens
+    assert logging.getLogger("torchshrink.training").level == logging.NOTSET
+    tracking.log(run, "wandb")
+    assert [step for step, _ in kept[1].logged] == [1, 2, 2]
+
+
+def test_tensorboard_is_told_live_and_writes_nothing_before(run: Path, tiny_task: Any) -> None:
+    with tracking.live("tensorboard", run):
+        assert not (run / "tensorboard").exists()
+        train_two(tiny_task)
+        assert len(scalars(run / "tensorboard" / "live")["dense/validation_loss"]) == 2
+
+
+def test_a_tracker_without_an_extra_is_named_as_pip_knows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "comet_ml", None)
+    with pytest.raises(MissingExtraError, match="comet_ml is not installed: pip install comet-ml"):
+        tracking.check("comet_ml")

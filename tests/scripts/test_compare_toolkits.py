@@ -112,6 +112,15 @@ def test_files_that_fail_or_are_wrong_are_better_in_nothing() -> None:
     assert page.better([row("mine", "torchshrink", error="it broke"), row("other", **smaller)], 0.13) == []
 
 
+def test_what_others_refuse_stands_beside_what_we_make() -> None:
+    rows = [MINE, row("failed", error="it broke"), row("late", note="failed twice before"), row("fine"),
+            row("absent", error="not tried: it is not here")]  # fmt: skip
+    made = "ours, `mine`, has 0.500 MB and a test loss of 0.1300."
+    assert page.refused(rows) == [
+        f"- **tool, the failed way**: it broke; {made}", f"- **tool, the late way**: failed twice before; {made}"
+    ]  # fmt: skip
+
+
 def test_the_most_specific_reason_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     known = {("oth", "size"): "general", ("other", "size"): "special", ("other", "loss"): "luck"}
     monkeypatch.setattr(page, "REASONS", known)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
@@ -21,6 +22,7 @@ from torchshrink.settings import Training
 from torchshrink.task import Task
 from torchshrink.training import History, Settings
 
+_logger = logging.getLogger(__name__)
 _SHARED = [field.name for field in fields(Training)]  # the others of a step are its own
 
 
@@ -51,6 +53,7 @@ def build(
         )
     title, stage = _STAGES[kind]
     progress.start(f"{name}: {title}")
+    _logger.debug("%s: %s", name, title, extra={"variant": name})
     share = recipe.imitation
     if isinstance(step, Student):
         own, share = {"step": step}, 1.0 if task.kind == "unlabelled" or share == 1 else step.distillation

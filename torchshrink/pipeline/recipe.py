@@ -113,7 +113,18 @@ _STEPS = ("train", "student", "prune", "channels", "cluster", "qat")
 
 
 class Variant(Strict):
-    """One model: where it comes from, the one thing that is done to it, and whether files are made of it."""
+    """One model: where it comes from, the one thing that is done to it, and whether files are made of it.
+
+    Attributes:
+        source: The variant above that it starts from; `from` in a file.
+        export: False for a step on the way to another variant: no files are made of it.
+        train: Train it.
+        student: Teach another architecture what it does.
+        prune: Set weights to zero.
+        channels: Remove channels.
+        cluster: Let weights share values.
+        qat: Train it for int8, the last step.
+    """
 
     source: str | None = Field(None, alias="from")
     export: bool = True
@@ -141,7 +152,12 @@ class Variant(Strict):
 
 
 class Measuring(Strict):
-    """How files are timed."""
+    """How files are timed.
+
+    Attributes:
+        threads: That a runtime computes with.
+        runs: Inferences of each file, in turns with those of the others.
+    """
 
     threads: Threads = 1
     runs: Int = Field(50, ge=5)
@@ -156,7 +172,30 @@ def _default_variants() -> dict[str, Variant]:
 
 
 class Recipe(Strict):
-    """The whole job; every value has a default."""
+    """The whole job; every value has a default.
+
+    Attributes:
+        version: Of the format.
+        data: A folder, a `.npz` or `.csv` file, `synthetic:cells`, or `module:callable`; see Data.
+        seed: Of everything that is drawn at random.
+        validation: Share of the training data that picks the best epoch.
+        augment: Flips, rotations and noise; or `module:callable`, called with (inputs, truths, generator).
+        task: What the data is for, where it does not say so itself.
+        model: The architecture, and weights to start from.
+        loss: The task's own unless given.
+        distillation: Share of the loss, in every fine-tuning, that the first trained variant's outputs make.
+        fit: `module:callable`, your own training loop, called with (model, task, settings, after_step).
+        optimizer: `module:callable`, called with (parameters, lr=..., weight_decay=...); AdamW unless given.
+        schedule: `module:callable`, called with (optimizer, steps); one cycle unless given.
+        variants: The models to make, each one step from the model or from a variant above it.
+        formats: Of the files that are made.
+        precisions: Of the files; int8 of a variant without `qat` is calibrated on the training data.
+        keep_float: Modules that stay float in int8, by name, or `auto`: as few as cost less than 1 % of what decides.
+        portable: Room in int8 weights, so that ONNX Runtime is right on x86 without VNNI too.
+        processors: Where int8 files must be right; emulated, with qemu-user: x86-avx2, x86-sse4, arm64.
+        measure: How files are timed.
+        search: What `torchshrink search` tries; left out, it follows from each layer's sensitivity.
+    """
 
     version: Literal[1] = 1
     data: str = "synthetic:cells"

@@ -15,14 +15,26 @@ _STEP = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 @dataclass(frozen=True, config=_STEP)
 class Dense(Training):
-    """Training from the model's own weights, from those of another variant, or from new ones."""
+    """Training from the model's own weights, from those of another variant, or from new ones.
+
+    Attributes:
+        reinitialize: Draw new weights: only the architecture of the variant is kept.
+    """
 
     reinitialize: bool = False
 
 
 @dataclass(frozen=True, config=_STEP)
 class Pruning(Training):
-    """Set weights to zero while fine-tuning; see `torchshrink.stages.prune`."""
+    """Set weights to zero while fine-tuning; see `torchshrink.stages.prune`.
+
+    Attributes:
+        amount: Share of the weights that become zero, over all layers.
+        amounts: The same for each layer, by its name.
+        method: `magnitude`, `layer`, `lamp`, `random`, N:M such as `2:4`, or a block such as `1x4`.
+        schedule: When weights become zero: step by step, at a constant share, at once, or from rewound weights.
+        ignore: Layers that are left alone.
+    """
 
     amount: Share | None = None
     amounts: dict[str, Float] | None = None
@@ -52,7 +64,19 @@ class Pruning(Training):
 
 @dataclass(frozen=True, config=_STEP)
 class Channels(Training):
-    """Remove channels and fine-tune, in rounds; see `torchshrink.stages.channels`."""
+    """Remove channels and fine-tune, in rounds; see `torchshrink.stages.channels`.
+
+    Attributes:
+        amount: Share of the channels that are removed.
+        amounts: The same for each layer, by its name.
+        target_macs: Share of the multiplications that remain.
+        target_params: Share of the weights that remain.
+        importance: What ranks channels.
+        scope: What is ranked together: all layers, or each alone.
+        round_to: What the channels that remain in a layer are multiples of.
+        rounds: In how many steps of removal and fine-tuning.
+        ignore: Layers that are left alone.
+    """
 
     amount: Share | None = None
     amounts: dict[str, Float] | None = None
@@ -76,7 +100,12 @@ class Channels(Training):
 
 @dataclass(frozen=True, config=_STEP)
 class Clustering(Training):
-    """Share a few values among the weights of every layer; see `torchshrink.stages.cluster`."""
+    """Share a few values among the weights of every layer; see `torchshrink.stages.cluster`.
+
+    Attributes:
+        count: Values that the weights of a layer share.
+        ignore: Layers that are left alone.
+    """
 
     count: Annotated[Int, Field(ge=2, le=256)] = 16
     ignore: tuple[str, ...] | None = None

@@ -29,6 +29,13 @@ class Student(Training):
     """Another architecture, taught by the variant that it comes from; see `torchshrink.model.student.Student`.
 
     Attributes:
+        widths: Channels of each level.
+        convolutions: In each level.
+        convolution: Of a level: full, separable or ghost.
+        merge: How a level takes what the encoder had: concatenated or added.
+        stem: Whether, and how, the first convolution halves every side.
+        up: What doubles them again.
+        kernel_size: Of convolutions; odd.
         factory: ``module:callable`` of the user's own architecture, instead of a shape.
         arguments: What it is called with.
         distillation: Share of the loss that the teacher's outputs make.
@@ -92,11 +99,11 @@ class Students(BaseModel):
         growth: How many times as many each next level has: 1 is flat, 2 the usual pyramid.
         depth: How many levels.
         convolutions: In each level.
-        convolution: See `torchshrink.model.student.Student`, like those after it.
-        merge: See there.
-        stem: See there.
-        up: See there.
-        kernel_size: See there; by default 3 for images, and 5, 9 or 15 for signals.
+        convolution: Of a level: full, separable or ghost; see `torchshrink.model.student.Student`.
+        merge: How a level takes what the encoder had: concatenated or added.
+        stem: Whether, and how, the first convolution halves every side.
+        up: What doubles them again.
+        kernel_size: Of convolutions, odd; by default 3 for images, and 5, 9 or 15 for signals.
         features: Weights of the distance between features.
         factory: ``module:callable`` of the user's own, instead of all of these.
         arguments: What it is called with: two numbers in a list are a range, whole ones if both are; a longer list, or

@@ -17,7 +17,13 @@ class Strict(BaseModel):
 
 
 class Model(Strict):
-    """The architecture, and weights to start from; see `trust_pickle` for ``allow_pickle``, which no file may set."""
+    """The architecture, and weights to start from; see `trust_pickle` for ``allow_pickle``, which no file may set.
+
+    Attributes:
+        factory: `unet`, or `module:callable` that returns a module; `timm:NAME` and `torchvision:NAME` too.
+        arguments: What the factory is called with; of `unet`: widths, up, kernel_size.
+        checkpoint: Weights to start from: .safetensors, .pt, .pth, .ckpt, .bin or a folder of Hugging Face.
+    """
 
     factory: str = "unet"
     arguments: dict[str, Any] = Field(default_factory=dict)
@@ -36,6 +42,10 @@ class Loss(Strict):
     """A loss with its settings: built-in, of ``torch.nn`` (``CrossEntropyLoss``), ``module:callable`` or ``teacher``.
 
     With ``teacher``, every fine-tuning imitates the first trained variant's outputs and looks at no truth.
+
+    Attributes:
+        name: `focal_tversky`, `tversky`, `dice`, `bce`, a loss of `torch.nn`, `module:callable` or `teacher`.
+        settings: What it is made with, such as `{alpha: 0.7}`.
     """
 
     name: str = "focal_tversky"

@@ -33,7 +33,9 @@ class Normalization(TypedDict):
     """What was done to the raw inputs: ``(raw - mean) / std`` for each channel."""
 
     mean: list[Finite]
+    """Of each input channel, in the units of the raw data."""
     std: list[Finite]
+    """The same."""
     raw: NotRequired[str]
     """What the raw data is, such as ``uint8 / 255``."""
 
@@ -43,7 +45,9 @@ class Direction(TypedDict):
     """Of a metric."""
 
     higher_is_better: bool
+    """Otherwise lower is."""
     unit: str
+    """Empty for a plain number."""
 
 
 @_declared
@@ -51,6 +55,7 @@ class Budget(TypedDict):
     """How much worse than the dense model a file may be in what decides."""
 
     amount: Finite
+    """At least 0."""
     is_share: bool
     """Of the dense model's figure, or else in its units."""
 
@@ -60,23 +65,35 @@ class Task(TypedDict):
     """The data that files were checked and scored on."""
 
     name: str
+    """Of the data."""
     train: Count
+    """Samples that were trained on."""
     validation: Count
+    """Samples that picked the best epoch."""
     test: Count
+    """Samples that the figures are of."""
     input: list[Count]
     """``[1, C, *size]``."""
     output: list[Count]
     """``[1, K, *size]``."""
     loss: str
+    """Its name."""
     seed: int
+    """Of everything drawn at random."""
     threads: Size
+    """That training computed with."""
     class_names: list[str]
+    """In the order of the outputs."""
     normalization: Normalization
+    """What inputs went through before the model."""
     kind: NotRequired[Kind]
+    """What a truth is."""
     metrics: NotRequired[dict[str, Direction]]
+    """By name, which way is better."""
     decides: NotRequired[str]
     """The metric, or ``loss``, that files are judged by."""
     budget: NotRequired[Budget | None]
+    """What a file may lose and still be recommended."""
     constant: NotRequired[dict[str, float]]
     """Loss and metrics of the best answer that is the same for every input, on the test set."""
     note: NotRequired[str]
@@ -88,10 +105,15 @@ class Environment(TypedDict):
     """Where the figures were measured."""
 
     python: str
+    """Its version."""
     system: str
+    """The operating system."""
     processor: str
+    """As it names itself."""
     cores: int | None
+    """Logical ones."""
     packages: dict[str, str | None]
+    """Their versions; null for one that is not installed."""
     instructions: NotRequired[list[str]]
     """Of the processor, those that decide how int8 is computed: ``AVX2``, ``dotprod``."""
     int8_dot_products: NotRequired[bool]
@@ -105,9 +127,13 @@ class Latency(TypedDict):
     """Of one inference at batch 1, in ms."""
 
     median: Positive
+    """Of all runs."""
     p90: Positive
+    """Of all runs, the 90th percentile."""
     threads: Size
+    """That the runtime computed with."""
     runs: Size
+    """Timed inferences."""
 
 
 @_declared
@@ -117,11 +143,15 @@ class Parity(TypedDict):
     reference: str | None
     """The model that it was compared with; null for one that is a reference itself."""
     max_abs: float
+    """The largest difference of any output."""
     mean_abs: float
+    """The mean difference."""
     lsb_match: float | None
     """Share of the outputs within one step of int8, in [0, 1]; null for files that are not int8."""
     passed: bool
+    """Whether the file computes what it should; one that does not is deleted."""
     reason: NotRequired[str]
+    """Why it failed, or empty."""
 
 
 @_declared
@@ -131,6 +161,7 @@ class TensorNoise(TypedDict):
     name: str
     """Of the module of the model that returns it, or of an output."""
     is_output: bool
+    """Whether it is an output of the model."""
     snr_db: Finite | None
     """Signal to noise; null where nothing differs."""
     reason: str
@@ -146,7 +177,9 @@ class Shown(TypedDict):
     """How a file compares on one kind of processor: here over the test set, elsewhere for one input."""
 
     passed: bool
+    """Whether it computes there what it should."""
     max_abs: float
+    """The largest difference of any output."""
 
 
 @_declared
@@ -154,12 +187,15 @@ class End(TypedDict):
     """What a file takes or gives."""
 
     name: str
+    """Of the tensor."""
     type: str
+    """Of its numbers, such as ``int8``."""
     shape: list[int | str]
     """As the file has it: channels last in TFLite; a word where any size is taken."""
     scale: NotRequired[float]
     """Of int8 codes: a value is ``(code - zero_point) * scale``."""
     zero_point: NotRequired[int]
+    """See ``scale``."""
 
 
 @_declared
@@ -167,7 +203,9 @@ class Ends(TypedDict):
     """All that a file takes and gives."""
 
     inputs: list[End]
+    """In the file's order."""
     outputs: list[End]
+    """In the file's order."""
 
 
 @_declared
@@ -177,19 +215,25 @@ class Row(TypedDict):
     name: str
     """Unique in a run: ``pruned-qat/tflite-int8-sparse``."""
     variant: str
+    """The recipe's name of the model."""
     architecture: NotRequired[str]
     """The class of the variant's model; of a built-in student, its shape."""
     format: Format
+    """Of the file."""
     precision: str
     """``fp32``, ``fp16`` (weights) or ``int8``."""
     path: str
     """Of the file, in the run's folder."""
     bytes: Size
+    """Of the file."""
     gzip_bytes: Count
+    """Of the file when gzip has packed it."""
     entropy_bytes: Count | None
     """The fewest that any coding of single weights needs."""
     params: Count
+    """Numbers that the file stores."""
     nonzero: Count
+    """Those that are not zero."""
     sparsity: float
     """Share of the parameters that are zero, in [0, 1]."""
     macs: Count
@@ -203,6 +247,7 @@ class Row(TypedDict):
     ends: NotRequired[Ends]
     """Of an exported file."""
     parity: Parity
+    """How far it is from its source."""
     processors: NotRequired[dict[str, Shown]]
     """By kind of processor; ``here`` is the one that made the report, the others are emulated."""
     graph_noise: NotRequired[list[TensorNoise]]
@@ -218,6 +263,7 @@ class Row(TypedDict):
     keep_float: NotRequired[list[str]]
     """Modules that were kept in float."""
     latency_ms: Latency
+    """Taken in turns with the other files."""
     peak_rss_mb: Positive
     """Of a fresh process that loads the file and runs it once."""
     runtime_rss_mb: float
@@ -231,9 +277,13 @@ class Layer(TypedDict):
     """What a layer holds and computes for one sample."""
 
     name: str
+    """As PyTorch names the module."""
     params: Count
+    """Its numbers."""
     nonzero: Count
+    """Those that are not zero."""
     macs: Count
+    """Multiply-accumulates of one sample."""
 
 
 @_declared
@@ -241,9 +291,13 @@ class Failure(TypedDict):
     """A file that failed verification and was deleted, or a variant that could not be made."""
 
     name: str
+    """Of the file or variant."""
     path: str | None
+    """Where the file was, in the run's folder."""
     reason: str
+    """A sentence."""
     parity: Parity | None
+    """Of a file that was compared."""
 
 
 @_declared
@@ -251,7 +305,9 @@ class Rung(TypedDict):
     """A look at a candidate in training."""
 
     epochs: Finite
+    """Trained so far."""
     loss_increase: float
+    """Validation loss above the dense model's."""
 
 
 @_declared
@@ -259,19 +315,31 @@ class Trial(TypedDict):
     """One candidate of a search; null for what was never known."""
 
     number: int
+    """From 0, in the order of their beginning."""
     state: State
+    """What became of it; infeasible: dropped untrained."""
     settings: dict[str, Any]
+    """What was drawn."""
     rungs: list[Rung]
+    """Looks while it trained."""
     size: float | None
+    """Bytes of the exported file."""
     latency: float | None
+    """In ``latency_unit``."""
     rss: float | None
+    """Peak memory of a fresh process, in MB."""
     loss_increase: float | None
+    """Validation loss above the dense model's."""
     estimated: dict[str, float] | None
+    """What it was expected to cost before it was trained."""
     violations: dict[Measure, float]
     """By how much limits were exceeded, as shares of them."""
     seconds: float
+    """That it took."""
     at: NotRequired[float | None]
+    """When it ended, in seconds of the search."""
     reason: str | None
+    """Why it ended early or failed."""
 
 
 @_declared
@@ -279,9 +347,13 @@ class Limits(TypedDict, total=False):
     """What was asked for: bytes, ms or times the dense file's latency, MB, validation loss above the dense model's."""
 
     size: Positive
+    """Bytes."""
     latency: Positive
+    """In ``latency_unit``."""
     rss: Positive
+    """MB."""
     loss_increase: Finite
+    """Validation loss above the dense model's."""
 
 
 @_declared
@@ -289,17 +361,27 @@ class Search(TypedDict):
     """What ``torchshrink search`` tried and found."""
 
     limits: Limits
+    """What was asked for."""
     latency_unit: Literal["ratio", "ms"]
+    """Of the dense file's latency, or ms."""
     objectives: list[Measure]
+    """What is made as small as possible."""
     target: str
+    """The runtime that measures."""
     sampler: str
+    """What draws candidates."""
     seed: int
+    """Of everything drawn at random."""
     seconds: float
+    """That the search took."""
     dense: dict[str, float]
+    """The dense file's costs."""
     trials: list[Trial]
+    """Every candidate."""
     front: list[int]
     """Numbers of trials within every limit that no other beats."""
     recommended: int | None
+    """The number of a trial, or null."""
     nearest: int | None
     """When none is within every limit."""
     binding: Measure | None
@@ -315,13 +397,19 @@ class Report(TypedDict):
     """What a run found."""
 
     schema: Literal[1]
+    """Of the format."""
     task: Task
+    """The data."""
     environment: Environment
+    """The machine."""
     rows: list[Row]
+    """The verified files."""
     layers: NotRequired[dict[str, list[Layer]]]
     """By variant."""
     failed: list[Failure]
+    """What is not among them, and why."""
     search: NotRequired[Search]
+    """Of ``torchshrink search`` alone."""
 
 
 _REPORT = TypeAdapter(Report)

@@ -1,27 +1,129 @@
-"""Log a finished run to MLflow or TensorBoard: settings, training curves, the figures of every file, and the files."""
+"""Tell trackers of a run: its losses while it trains, then settings, curves, the figures of every file, and files."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import importlib
 import json
+import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torchshrink.errors import MissingExtraError
 from torchshrink.report import document
 from torchshrink.report.schema import Row
 
-Tracker = Literal["mlflow", "tensorboard"]
+Tracker = Literal["mlflow", "tensorboard", "wandb", "comet_ml", "aim"]
 
+AFTERWARDS = ("mlflow", "tensorboard")  # which get figures and files by `log`, after what `live` told them
 _EXPERIMENT = "torchshrink"
 _STORE = "sqlite:///mlflow.db"  # MLflow's embedded store, in the current folder
 _LOGS = "tensorboard"
+_MODULES = {name: name for name in get_args(Tracker)} | {"tensorboard": "tensorboardX"}  # PyTorch's loads TensorFlow
+_TOLD = ("torchshrink.pipeline.build", "torchshrink.training")  # who say which variant is trained, and each epoch
+
+
+@contextlib.contextmanager
+def live(tracker: Tracker, folder: Path) -> Iterator[None]:
+    """Tell a tracker of every epoch of a run while it is trained; of figures and files, too, or let `log` do it.
+
+    accelerate's trackers do it, with the settings that each takes from its own environment variables; TensorBoard's
+    events are written by tensorboardX into ``tensorboard/live``.
+
+    Args:
+        tracker: Where to.
+        folder: Of the run; its name is the run's.
+
+    Raises:
+        MissingExtraError: When the tracker is not installed.
+    """
+    check(tracker)
+    handler = _Live(_begin(tracker, folder))
+    loggers = [logging.getLogger(name) for name in _TOLD]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.DEBUG)
+    try:
+        yield
+        if tracker not in AFTERWARDS:
+            handler.end(document.load(folder)["rows"])
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+        if tracker != "mlflow":  # `log` goes on with its run
+            handler.tracker.finish()
+
+
+class _Live(logging.Handler):
+    """Hands the figures of each epoch to a tracker, under the name of the variant that is trained.
+
+    Steps are the epochs of the whole run: some trackers take no step that is less than one before.
+    """
+
+    def __init__(self, tracker: Any) -> None:
+        super().__init__(logging.DEBUG)
+        self.tracker, self._variant, self._step = tracker, "", 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._variant = getattr(record, "variant", self._variant)
+        if epoch := getattr(record, "figures", None):
+            self.epoch(self._variant, epoch)
+
+    def epoch(self, variant: str, values: dict[str, float]) -> None:
+        self._step += 1
+        self.tracker.log({f"{variant}/{key}": value for key, value in values.items()}, step=self._step)
+
+    def end(self, rows: Sequence[Row]) -> None:
+        values = {f"{row['name']}/{key}": value for row in rows for key, value in figures(row).items()}
+        self.tracker.log(values, step=self._step)
+
+
+class _Events:
+    """TensorBoard, called like accelerate's trackers; its folder is made by what there is to tell."""
+
+    def __init__(self, folder: Path) -> None:
+        from tensorboardX import SummaryWriter
+
+        self._writer = functools.cache(lambda: SummaryWriter(str(folder)))
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        for name, value in values.items():
+            self._writer().add_scalar(name, value, step)
+        self._writer().flush()
+
+    def finish(self) -> None:
+        if self._writer.cache_info().currsize:
+            self._writer().close()
+
+
+def _begin(tracker: Tracker, folder: Path) -> Any:
+    if tracker == "tensorboard":
+        return _Events(folder / _LOGS / "live")
+    from accelerate import tracking
+
+    options = {
+        "mlflow": {"run_name": folder.name},
+        "wandb": {"name": folder.name},
+        "aim": {"logging_dir": str(folder.parent)},
+    }
+    if tracker == "mlflow" and not os.environ.get("MLFLOW_TRACKING_URI"):
+        import mlflow
+
+        mlflow.set_tracking_uri(_STORE)
+    made = tracking.LOGGER_TYPE_TO_CLASS[tracker](_EXPERIMENT, **options.get(tracker, {}))
+    if hasattr(made, "start"):  # since accelerate 1.11; before, a new one has started
+        made.start()
+    return made
 
 
 def log(folder: Path, tracker: Tracker) -> str:
-    """Log the run in ``folder`` and return where to look at it.
+    """Log the finished run in ``folder`` and return where to look at it.
 
     MLflow gets one run for all and one inside of it for every variant, in the store that ``MLFLOW_TRACKING_URI`` names,
     or in ``mlflow.db`` in the current folder. TensorBoard gets a folder of events for every variant, in
@@ -37,18 +139,24 @@ def log(folder: Path, tracker: Tracker) -> str:
     """
     rows = document.load(folder)["rows"]
     check(tracker)
+    if tracker not in AFTERWARDS:
+        handler = _Live(_begin(tracker, folder))
+        for variant in _by_variant(rows):
+            for values in curves(folder, variant):
+                handler.epoch(variant, values)
+        handler.end(rows)
+        handler.tracker.finish()
+        return tracker
     return _to_mlflow(rows, folder) if tracker == "mlflow" else _to_tensorboard(rows, folder)
 
 
 def check(tracker: Tracker) -> None:
     """Raise MissingExtraError when the tracker is not installed, before hours of work end with that."""
     try:
-        if tracker == "mlflow":
-            import mlflow  # noqa: F401
-        else:
-            import tensorboardX  # noqa: F401  # PyTorch's own writer would load TensorFlow
+        importlib.import_module(_MODULES[tracker])
     except ImportError as error:
-        raise MissingExtraError(f"{tracker} is not installed: pip install 'torchshrink[{tracker}]'") from error
+        package = f"'torchshrink[{tracker}]'" if tracker in AFTERWARDS else _MODULES[tracker].replace("_", "-")
+        raise MissingExtraError(f"{tracker} is not installed: pip install {package}") from error
 
 
 def settings(folder: Path) -> dict[str, str]:
@@ -77,7 +185,7 @@ def _to_mlflow(rows: Sequence[Row], folder: Path) -> str:
     if not os.environ.get("MLFLOW_TRACKING_URI"):
         mlflow.set_tracking_uri(_STORE)
     mlflow.set_experiment(_EXPERIMENT)
-    with mlflow.start_run(run_name=folder.name):
+    with mlflow.active_run() or mlflow.start_run(run_name=folder.name):
         mlflow.log_params(settings(folder))
         for path in sorted(folder.glob("report.*")):
             mlflow.log_artifact(str(path))
