@@ -16,18 +16,17 @@ from onnx import TensorProto, helper, numpy_helper
 
 from torchshrink import bench
 from torchshrink.converters import tflite_file
-from torchshrink.converters.anatomy.kernels import Runtime
 from torchshrink.converters.onnx_file import DEQUANTIZE, QUANTIZE
 
 _CHANNELS, _SIZE, _KERNEL = 32, 32, 3  # a layer in the middle of a small U-Net
 _RUNS = 30
 WORTH_IT = 1.5  # times as fast as float, from which on int8 is said to save time
-_ENDINGS: dict[Runtime, str] = {"ONNX Runtime": ".onnx", "LiteRT": ".tflite"}
+_ENDINGS = {"ONNX Runtime": ".onnx", "LiteRT": ".tflite"}
 _SCALE = 1 / 64  # of every activation; no output of these weights leaves the grid
 
 
 @cache
-def int8_gain(runtimes: Sequence[Runtime] = ("ONNX Runtime", "LiteRT")) -> dict[str, float]:
+def int8_gain(runtimes: Sequence[str] = ("ONNX Runtime", "LiteRT")) -> dict[str, float]:
     """Return by runtime how many times faster the convolution is in int8 than in float, on one thread.
 
     Measured once in a process.
