@@ -11,7 +11,7 @@ import typer
 
 from torchshrink.cli import console
 from torchshrink.cli.inputs import check_output, parse_shape
-from torchshrink.cli.shown import examine_micro, show_micro
+from torchshrink.cli.shown import examine_micro, show_micro, show_speed, speed_of
 from torchshrink.errors import ModelError, ParityError
 
 if TYPE_CHECKING:
@@ -131,7 +131,8 @@ def _numbers(text: str, option: str) -> list[float]:
 
 
 def _show(out: Path, parity: Parity, arena: dict[str, Any] | None, as_json: bool) -> None:
-    content: dict[str, Any] = {"path": str(out), "bytes": out.stat().st_size, "parity": asdict(parity)}
+    speed = speed_of(out)
+    content: dict[str, Any] = {"path": str(out), "bytes": out.stat().st_size, "parity": asdict(parity), "speed": speed}
     if as_json:
         console.show_json(content | ({"micro": arena} if arena else {}))
         return
@@ -140,3 +141,4 @@ def _show(out: Path, parity: Parity, arena: dict[str, Any] | None, as_json: bool
         f"largest difference {parity.max_abs:.3g}"
     )
     show_micro(arena)
+    show_speed(speed)

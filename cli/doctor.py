@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 _SHOWN = ("torch", "torchao", "torch-pruning", "onnx", "onnxscript", "onnxruntime", "onnx2tf", "tensorflow",
           "ai-edge-litert", "ai-edge-quantizer", "accelerate", "safetensors", "numpy", "pydantic", "typer")  # fmt: skip
-_WORTH_IT = 1.5  # times as fast as float, from which on int8 is said to save time
 # Whose own pins decide whether a conversion works: a wrong neighbour breaks them at run time, not at installation.
 _CHECKED = ("onnx2tf", "ai-edge-quantizer")
 # Packages that are made for certain versions of each other: a wrong one is put right together with the others.
@@ -182,11 +181,13 @@ def _int8_gain() -> dict[str, float]:
 
 
 def _int8_here(gain: dict[str, float]) -> str:
+    from torchshrink.converters.probe import WORTH_IT
+
     kernels = "has int8 dot products" if has_dot_products() else "has no int8 dot products"
     if not gain:
         return kernels
     timed = " and ".join(f"{ratio:.1f}x in {runtime}" for runtime, ratio in gain.items())
-    saves = "time" if min(gain.values()) > _WORTH_IT else "bytes and memory rather than time"
+    saves = "time" if min(gain.values()) > WORTH_IT else "bytes and memory rather than time"
     return f"{kernels}: a convolution in int8 is {timed} as fast as in float, so int8 saves {saves} here"
 
 

@@ -50,7 +50,7 @@ def write_sidecar(path: Path, precision: str, metadata: dict[str, Any]) -> None:
     """Write what a file's user must know beside it, as a run does."""
     if metadata:
         content = {"path": path.name, "bytes": path.stat().st_size, "precision": precision, **metadata}
-        write_json(content, sidecar_of(path))
+        write_json(content | ({"speed": speed_of(path)} if precision == "int8" else {}), sidecar_of(path))
 
 
 def sidecar_of(path: Path) -> Path:
@@ -60,18 +60,26 @@ def sidecar_of(path: Path) -> Path:
 
 def show_file(path: Path, as_json: bool, is_int8: bool = False, micro: dict[str, Any] | None = None) -> None:
     """Show what was written, of an int8 file what is known of its speed, and what a microcontroller needs for it."""
-    speed: tuple[str, ...] = ()
-    if is_int8:
-        from torchshrink.converters.anatomy import slow_int8
-
-        speed = slow_int8.expected(path)
+    speed = speed_of(path) if is_int8 else ()
     if as_json:
         found = ({"speed": speed} if is_int8 else {}) | ({"micro": micro} if micro else {})
         console.show_json({"path": str(path), "bytes": path.stat().st_size} | found)
         return
     console.show(f"{path}: {path.stat().st_size / 1e6:.3f} MB")
     show_micro(micro)
-    for line in speed:
+    show_speed(speed)
+
+
+def speed_of(path: Path) -> tuple[str, ...]:
+    """Return what is known of an int8 file's speed on this processor."""
+    from torchshrink.converters.anatomy import slow_int8
+
+    return slow_int8.expected(path)
+
+
+def show_speed(lines: Sequence[str]) -> None:
+    """Show what `speed_of` returned."""
+    for line in lines:
         console.show(f"speed: {line}")
 
 

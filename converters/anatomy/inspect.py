@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torchshrink.converters import tflite_file
+from torchshrink.converters import probe, tflite_file
 from torchshrink.converters.anatomy import findings, onnx_operations, op_times, tflite_operations
 from torchshrink.converters.anatomy.kernels import Runtime
 from torchshrink.converters.anatomy.operations import Detour, Operation, Precision, detours
@@ -123,9 +123,17 @@ def inspect(path: Path | str, *, runs: int = 30, threads: int = 1, shape: Sequen
         findings.verdict(operations, found),
         (
             *findings.findings(operations, found, runtime),
-            *findings.processor(operations, instructions(), has_dot_products()),
+            *_of_processor(operations, runtime),
         ),
     )
+
+
+def _of_processor(operations: Sequence[Operation], runtime: Runtime) -> tuple[str, ...]:
+    """Say that int8 saves no time here, unless the probe shows that it does."""
+    if has_dot_products() or not findings.multiplies(operations):
+        return ()
+    gain = probe.int8_gain((runtime,))[runtime]
+    return findings.processor(operations, instructions(), False, gain) if gain < probe.WORTH_IT else ()
 
 
 def _timed_tflite(path: Path, runs: int, threads: int) -> tuple[list[Operation], float]:

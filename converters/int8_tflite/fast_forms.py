@@ -1,11 +1,12 @@
 """Write operations whose int8 kernels are slow as ones that XNNPACK takes over; both compute the same, but for ties.
 
-XNNPACK has no int8 form of a ReLU that stands alone, as after a concatenation: LiteRT's own kernel takes more than 20
-times as long as in float (`docs/operators.md`).
+XNNPACK has no int8 form of a ReLU that stands alone, as after a concatenation, nor of an absolute value: LiteRT's own
+kernels take 20 to 70 times as long as in float (`docs/operators.md`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,19 +19,27 @@ _Clamp = schema.ActivationFunctionType
 _CLAMPS = {"RELU": _Clamp.RELU, "RELU6": _Clamp.RELU6, "RELU_N1_TO_1": _Clamp.RELU_N1_TO_1}
 
 
-def rewrite(model: Any) -> int:
-    """Rewrite clamps of int8 tensors that stand alone, in place, and return how many."""
+def rewrite(model: Any, is_integer_only: bool = False) -> int:
+    """Rewrite clamps of int8 tensors that stand alone, absolute values and hard-swish, in place; return how many.
+
+    Args:
+        model: The quantized file.
+        is_integer_only: Whether what runs it has no floats: hard-swish, which is faster in float, stays int8 then.
+    """
+    forms: dict[str, Callable[[Graph, Any], None]] = dict.fromkeys(_CLAMPS, _as_sum) | {"ABS": _as_leaky_relu}
+    if not is_integer_only:
+        forms["HARD_SWISH"] = _in_float
     count = 0
     for graph in graphs(model):
-        for operator in graph.operators:
-            kind = graph.kind(operator)
-            if kind in _CLAMPS and graph.is_int8(operator.inputs[0]):
-                _as_sum(graph, operator, _CLAMPS[kind])
+        for operator in list(graph.operators):
+            form = forms.get(graph.kind(operator))
+            if form is not None and graph.is_int8(operator.inputs[0]):
+                form(graph, operator)
                 count += 1
     return count
 
 
-def _as_sum(graph: Graph, operator: Any, clamp: int) -> None:
+def _as_sum(graph: Graph, operator: Any) -> None:
     """Add zero, with the clamp that a sum computes along."""
     entry = int(operator.inputs[0])
     grid = graph.grid(entry)
@@ -40,7 +49,30 @@ def _as_sum(graph: Graph, operator: Any, clamp: int) -> None:
     graph.tensors[zero].shape, graph.tensors[zero].shapeSignature = [1], None
     graph.tensors[zero].buffer = tflite_file.add_buffer(graph.model, code.tobytes())
     options = schema.AddOptionsT()
-    options.fusedActivationFunction = clamp
+    options.fusedActivationFunction = _CLAMPS[graph.kind(operator)]
     operator.inputs = [entry, zero]
     operator.opcodeIndex = tflite_file.opcode(graph.model, schema.BuiltinOperator.ADD, 2)
     operator.builtinOptionsType, operator.builtinOptions = schema.BuiltinOptions.AddOptions, options
+
+
+def _as_leaky_relu(graph: Graph, operator: Any) -> None:
+    """Turn what is below zero over: its slope is -1."""
+    options = schema.LeakyReluOptionsT()
+    options.alpha = -1.0
+    operator.opcodeIndex = tflite_file.opcode(graph.model, schema.BuiltinOperator.LEAKY_RELU, 2)
+    operator.builtinOptionsType, operator.builtinOptions = schema.BuiltinOptions.LeakyReluOptions, options
+
+
+def _in_float(graph: Graph, operator: Any) -> None:
+    """Compute it in float, between the two conversions, which XNNPACK takes over."""
+    entry, result = int(operator.inputs[0]), int(operator.outputs[0])
+    ends = [graph.add_copy(index, f"{graph.name(index)}_{graph.name(result)}_float") for index in (entry, result)]
+    for index in ends:
+        graph.tensors[index].type, graph.tensors[index].quantization = schema.TensorType.FLOAT32, None
+    operator.inputs, operator.outputs = ends[:1], ends[1:]
+    place = graph.operators.index(operator)
+    graph.operators[place : place + 1] = [
+        graph.step("DEQUANTIZE", entry, ends[0]),
+        operator,
+        graph.step("QUANTIZE", ends[1], result),
+    ]

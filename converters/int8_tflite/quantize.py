@@ -37,7 +37,12 @@ from torchshrink.errors import ConversionError
 
 
 def quantize(
-    float_tflite: Path, float_onnx: Path, ranges: Ranges, target: Path, samples: Sequence[runtimes.Sample] = ()
+    float_tflite: Path,
+    float_onnx: Path,
+    ranges: Ranges,
+    target: Path,
+    samples: Sequence[runtimes.Sample] = (),
+    is_integer_only: bool = False,
 ) -> Match:
     """Write the int8 file and return how its tensors were matched.
 
@@ -51,6 +56,7 @@ def quantize(
         target: Where the int8 file goes.
         samples: Real inputs, for tensors that the converter added inside of a quantized operation; without any, that
             operation stays float.
+        is_integer_only: Whether what runs the file has no floats: then nothing is float for being faster so.
 
     Raises:
         ConversionError: When the ranges are those of another model, or ai-edge-quantizer refuses this one.
@@ -76,7 +82,7 @@ def quantize(
     mend.restore_grids(quantized, learned)
     mend.drop_idle(quantized)
     consistency.check(quantized, model, target.name)
-    fast_forms.rewrite(quantized)
+    fast_forms.rewrite(quantized, is_integer_only)
     tflite_file.write(quantized, target)
     return match
 

@@ -16,6 +16,7 @@ from program import call
 from torchshrink import bench, checkpoint
 from torchshrink.cli import shown
 from torchshrink.converters import micro, qdq
+from torchshrink.converters.anatomy import slow_int8
 from torchshrink.errors import ParityError
 from torchshrink.model.unet import UNet
 from torchshrink.quantize.noise import snr_db
@@ -45,15 +46,24 @@ def _db(one: Path, other: Path, x: np.ndarray) -> float:
     return snr_db(found, wanted)
 
 
-def test_to_onnx_with_the_names_and_the_batch_of_the_file(folder: Path) -> None:
+def test_to_onnx_with_the_names_and_the_batch_of_the_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slow_int8, "has_dot_products", lambda: False)
     result = call("convert", "net.onnx", "--data", "data", "--out", "q.onnx", "--effort", "none", "--json", cwd=folder)
     assert result.code == 0, result.said
     assert result.json["parity"]["passed"] is True
+    assert result.json["speed"][0].startswith("This processor has no int8 dot products")
     model = onnx.load(str(folder / "q.onnx"))
     assert qdq.is_quantized(model)
     assert [item.name for item in (*model.graph.input, *model.graph.output)] == ["pixels", "scores"]
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 0
     assert _db(folder / "q.onnx", folder / "net.onnx", normal(5, 3, 6, 8, seed=4)) > 25
+
+
+def test_what_is_known_of_its_speed_stands_beside_an_int8_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shown, "speed_of", lambda path: (f"{path.name} is slow",))
+    (tmp_path / "a.onnx").touch()
+    shown.write_sidecar(tmp_path / "a.onnx", "int8", {"input_shape": [1, 4]})
+    assert json.loads((tmp_path / "a.onnx.json").read_text())["speed"] == ["a.onnx is slow"]
 
 
 @pytest.mark.slow

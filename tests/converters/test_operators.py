@@ -49,12 +49,12 @@ class Slopes(nn.Module):
 
 # By TFLite's name: what PyTorch computes between two convolutions. Channels and both sides differ.
 CASES: dict[str, Callable[[Tensor], Tensor]] = {
-    "ABS": torch.abs,
     "ADD": Slopes(),  # whose ReLUs, which stand alone, are written as sums
     "BATCH_MATMUL": lambda x: x @ x.transpose(2, 3),
     "CONCATENATION": lambda x: torch.stack([x[:, 3], x[:, 0], x[:, -2], x[:, 1]], 1),
     "ELU": F.elu,
     "GELU": F.gelu,
+    "LEAKY_RELU": torch.abs,  # with the slope -1, which XNNPACK takes over
     "MEAN": lambda x: x.sum((2, 3), keepdim=True),
     "REDUCE_MAX": lambda x: x.amax((2, 3), keepdim=True),
     "REDUCE_MIN": lambda x: x.min(2, keepdim=True).values,

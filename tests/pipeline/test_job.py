@@ -25,6 +25,7 @@ from torchshrink.pipeline.run import run
 from torchshrink.pipeline.steps import Steps
 from torchshrink.progress import SILENT, Silent
 from torchshrink.report import samples
+from torchshrink.runtime import processors
 from torchshrink.training import History
 
 MODULE = """
@@ -200,6 +201,7 @@ def test_int8_files_on_other_processors(
         expected = {"here": here, "x86-avx2": {"passed": True, "max_abs": 0.25}}
         beside = json.loads((tmp_path / "files" / "8.safetensors.json").read_text())
         assert rows["dense/onnx-int8"]["processors"] == beside["processors"] == expected
+        assert beside["instructions"] == list(processors.instructions())
 
 
 def test_a_missing_emulator_is_said_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,6 +44,7 @@ from torchshrink.progress import Progress
 from torchshrink.quantize.noise import to_rows
 from torchshrink.report import samples
 from torchshrink.report.activations import Activation, Reader
+from torchshrink.runtime.processors import instructions
 from torchshrink.sensitivity.keep_float import layers_to_keep
 from torchshrink.sensitivity.layer_info import layer_costs
 from torchshrink.sensitivity.room import room_cost
@@ -360,7 +361,8 @@ class Job:
         """Write what a file's user must know beside it."""
         path = self.out / f"{row['path']}.json"
         with atomic(path) as temporary:
-            temporary.write_text(json.dumps({**row, **self.metadata}, indent=1))
+            content = {**row, **self.metadata, "instructions": list(instructions())}
+            temporary.write_text(json.dumps(content, indent=1))
         return path
 
     def _step(self, name: str, inputs: Any, work: Work) -> tuple[Result, str]:

@@ -42,7 +42,7 @@ def rewrite(graph: GraphModule, kept: AbstractSet[Node], is_qat: bool) -> None:
     """Replace, in place, what has no int8 kernel but is made of operations that have; all compute the same in float.
 
     Differences, negation, division by a number and ``alpha`` become sums and products with constant tensors, which
-    can be quantized; SiLU, hard-swish and hard-sigmoid become their factors; pools, parts, sums, stacks, transposed
+    can be quantized; SiLU and hard-sigmoid become their factors; pools, parts, sums, stacks, transposed
     convolutions with groups or a dilation, and named padding become plain forms.
 
     Args:
@@ -104,11 +104,6 @@ def _silu(write: Writer, source: Node) -> Node:
 def _hardsigmoid(write: Writer, source: Node) -> Node:
     clipped = write.call(aten.hardtanh.default, write.call(aten.add.Tensor, source, write.constant(3)), 0.0, 6.0)
     return write.call(aten.mul.Tensor, clipped, write.constant(1 / 6))
-
-
-def _hardswish(write: Writer, source: Node) -> Node:
-    """Write its factors: XNNPACK has int8 kernels for those, and none for the whole."""
-    return write.call(aten.mul.Tensor, source, _hardsigmoid(write, source))
 
 
 def _prelu(write: Writer, source: Node, slope: Node) -> Node | None:
@@ -354,8 +349,6 @@ _REWRITES: dict[Any, Callable[..., Node | None]] = COMPOSITES | {
     aten.silu_.default: _silu,
     aten.hardsigmoid.default: _hardsigmoid,
     aten.hardsigmoid_.default: _hardsigmoid,
-    aten.hardswish.default: _hardswish,
-    aten.hardswish_.default: _hardswish,
     aten.prelu.default: _prelu,
     aten.channel_shuffle.default: _channel_shuffle,
     aten.select.int: _select,
