@@ -26,12 +26,16 @@ def search(
     max_rss: Annotated[
         str | None, typer.Option(help="Peak memory of a fresh process with the file, such as 60MB.")
     ] = None,
+    max_arena: Annotated[
+        str | None, typer.Option(help="Memory beside the file, with --target micro, such as 200kB.")
+    ] = None,
     max_loss_increase: Annotated[
         str | None,
         typer.Option(help="Validation loss (or the metric that decides) worse than the dense model's: 0.01, or 2%."),
     ] = None,
     target: Annotated[
-        Literal["litert", "onnxruntime"], typer.Option(help="The runtime that the file is for.")
+        Literal["litert", "onnxruntime", "micro"],
+        typer.Option(help="The runtime that the file is for; micro: TensorFlow Lite Micro, in integers alone."),
     ] = "litert",
     costs: Annotated[
         Path | None,
@@ -102,7 +106,11 @@ def search(
         from torchshrink.search import Limits
         from torchshrink.search import search as run_search
 
-        limits = Limits.parse(max_size, max_latency, max_rss, max_loss_increase)
+        limits = Limits.parse(max_size, max_latency, max_rss, max_loss_increase, max_arena, target == "micro")
+        if target == "micro":
+            from torchshrink.converters import micro
+
+            micro.check_installed()
         settings = load_recipe(recipe, data, trust, allow_pickle, set_)
         if costs is not None:
             from torchshrink.converters.anatomy.op_costs import Costs

@@ -18,7 +18,7 @@ from torchshrink.settings import Kind
 SCHEMA = 1
 
 Format = Literal["torch", "onnx", "tflite", "h5"]
-Measure = Literal["size", "latency", "rss", "loss_increase"]
+Measure = Literal["size", "latency", "rss", "arena", "loss_increase"]
 State = Literal["finished", "stopped", "infeasible", "failed", "open"]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Size = Annotated[int, Field(gt=0, lt=2**63)]
@@ -222,6 +222,8 @@ class Row(TypedDict):
     """Of the same process before it opened the file."""
     model_rss_mb: float
     """The difference."""
+    arena_bytes: NotRequired[Count]
+    """What TensorFlow Lite Micro needs beside the file, of a search for microcontrollers."""
 
 
 @_declared
@@ -263,6 +265,8 @@ class Trial(TypedDict):
     size: float | None
     latency: float | None
     rss: float | None
+    arena: NotRequired[float | None]
+    """Bytes, of a search for microcontrollers."""
     loss_increase: float | None
     estimated: dict[str, float] | None
     violations: dict[Measure, float]
@@ -274,11 +278,12 @@ class Trial(TypedDict):
 
 @_declared
 class Limits(TypedDict, total=False):
-    """What was asked for: bytes, ms or times the dense file's latency, MB, validation loss above the dense model's."""
+    """What was asked for: bytes, ms or times the dense file's latency, MB, bytes, loss above the dense model's."""
 
     size: Positive
     latency: Positive
     rss: Positive
+    arena: Positive
     loss_increase: Finite
 
 
