@@ -10,12 +10,12 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
 
 from torchshrink.cli import bench, bundle, convert, doctor, inspection, options, predict, report, run, search, train
+from torchshrink.cli.commands import Commands, add
 from torchshrink.cli.console import errors, interruptible, listen, show
 from torchshrink.errors import RecipeError, ShrinkError, missing_extra
 from torchshrink.parallel.launch import count, problem
@@ -26,6 +26,7 @@ _TRAINING = (*_SHARED, "run", "sweep", "search")
 
 app = typer.Typer(
     name="torchshrink",
+    cls=Commands,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
@@ -35,6 +36,8 @@ app = typer.Typer(
 
 def _show_version(is_wanted: bool) -> None:
     if is_wanted:
+        from importlib.metadata import version
+
         show(f"torchshrink {version('torchshrink')}")
         raise typer.Exit
 
@@ -124,7 +127,7 @@ def _explain(text: str, debug: bool) -> None:
 
 
 def _add(function: Callable[..., None], example: str, panel: str | None = None) -> None:
-    app.command(function.__name__, epilog=f"Example: {example}", rich_help_panel=panel)(guarded(function))
+    add(function, guarded, f"Example: {example}", panel)
 
 
 _MAKE, _LOOK, _SHIP = "Make a model smaller", "Look into models and files", "Ship files"

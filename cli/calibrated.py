@@ -69,37 +69,45 @@ def convert(
 
         shape = parse_shape(settings.shape) if settings.shape else None
         known = entries(load(source), source.name, shape)
-        samples = _samples(data, known, settings)
+        samples, metadata = _samples(data, known, settings)
         kept = [name.strip() for name in (settings.keep_float or "").split(",") if name.strip()]
         found = calibrate(
             source, samples, settings.effort, budget_db=settings.budget_db, keep_float=kept, progress=progress
         )
         progress.start(f"write {out.name}")
-        parity = _write(found, samples, out, settings)
+        parity = _write(found, samples, out, settings, metadata)
         arena = examine_micro(out) if settings.target == "micro" else None
     _show(out, parity, arena, as_json)
 
 
-def _samples(data: str, known: Sequence[Entry], settings: Settings) -> list[tuple[Tensor, ...]]:
-    """Return inputs of a folder or file, or the training inputs of another kind of data."""
+def _samples(data: str, known: Sequence[Entry], settings: Settings) -> tuple[list[tuple[Tensor, ...]], dict[str, Any]]:
+    """Return inputs of a folder or file, or the training inputs of another kind of data; and what a file says of it."""
     from torchshrink.converters.rebuild import samples
 
     if Path(data).exists() or ":" not in data:
-        return samples.read(Path(data), known, _numbers(settings.mean, "--mean"), _numbers(settings.std, "--std"))
+        mean, std = _numbers(settings.mean, "--mean"), _numbers(settings.std, "--std")
+        found = samples.read(Path(data), known, mean, std)
+        return found, samples.described(Path(data), known[0], mean, std) if len(known) == 1 else {}
     from torchshrink.data import open_task
 
     task = open_task(data)
     count = min(samples.MOST, len(task.train))
-    found: list[tuple[Tensor, ...]] = [(task.train[index][0][None],) for index in range(count)]
+    found = [(task.train[index][0][None],) for index in range(count)]
     shapes = [entry.shape for entry in known]
     if [tuple(value.shape[1:]) for value in found[0]] != shapes:
         raise ModelError(
             f"{data} has inputs of {list(found[0][0].shape[1:])}, the model takes {shapes}: choose other data"
         )
-    return found
+    return found, task.metadata
 
 
-def _write(found: Calibrated, samples: Sequence[tuple[Tensor, ...]], out: Path, settings: Settings) -> Parity:
+def _write(
+    found: Calibrated,
+    samples: Sequence[tuple[Tensor, ...]],
+    out: Path,
+    settings: Settings,
+    metadata: dict[str, Any],
+) -> Parity:
     """Write the file and return its parity with the quantized graph; a wrong one is taken away again."""
     import tempfile
 
@@ -109,12 +117,12 @@ def _write(found: Calibrated, samples: Sequence[tuple[Tensor, ...]], out: Path, 
     from torchshrink.converters.proof import verify
 
     if out.suffix.lower() == ".onnx":
-        found.write(out, for_onnxruntime=True)
+        found.write(out, for_onnxruntime=True, metadata=metadata or None)
     else:
         with tempfile.TemporaryDirectory() as folder:
             plain = found.write(Path(folder, f"{out.stem}.onnx"), for_onnxruntime=False)
             form: Target = "integer-only" if settings.target == "micro" else settings.target
-            to_tflite(plain, out, "int8", None, settings.sparse, None, form, settings.io)
+            to_tflite(plain, out, "int8", None, settings.sparse, metadata or None, form, settings.io)
     inputs = tuple(torch.cat(parts) for parts in zip(*samples[:_VERIFIED], strict=True))
     parity = verify.verify(out, found.graph, inputs, "int8", "the quantized graph")
     if not parity.passed:

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -117,6 +116,8 @@ def _gpus() -> list[str]:
 
 def _extras() -> dict[str, list[str]]:
     """Return what each extra lacks here, nothing for one that is there."""
+    from importlib.metadata import requires
+
     from packaging.requirements import Requirement
 
     found: dict[str, list[str]] = {}
@@ -204,6 +205,8 @@ def _problems() -> list[str]:
 
 def _requirements(package: str, extras: tuple[str, ...] = ()) -> Iterator[Requirement]:
     """Yield what a package needs on this Python, with what its ``extras`` add; of torchshrink's own what is there."""
+    from importlib.metadata import requires
+
     from packaging.requirements import Requirement
 
     for line in requires(package) or []:
@@ -230,6 +233,8 @@ def _text(requirement: Requirement) -> str:
 
 
 def _version(package: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version  # help must be there at once
+
     try:
         return version(package)
     except PackageNotFoundError:

@@ -32,6 +32,10 @@ def search(
         str | None,
         typer.Option(help="Peak memory of a fresh process with the file, such as 60MB.", rich_help_panel=_LIMITS),
     ] = None,
+    max_arena: Annotated[
+        str | None,
+        typer.Option(help="Memory beside the file, with --target micro, such as 200kB.", rich_help_panel=_LIMITS),
+    ] = None,
     max_loss_increase: Annotated[
         str | None,
         typer.Option(
@@ -40,8 +44,11 @@ def search(
         ),
     ] = None,
     target: Annotated[
-        Literal["litert", "onnxruntime"],
-        typer.Option(help="The runtime that the file is for.", rich_help_panel=_LIMITS),
+        Literal["litert", "onnxruntime", "micro"],
+        typer.Option(
+            help="The runtime that the file is for; micro: TensorFlow Lite Micro, in integers alone.",
+            rich_help_panel=_LIMITS,
+        ),
     ] = "litert",
     costs: Annotated[
         Path | None,
@@ -123,7 +130,11 @@ def search(
         from torchshrink.search import Limits
         from torchshrink.search import search as run_search
 
-        limits = Limits.parse(max_size, max_latency, max_rss, max_loss_increase)
+        limits = Limits.parse(max_size, max_latency, max_rss, max_loss_increase, max_arena, target == "micro")
+        if target == "micro":
+            from torchshrink.converters import micro
+
+            micro.check_installed()
         settings = load_recipe(recipe, data, trust, allow_pickle, set_)
         if costs is not None:
             from torchshrink.converters.anatomy.op_costs import Costs

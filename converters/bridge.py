@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from torchshrink.converters import contents, half, qdq, tflite
+from torchshrink.converters import contents, half, micro, qdq, targets, tflite, tflite_file
 from torchshrink.converters import ranges as range_store
 from torchshrink.converters.anatomy.inspect import find_islands, inspect
 from torchshrink.converters.anatomy.op_costs import Costs
@@ -129,6 +129,17 @@ class Bridge:
             ModelError: When the file cannot be taken apart.
         """
         return Costs.load(costs).of_file(path)
+
+    def arena_bytes(self, path: Path) -> int:
+        """Return the memory that a TFLite file of integers needs on a microcontroller; see `micro.examine`.
+
+        Raises:
+            UnsupportedOpError: When there are floats in it.
+            MissingExtraError: As `micro.examine`, like the next one.
+            ParityError: See there.
+        """
+        targets.check(tflite_file.read(path), "integer-only", path.name)
+        return micro.examine(path).arena_bytes
 
     def weights(self, path: Path) -> list[NDArray[Any]]:
         """Return the weights that a file stores, dense, in the type that it stores them."""

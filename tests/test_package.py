@@ -106,7 +106,7 @@ def test_every_module_comes_with_an_extra_or_always() -> None:
         for name in ([each.name for each in node.names] if isinstance(node, ast.Import) else
                      [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else [])
     }  # fmt: skip
-    core = {"numpy", "packaging", "PIL", "pydantic", "rich", "typer", "typing_extensions", "yaml", "zstandard"}
+    core = {"numpy", "packaging", "PIL", "pydantic", "rich", "typer", "typing_extensions", "yaml"}
     trackers = {"fsspec", "mlflow", "ray", "tensorboardX", "psycopg", "tf_keras"}
     loops = {"lightning", "pytorch_lightning", "transformers"}  # of who has them already
     known = core | trackers | loops | {module for modules in errors.EXTRAS.values() for module in modules}

@@ -30,7 +30,7 @@ EXTRAS = {
     "tflite": ("onnx2tf", "tensorflow", "ai_edge_quantizer"),
     "micro": ("tflite_micro",),
     "search": ("optuna",),
-    "report": ("jinja2", "markupsafe", "matplotlib"),
+    "report": ("jinja2", "markupsafe", "matplotlib", "zstandard"),
 }
 
 

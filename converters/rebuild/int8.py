@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 from torch import Tensor
@@ -33,13 +34,14 @@ class Calibrated:
     graph: GraphModule
     example: tuple[Tensor, ...]
 
-    def write(self, path: Path, for_onnxruntime: bool) -> Path:
+    def write(self, path: Path, for_onnxruntime: bool, metadata: dict[str, Any] | None = None) -> Path:
         """Write a QDQ file with the inputs, outputs and batch size of the float one.
 
         Args:
             path: The file.
             for_onnxruntime: Rewrite it for the integer kernels of ONNX Runtime; otherwise it is for `to_tflite`, which
                 takes one sample at a time.
+            metadata: Stored in the file as JSON.
 
         Raises:
             UnsupportedOpError: When an operation cannot be exported.
@@ -50,7 +52,7 @@ class Calibrated:
         self._name(model)
         if for_onnxruntime:
             model = onnxruntime_int8.rewrite(model)
-        onnx_file.save(model, path)
+        onnx_file.save(model, path, metadata)
         return path
 
     def _name(self, model: onnx.ModelProto) -> None:

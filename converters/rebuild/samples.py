@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from torchshrink.converters import onnx_file
+from torchshrink.data.preparation import Preparation
 from torchshrink.errors import DataError, ModelError
 
 MOST = 256  # samples that are read
@@ -79,19 +80,46 @@ def read(
     Raises:
         DataError: When there is nothing that fits the model.
     """
+    found: list[tuple[Tensor, ...]] = []
+    for path in _files(source):
+        is_picture = path.suffix.lower() in _PICTURES
+        found += [_picture(path, entries, mean, std)] if is_picture else _arrays(path, entries)
+        if len(found) >= MOST:
+            break
+    return found[:MOST]
+
+
+def described(source: Path, entry: Entry, mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
+    """Return what a file says of its input when it was calibrated on ``source``, see `read`; of its outputs nothing.
+
+    Nothing at all where the input is no ``[C, L]`` or ``[C, H, W]`` of numbers.
+    """
+    if len(entry.shape) not in (2, 3) or entry.dtype != "float32":
+        return {}
+    channels, *sides = entry.shape
+    known: dict[str, Any] = {"kind": "", "input_shape": [1, *entry.shape]}
+    if any(path.suffix.lower() in _PICTURES for path in _files(source)):
+        if channels not in _MODES:  # it has its channels last
+            return {}
+        form = Preparation(size=(sides[1], sides[0]), colour="gray" if channels == 1 else "rgb")
+        each = {"mean": _each(mean, channels), "std": _each(std, channels)}
+        return {**known, "normalization": {**each, "raw": "uint8 / 255"}, "prepared": str(form)}
+    unchanged = {"mean": [0.0] * channels, "std": [1.0] * channels, "raw": "float32"}
+    return {**known, "normalization": unchanged}
+
+
+def _each(numbers: Sequence[float], channels: int) -> list[float]:
+    return [float(number) for number in (list(numbers) * channels)[:channels]]
+
+
+def _files(source: Path) -> list[Path]:
     for part in ("train", "images"):
         source = source / part if (source / part).is_dir() else source
     files = sorted(source.rglob("*")) if source.is_dir() else [source]
     known = [path for path in files if path.suffix.lower() in (".npy", ".npz", *_PICTURES)]
     if not known:
         raise DataError(f"{source} holds no .npy, .npz or picture: give inputs as the model takes them")
-    found: list[tuple[Tensor, ...]] = []
-    for path in known:
-        is_picture = path.suffix.lower() in _PICTURES
-        found += [_picture(path, entries, mean, std)] if is_picture else _arrays(path, entries)
-        if len(found) >= MOST:
-            break
-    return found[:MOST]
+    return known
 
 
 def _arrays(path: Path, entries: Sequence[Entry]) -> Iterator[tuple[Tensor, ...]]:

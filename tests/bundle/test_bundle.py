@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 from program import call
@@ -22,6 +23,7 @@ from torchshrink.bundle.write import bundle
 from torchshrink.errors import MissingExtraError, ParityError
 from torchshrink.files import sha256
 from torchshrink.predict.run import predict
+from torchshrink.runtime.predict import predict as values_of
 
 
 @pytest.fixture
@@ -48,6 +50,22 @@ def test_a_folder_runs_as_predict_does(gray_unet: Path, served_gray: Path, tmp_p
         expected, found = (Image.open(tmp_path / folder / f"{name}.png") for folder in ("expected", "found"))
         assert np.array_equal(np.asarray(expected), np.asarray(found))
     assert np.array_equal(np.load(tmp_path / "expected" / "array.npz")["y"], np.load(tmp_path / "found" / "array.npy"))
+
+
+def test_a_file_that_says_nothing_takes_its_inputs_as_they_are(unet: Path, tmp_path: Path) -> None:
+    """Of another tool, or converted from one: arrays in, values out."""
+    model = onnx.load(unet)
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "other.onnx")
+    x = np.random.default_rng(0).standard_normal((2, 1, 32, 32)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    made = bundle(tmp_path / "other.onnx", tmp_path / "made").path
+    command = [sys.executable, "-I", str(made / "run.py"), str(tmp_path / "x.npy"), "--out", str(tmp_path / "found")]
+    subprocess.run(command, check=True)
+    assert np.allclose(np.load(tmp_path / "found" / "x.npy"), values_of(unet, x), atol=1e-6)
+    refusal = call("predict", tmp_path / "other.onnx", "--data", tmp_path / "x.npy", "--out", tmp_path / "masks")
+    assert refusal.code == 3
+    assert "torchshrink bundle makes a runner of it" in refusal.said
 
 
 def test_what_a_folder_holds(made: Path) -> None:

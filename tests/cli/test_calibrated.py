@@ -14,6 +14,7 @@ from onnx_graphs import normal, write
 from program import call
 
 from torchshrink import bench, checkpoint
+from torchshrink.bundle.describe import describe
 from torchshrink.cli import shown
 from torchshrink.converters import micro, qdq
 from torchshrink.converters.anatomy import slow_int8
@@ -57,6 +58,9 @@ def test_to_onnx_with_the_names_and_the_batch_of_the_file(folder: Path, monkeypa
     assert [item.name for item in (*model.graph.input, *model.graph.output)] == ["pixels", "scores"]
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 0
     assert _db(folder / "q.onnx", folder / "net.onnx", normal(5, 3, 6, 8, seed=4)) > 25
+    found = describe(folder / "q.onnx")  # for a bundle: arrays as the file takes them, answers of no known meaning
+    assert (found["kind"], found["raw"], found["mean"], found["std"]) == ("values", "float32", [0.0] * 3, [1.0] * 3)
+    assert (found["tile"], found["output"]["sides"], len(found["classes"])) == ([6, 8], [12, 10], 4)
 
 
 def test_what_is_known_of_its_speed_stands_beside_an_int8_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,6 +58,15 @@ def test_narrow_models_by_hand(space: Resolved) -> None:
     assert found["latency"] == pytest.approx(latency(narrow / whole, [(1.0, 0.5), (0.25, 0.2)]), abs=1e-5)
 
 
+def test_what_no_arena_can_be_smaller_than(space: Resolved) -> None:
+    """The second convolution has the most: channels of 16 x 16, and as many of 8 x 8."""
+    estimate = made(space, BOTH)
+    assert estimate(SETTINGS)["arena"] == 4 * 256 + 4 * 64
+    assert estimate({**SETTINGS, "channels": 0.0})["arena"] == 8 * 256 + 8 * 64
+    found = estimate.violations(estimate(SETTINGS), Limits(arena=1000.0, is_micro=True))
+    assert found == {"arena": pytest.approx(0.28)}
+
+
 def test_zeros_count_only_where_they_save_bytes(space: Resolved) -> None:
     estimate = made(space, BOTH)
     whole = {**SETTINGS, "channels": 0.0}

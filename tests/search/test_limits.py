@@ -1,5 +1,7 @@
 """Limits as people write them, and what exceeds them."""
 
+from typing import Any
+
 import pytest
 
 from torchshrink.errors import RecipeError
@@ -26,18 +28,29 @@ def test_units() -> None:
         ({"latency": "2"}, "--max-latency 2: give 2ms, or 0.2x"),
         ({"latency": "fast"}, "--max-latency fast: expected a positive number"),
         ({"rss": "60 mJ"}, "--max-rss 60 mJ: expected a unit"),
+        ({"arena": "200kB"}, "--max-arena 200kB is of a microcontroller: add --target micro, or give --max-rss"),
+        ({"arena": "much", "is_micro": True}, "--max-arena much: expected a positive number"),
+        ({"rss": "60MB", "is_micro": True}, "--max-rss 60MB: a microcontroller has no processes, give --max-arena"),
         ({"loss_increase": float("nan")}, "--max-loss-increase nan: expected a number"),
     ],
 )
-def test_what_cannot_be_read(arguments: dict[str, str], message: str) -> None:
+def test_what_cannot_be_read(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        Limits.parse(**arguments)  # type: ignore[arg-type]
+        Limits.parse(**arguments)
 
 
 def test_what_has_no_limit_is_minimised() -> None:
     assert Limits().objectives == ("size", "latency", "rss", "loss_increase")
     assert Limits.parse("1kB", rss="60MB").objectives == ("latency", "loss_increase")
     assert Limits.parse("1kB", "1ms", "60MB", 0.01).objectives == ("loss_increase",)
+    assert Limits(is_micro=True).objectives == ("size", "latency", "arena", "loss_increase")
+    assert Limits.parse("1kB", arena="200kB", is_micro=True).objectives == ("latency", "loss_increase")
+
+
+def test_an_arena_has_a_limit() -> None:
+    limits = Limits.parse(arena="200kB", is_micro=True)
+    assert limits.violations({"arena": 300_000.0, "rss": 50.0}, DENSE) == {"arena": 0.5}
+    assert limits.violations({"arena": 200_000.0}, DENSE) == {}
 
 
 def test_violations_are_shares_of_the_limit() -> None:

@@ -10,12 +10,14 @@ import pytest
 from torchshrink.errors import RecipeError
 from torchshrink.pipeline.recipe import Recipe, Search
 from torchshrink.progress import SILENT
+from torchshrink.report.trials import summary, table
 from torchshrink.search.candidates import Plan
 from torchshrink.search.engines.local import Outcome
 from torchshrink.search.engines.work import Request
 from torchshrink.search.estimate import Estimator
 from torchshrink.search.limits import Limits
 from torchshrink.search.loop import MOST_LOST, Budget, Loop
+from torchshrink.search.result import collect
 from torchshrink.search.space import Resolved
 from torchshrink.search.study import Study, state_of
 
@@ -67,7 +69,7 @@ class Estimates(Estimator):
         object.__setattr__(self, "dropped", dropped)
 
     def __call__(self, settings: dict[str, Any]) -> dict[str, float]:
-        return {"size": 500.0, "macs": 0.5, "latency": 0.2, "is_dropped": float(self.dropped(settings))}  # type: ignore[attr-defined]
+        return {"size": 500.0, "macs": 0.5, "latency": 0.2, "arena": 1e3, "is_dropped": float(self.dropped(settings))}  # type: ignore[attr-defined]
 
     def violations(self, estimated: dict[str, float], limits: Limits) -> dict[str, float]:
         return {"size": 0.5} if estimated["is_dropped"] else {}
@@ -123,6 +125,26 @@ def test_costs_are_judged_by_the_limits(make: Make) -> None:
     found = next(trial for trial in loop.study.trials() if state_of(trial) == "finished")
     assert found.user_attrs["violations"] == {"size": pytest.approx(0.25)}
     assert found.values == [pytest.approx(0.1), pytest.approx(found.user_attrs["rungs"][-1]["loss"] - 0.2)]
+
+
+def test_a_microcontroller_has_an_arena_and_no_process(make: Make) -> None:
+    def with_arena(request: Request, times: int) -> Outcome:
+        outcome = answer(request, times)
+        if request.ships is not None and outcome.result is not None:
+            outcome.result["arena"] = 3000.0
+        return outcome
+
+    loop, engine = make(limits=Limits(arena=2000.0, is_micro=True)), Engine(with_arena)
+    loop.run(engine, Budget(3, None))
+    assert all(request.is_micro for request in engine.requests)
+    found = next(trial for trial in loop.study.trials() if state_of(trial) == "finished")
+    assert found.user_attrs["violations"] == {"arena": pytest.approx(0.5)}
+    content = collect(loop.study, loop.limits, {"target": "micro", "sampler": "tpe", "seed": 0}, DENSE)
+    assert content["binding"] == "arena"
+    assert "at most 2.0 kB of arena" in summary(content)
+    assert "3.0 kB of arena, loss" in summary(content)
+    assert "MB of RAM" not in summary(content)
+    assert "arena kB" in table(content)[0]
 
 
 def test_latency_in_milliseconds(make: Make) -> None:

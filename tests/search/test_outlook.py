@@ -37,6 +37,16 @@ def test_nothing_is_finished() -> None:
     assert found[4].violations == {}
 
 
+def test_an_arena_is_as_much_larger_than_its_widest_layer() -> None:
+    done = finished(0, [0.3], 1000.0, 0.3, 50.0, 0.1)
+    done.user_attrs["estimated"] = {**done.user_attrs["estimated"], "arena": 1000.0}
+    done.user_attrs["costs"]["arena"] = 1500.0
+    waiting = trial(1, [0.3])
+    waiting.user_attrs["estimated"] = {**waiting.user_attrs["estimated"], "arena": 200.0}
+    assert looked_at([done, waiting])[1].costs["arena"] == 300.0
+    assert looked_at([waiting])[1].costs["arena"] == 200.0
+
+
 def test_what_was_never_trained_has_no_outlook() -> None:
     assert looked_at([trial(0, [])]) == {}
 

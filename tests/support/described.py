@@ -13,7 +13,8 @@ def spec(**changes: Any) -> dict[str, Any]:
     return {
         "file": "m.tflite", "sha256": "", "kind": "segmentation", "dims": 2, "channels": 1, "raw": "uint8 / 255",
         "mean": [0.0], "std": [1.0], "prepared": {}, "tiles": True, "tile": [8, 8], "overlap": [2, 2],
-        "channels_first": False, "classes": ["cell"], "folders": ["cell"], "input": end, "output": end, **changes,
+        "channels_first": False, "classes": ["cell"], "folders": ["cell"], "input": end,
+        "output": {**end, "sides": [8, 8]}, **changes,
     }  # fmt: skip
 
 

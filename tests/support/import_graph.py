@@ -15,7 +15,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "__init__", "errors", "settings", "progress", "quiet", "harmless", "files", "usercode", "parallel", "losses",
         "meters", "kinds", "metadata", "model", "weights", "checkpoint", "prune", "task", "unlabelled", "metrics",
         "constant", "data", "quantize", "loops", "report", "runtime", "bench", "predict", "bundle", "own_loop",
-        "training", "stages", "student", "sensitivity", "pipeline", "search",
+        "training", "stages", "student", "sensitivity", "pipeline", "search", "__main__",
     ),
     "converters": (
         "environment", "_fork_host", "prepared", "onnx_file", "ranges", "runtimes", "qdq", "tflite_checks",
@@ -24,8 +24,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "_litert_worker", "second_road", "tflite", "__init__", "sizes", "bridge", "calls",
     ),
     "cli": (
-        "fit", "console", "options", "inputs", "shown", "noise", "calibrated", "doctor", "predict", "bundle", "train",
-        "convert", "run", "report", "search", "bench", "inspection", "app", "__init__", "__main__",
+        "fit", "commands", "console", "options", "inputs", "shown", "noise", "calibrated", "doctor", "predict",
+        "bundle", "train", "convert", "run", "report", "search", "bench", "inspection", "app", "__init__", "__main__",
     ),
 }  # fmt: skip
 

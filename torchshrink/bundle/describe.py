@@ -20,15 +20,17 @@ def describe(path: Path) -> dict[str, Any]:
     """Return the content of ``model.json``: see the keys below; shapes are as the file's runtime has them.
 
     Raises:
-        ModelError: When the file is none of torchshrink's, has several inputs or outputs, takes any size, or takes
-            something else than float32 or 8-bit codes.
+        ModelError: When the file has several inputs or outputs, takes any size, or takes something else than float32
+            or 8-bit codes.
     """
-    known, content = shipped.read(path), shipped.stored(path)
+    known = shipped.read(path, any_origin=True)
     if not all(known.default_sides) or 0 in known.sides:
         raise ModelError(f"{path} takes inputs of any size, a bundle is made for one: export it with a fixed size")
     entry, output = (_tflite_ends if path.suffix == ".tflite" else _onnx_ends)(path)
-    kind = content.get("kind", "segmentation")
+    kind = known.kind or "values"
     tile = list(known.sides)
+    inner = output["shape"][2:] if path.suffix == ".onnx" else output["shape"][1:-1]
+    output["sides"] = inner[-len(tile) :]
     return {
         "file": path.name,
         "sha256": sha256(path),
@@ -38,7 +40,7 @@ def describe(path: Path) -> dict[str, Any]:
         "raw": known.raw,
         "mean": list(known.mean),
         "std": list(known.std),
-        "prepared": _prepared(content.get("prepared", "")),
+        "prepared": _prepared(known.prepared),
         "tiles": kind in PIXELWISE,
         "tile": tile,
         "overlap": [side // 4 for side in tile],

@@ -135,6 +135,9 @@ class Bridge(Protocol):
     def latency_ms(self, path: Path, costs: Path) -> float:
         """Return what a TFLite file takes on the processor whose operators were measured for the file ``costs``."""
 
+    def arena_bytes(self, path: Path) -> int:
+        """Return the memory that a TFLite file of integers needs on a microcontroller; keep it beside the file."""
+
     def weights(self, path: Path) -> list[NDArray[Any]]:
         """Return the weights that a file stores, dense, in the type that it stores them."""
 

@@ -100,11 +100,9 @@ def predict(
     began = time.perf_counter()
     check_threads(threads)
     model = shipped.read(Path(file))
-    if model.kind in ("classification", "regression", "reconstruction"):
-        raise ModelError(
-            f"{model.path} was trained for {model.kind}, and predict writes masks: run it in its own runtime, with "
-            "inputs as its metadata says (normalization, prepared)"
-        )
+    if model.kind not in ("segmentation", "multiclass"):
+        said = f"was trained for {model.kind}" if model.kind else "does not say what its outputs are"
+        raise ModelError(f"{model.path} {said}, and predict writes masks: torchshrink bundle makes a runner of it")
     sides = _tile(model, tile)
     overlaps = _overlap(sides, overlap)
     sources = _find(Path(os.path.expanduser(data)))

@@ -28,7 +28,7 @@ class Shipped:
         std: What the result is divided by.
         raw: What the raw input is, such as ``"uint8 / 255"``.
         class_names: One per output channel.
-        kind: What it was trained for, see `torchshrink.task.Task`.
+        kind: What it was trained for, see `torchshrink.task.Task`; empty where nobody said.
         prepared: What training did to files, see `torchshrink.data.preparation`.
     """
 
@@ -44,8 +44,12 @@ class Shipped:
     prepared: str = ""
 
 
-def read(path: Path) -> Shipped:
+def read(path: Path, any_origin: bool = False) -> Shipped:
     """Return what a file says about its input, its output and the normalisation that it expects.
+
+    Args:
+        path: The file.
+        any_origin: Take files that say nothing of it, too: inputs are then float32, as the file itself takes them.
 
     Raises:
         ModelError: When there is no such file, it is damaged, or it does not carry what torchshrink stores in files.
@@ -61,13 +65,15 @@ def read(path: Path) -> Shipped:
     except Exception as error:  # whatever the bytes happen to mean
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ModelError(f"{path} cannot be read ({reason}): export it again, or copy it again") from error
-    return _described(path, entry, output, metadata.parse(text, str(path)) if text else {})
+    content = metadata.parse(text, str(path)) if text else {}
+    if content.get("normalization") is None and any_origin:
+        content |= {"normalization": _unchanged(entry), "kind": ""}
+    return _described(path, entry, output, content)
 
 
-def stored(path: Path) -> dict[str, Any]:
-    """Return all that a file which `read` takes says of its model."""
-    text = _READERS[path.suffix](path)[2]
-    return metadata.parse(text, str(path)) if text else {}
+def _unchanged(entry: Shape) -> dict[str, Any]:
+    channels = entry[1] if len(entry) > 1 else 1
+    return {"mean": [0.0] * channels, "std": [1.0] * channels, "raw": "float32"}
 
 
 def _described(path: Path, entry: Shape, output: Shape, content: dict[str, Any]) -> Shipped:
@@ -79,7 +85,7 @@ def _described(path: Path, entry: Shape, output: Shape, content: dict[str, Any])
     if normalization is None:
         raise ModelError(
             f"{path} does not say how its input is normalised, so it was not made by torchshrink from a trained "
-            "checkpoint: make it with torchshrink run, export or convert"
+            "checkpoint: torchshrink bundle makes a runner of it that takes its inputs as they are"
         )
     if len(entry) not in (3, 4) or len(entry) != len(known) or entry[0] > 1:
         raise ModelError(f"{path} takes inputs of shape {list(entry)}: expected [1, C, L] or [1, C, H, W]")

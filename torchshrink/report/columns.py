@@ -96,6 +96,7 @@ _AFTER = (
     _plain("peak_rss_mb", "RAM MB", "{:.0f}"),
     _plain("runtime_rss_mb"),
     _plain("model_rss_mb"),
+    _plain("arena_bytes"),
     Column(lambda row, _: row["parity"]["reference"], "parity_reference"),
     Column(lambda row, _: row["parity"]["max_abs"], "parity_max_abs", "parity", _parity),
     Column(lambda row, _: row["parity"]["mean_abs"], "parity_mean_abs"),

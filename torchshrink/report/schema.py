@@ -18,7 +18,7 @@ from torchshrink.settings import Kind
 SCHEMA = 1
 
 Format = Literal["torch", "onnx", "tflite", "h5"]
-Measure = Literal["size", "latency", "rss", "loss_increase"]
+Measure = Literal["size", "latency", "rss", "arena", "loss_increase"]
 State = Literal["finished", "stopped", "infeasible", "failed", "open"]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Size = Annotated[int, Field(gt=0, lt=2**63)]
@@ -270,6 +270,8 @@ class Row(TypedDict):
     """Of the same process before it opened the file."""
     model_rss_mb: float
     """The difference."""
+    arena_bytes: NotRequired[Count]
+    """What TensorFlow Lite Micro needs beside the file, of a search for microcontrollers."""
 
 
 @_declared
@@ -328,6 +330,8 @@ class Trial(TypedDict):
     """In ``latency_unit``."""
     rss: float | None
     """Peak memory of a fresh process, in MB."""
+    arena: NotRequired[float | None]
+    """Bytes, of a search for microcontrollers."""
     loss_increase: float | None
     """Validation loss above the dense model's."""
     estimated: dict[str, float] | None
@@ -344,7 +348,7 @@ class Trial(TypedDict):
 
 @_declared
 class Limits(TypedDict, total=False):
-    """What was asked for: bytes, ms or times the dense file's latency, MB, validation loss above the dense model's."""
+    """What was asked for: bytes, ms or times the dense file's latency, MB, bytes, loss above the dense model's."""
 
     size: Positive
     """Bytes."""
@@ -352,6 +356,8 @@ class Limits(TypedDict, total=False):
     """In ``latency_unit``."""
     rss: Positive
     """MB."""
+    arena: Positive
+    """Bytes."""
     loss_increase: Finite
     """Validation loss above the dense model's."""
 

@@ -12,8 +12,8 @@ from torchshrink.report.schema import Measure, Search, State, Trial
 
 STATES: tuple[State, ...] = get_args(State)
 MEASURES: tuple[Measure, ...] = get_args(Measure)
-_NAMES = {"size": "size", "latency": "latency", "rss": "RAM", "loss_increase": "loss increase"}
-_RUNTIMES = {"litert": "LiteRT", "onnxruntime": "ONNX Runtime"}
+_NAMES = {"size": "size", "latency": "latency", "rss": "RAM", "arena": "arena", "loss_increase": "loss increase"}
+_RUNTIMES = {"litert": "LiteRT", "onnxruntime": "ONNX Runtime", "micro": "TensorFlow Lite Micro"}
 _DONE = {"finished": "finished", "stopped": "stopped early", "infeasible": "infeasible", "failed": "failed",
          "open": "still open"}  # fmt: skip
 
@@ -28,7 +28,7 @@ def amount(measure: str, value: float, unit: str) -> str:
 
     Args:
         measure: One of `MEASURES`.
-        value: As the report holds it: bytes, times the dense file's latency or ms, MB, loss.
+        value: As the report holds it: bytes, times the dense file's latency or ms, MB, bytes, loss.
         unit: The ``latency_unit`` of the search.
 
     >>> amount("size", 120000, "ratio"), amount("latency", 0.2, "ratio"), amount("loss_increase", 0.01, "ms")
@@ -36,7 +36,8 @@ def amount(measure: str, value: float, unit: str) -> str:
     """
     if measure == "latency":
         return f"{value:.3g} ms" if unit == "ms" else f"{value:.3g}x the latency"
-    texts = {"size": f"{value / 1e6:.3f} MB", "rss": f"{value:.3g} MB of RAM", "loss_increase": f"loss {value:+.4f}"}
+    texts = {"size": f"{value / 1e6:.3f} MB", "rss": f"{value:.3g} MB of RAM",
+             "arena": f"{value / 1e3:.1f} kB of arena", "loss_increase": f"loss {value:+.4f}"}  # fmt: skip
     return texts[measure]
 
 
@@ -64,7 +65,7 @@ def table(search: Search, *, with_settings: bool = True) -> tuple[list[str], lis
         "state": lambda trial: Cell(_DONE.get(trial["state"], str(trial["state"]))),
         "MB": _size,
         unit: lambda trial: _number(trial["latency"], ".3g"),
-        "RAM MB": lambda trial: _number(trial["rss"], ".1f"),
+        **_memory(search),
         "loss +": _loss,
         **{key.replace("_", " "): _setting(key, found) for key in settings},
         "epochs": lambda trial: _number(max((rung["epochs"] for rung in trial["rungs"]), default=None), "g"),
@@ -148,7 +149,8 @@ def _outcome(search: Search) -> str:
 
 def _figures(trial: Trial, search: Search) -> str:
     unit = search["latency_unit"]
-    words = [amount(measure, value, unit) for measure in MEASURES if is_known(value := trial[measure])]
+    measures = [measure for measure in MEASURES if measure != "rss" or search["target"] != "micro"]
+    words = [amount(measure, value, unit) for measure in measures if is_known(value := trial.get(measure))]
     return ", ".join(words) or "not measured"
 
 
@@ -167,6 +169,13 @@ def _size(trial: Trial) -> Cell:
         return _number(trial["size"] / 1e6, ".3f")
     estimated = (trial["estimated"] or {}).get("size")
     return _number(estimated / 1e6, ".3f", "~") if is_known(estimated) else _number(None, "")
+
+
+def _memory(search: Search) -> dict[str, Callable[[Trial], Cell]]:
+    """Return the column of what a file needs beside itself where it runs."""
+    if search["target"] != "micro":
+        return {"RAM MB": lambda trial: _number(trial["rss"], ".1f")}
+    return {"arena kB": lambda trial: _number((trial.get("arena") or math.nan) / 1e3, ".1f")}
 
 
 def _loss(trial: Trial) -> Cell:

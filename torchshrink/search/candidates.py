@@ -12,7 +12,7 @@ from torchshrink.search import students
 from torchshrink.search.space import LEAST_SPARSITY, Choices, Resolved, is_student, shares
 from torchshrink.settings import Importance
 
-FORMATS = {"litert": "tflite", "onnxruntime": "onnx"}
+FORMATS = {"litert": "tflite", "onnxruntime": "onnx", "micro": "tflite"}
 _IMPORTANCE: Importance = "taylor"
 
 
@@ -45,7 +45,7 @@ class Plan:
         base: The recipe whose first variant is the dense model.
         space: What settings are drawn from.
         search: How long to train.
-        target: ``"litert"`` or ``"onnxruntime"``.
+        target: ``"litert"``, ``"onnxruntime"`` or ``"micro"``.
         checkpoint: The trained dense model's weights.
         reference: The dense float file, which latency is compared with.
         costs: What operators cost on the processor that latency is of, if not this one.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from torchshrink import prune
-from torchshrink.model.macs import count_macs
+from torchshrink.model.macs import count_macs, evaluating
 from torchshrink.pipeline.teaching import make_student
 from torchshrink.prune.layers import prunable_layers
 from torchshrink.search import students
@@ -42,7 +42,8 @@ class Estimator:
     def __call__(self, settings: Choices) -> dict[str, float]:
         """Return ``"size"``, the bytes that its weights alone take in int8, and shares of the dense model's.
 
-        These are ``"macs"`` and, from them, ``"latency"``.
+        These are ``"macs"`` and, from them, ``"latency"``. ``"arena"`` is what the layer with the largest input and
+        output takes for them in int8, in bytes: no arena is smaller.
 
         Raises:
             RecipeError: When the channels cannot be removed, or a student cannot be made.
@@ -58,13 +59,35 @@ class Estimator:
         if settings["sparsity"] >= LEAST_SPARSITY:
             weights = min(weights, round(_SPARSE_BYTES * weights * (1 - settings["sparsity"])))
         macs = count_macs(model, example) / count_macs(self.model, example)
-        return {"size": weights, "macs": macs, "latency": latency(macs, self.measured)}
+        return {
+            "size": weights,
+            "macs": macs,
+            "latency": latency(macs, self.measured),
+            "arena": _widest(model, example),
+        }
 
     def violations(self, estimated: dict[str, float], limits: Limits) -> dict[str, float]:
         """Return by how much a candidate exceeds limits that it obviously cannot meet, as a share of each."""
         unit = self.dense["latency_ms"] if limits.latency_unit == "ms" else 1.0
-        least = {"size": estimated["size"], "latency": _SURE * unit * estimated["latency"]}
-        return limits.violations(least, self.dense)
+        least: dict[str, float | None] = {"size": estimated["size"], "latency": _SURE * unit * estimated["latency"]}
+        return limits.violations(least | {"arena": estimated.get("arena")}, self.dense)
+
+
+def _widest(model: nn.Module, example: Tensor) -> int:
+    """Return the values of input and output, together, of the layer that has the most."""
+    found: list[int] = []
+
+    def note(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        found.append((inputs[0].numel() + output.numel()) // len(output))
+
+    hooks = [layer.register_forward_hook(note) for layer in prunable_layers(model).values()]
+    try:
+        with evaluating(model):
+            model(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return max(found, default=0)
 
 
 def latency(macs: float, measured: Sequence[tuple[float, float]]) -> float:

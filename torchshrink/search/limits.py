@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from torchshrink.errors import RecipeError
 
-COSTS = ("size", "latency", "rss", "loss_increase")
+COSTS = ("size", "latency", "rss", "arena", "loss_increase")
 _BYTES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
@@ -26,6 +26,8 @@ class Limits:
         loss_increase: How much worse than the dense model's what decides may be on the validation part: the loss above
             it, or the metric below or above.
         loss_share: The same as a share of the dense model's figure; see `resolved`.
+        arena: Bytes that TensorFlow Lite Micro needs beside the file.
+        is_micro: Whether the file is for a microcontroller, whose memory is an arena and no process.
     """
 
     size: float | None = None
@@ -34,6 +36,8 @@ class Limits:
     rss: float | None = None
     loss_increase: float | None = None
     loss_share: float | None = None
+    arena: float | None = None
+    is_micro: bool = False
 
     @classmethod
     def parse(
@@ -42,6 +46,8 @@ class Limits:
         latency: str | None = None,
         rss: str | None = None,
         loss_increase: float | str | None = None,
+        arena: str | None = None,
+        is_micro: bool = False,
     ) -> Limits:
         """Read limits as people write them: ``120kB``, ``2ms`` or ``0.2x``, ``60MB``, ``2%`` or 0.01.
 
@@ -54,6 +60,10 @@ class Limits:
         time = _split(latency, "--max-latency", "such as 2ms, or 0.2x for a share of the dense file's")
         if time is not None and time[1] not in ("ms", "x"):
             raise RecipeError(f"--max-latency {latency}: give 2ms, or 0.2x for a share of the dense file's latency")
+        if arena is not None and not is_micro:
+            raise RecipeError(f"--max-arena {arena} is of a microcontroller: add --target micro, or give --max-rss")
+        if rss is not None and is_micro:
+            raise RecipeError(f"--max-rss {rss}: a microcontroller has no processes, give --max-arena")
         memory = _bytes(rss, "--max-rss")
         increase, is_share = _increase(loss_increase)
         return cls(
@@ -63,6 +73,8 @@ class Limits:
             rss=None if memory is None else memory / 1e6,
             loss_increase=None if is_share else increase,
             loss_share=increase if is_share else None,
+            arena=_bytes(arena, "--max-arena"),
+            is_micro=is_micro,
         )
 
     def resolved(self, dense: Mapping[str, float]) -> Limits:
@@ -79,7 +91,8 @@ class Limits:
     @property
     def objectives(self) -> tuple[str, ...]:
         """Return the costs that are to be as small as possible."""
-        return tuple(name for name in COSTS if name not in self.limited) or ("loss_increase",)
+        unknown = "rss" if self.is_micro else "arena"
+        return tuple(name for name in COSTS if name not in self.limited and name != unknown) or ("loss_increase",)
 
     def violations(self, costs: Mapping[str, float | None], dense: Mapping[str, float]) -> dict[str, float]:
         """Return by how much costs exceed their limits, as a share of the limit.

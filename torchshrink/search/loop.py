@@ -25,7 +25,7 @@ from torchshrink.search.study import Study, state_of
 MOST_LOST = 2  # how often a candidate whose worker died is given to another
 MOST_DROPPED = 100  # candidates in a row that cannot meet the limits
 _TURN = 1.0  # seconds between two looks at the clock
-_KNOWN = ("size", "latency")  # costs that candidates differ in long before they are measured
+_KNOWN = ("size", "latency", "arena")  # costs that candidates differ in long before they are measured
 _DOUBT = 0.05  # share of a limit by which a forecast may exceed it
 _FINISHING = 0.7  # share of the time after which hopeful candidates are finished before new ones begin
 
@@ -191,6 +191,7 @@ class Loop:
                 ships=candidate.name if is_last else None,
                 reference=self.plan.reference,
                 costs=self.plan.costs,
+                is_micro=self.limits.is_micro,
             )
         )
 
@@ -221,6 +222,7 @@ class Loop:
             return
         latency = found["latency_ms"] if self.limits.latency_unit == "ms" else found["latency"]
         costs = {"size": found["size"], "latency": latency, "rss": found["rss"], "loss_increase": increase}
+        costs |= {name: found[name] for name in ("arena",) if name in found}
         self.study.note(number, **facts, costs=costs, file=found["name"])
         self.study.finish(number, costs, self.limits.violations(costs, self.dense))
 

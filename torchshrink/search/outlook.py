@@ -30,8 +30,8 @@ class Outlook:
 class Forecast:
     """What finished candidates tell of the others.
 
-    The loss changes as much from a rung on as theirs did, and a file is as much larger than its weights, the median
-    each; latency lies on the line through theirs over MACs.
+    The loss changes as much from a rung on as theirs did, a file is as much larger than its weights, and an arena as
+    many times the layer that needs the most, the median each; latency lies on the line through theirs over MACs.
 
     Args:
         trials: Of the study.
@@ -43,6 +43,8 @@ class Forecast:
         measured = [(kept["estimated"], kept["costs"]) for kept in self._finished]
         self._overhead = _median([costs["size"] - estimated["size"] for estimated, costs in measured], 0.0)
         self._memory = _median([costs["rss"] for _, costs in measured], dense["rss"])
+        arenas = [costs["arena"] / each["arena"] for each, costs in measured if "arena" in costs]
+        self._arena = _median(arenas, 1.0)
         self._latency = _latency([(each, costs["latency"]) for each, costs in measured], dense["latency"])
 
     @property
@@ -56,6 +58,7 @@ class Forecast:
             "size": estimated["size"] + self._overhead,
             "latency": self._latency(estimated),
             "rss": self._memory,
+            **({"arena": estimated["arena"] * self._arena} if "arena" in estimated else {}),
         }
 
     def loss_increase(self, rungs: Sequence[Mapping[str, float]]) -> float:

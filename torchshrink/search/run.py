@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from torchshrink.report import document
 from torchshrink.report.trials import summary
 from torchshrink.search.candidates import FORMATS, Plan
 from torchshrink.search.engines.local import Engine, Local
-from torchshrink.search.engines.work import MakeBridge, Request, do, measure, smallest, validating
+from torchshrink.search.engines.work import MakeBridge, Request, arena, do, measure, smallest, validating
 from torchshrink.search.estimate import Estimator
 from torchshrink.search.limits import Limits
 from torchshrink.search.loop import Budget, Loop
@@ -35,7 +35,7 @@ from torchshrink.search.starts import starts
 from torchshrink.search.study import NAME, Study, delete
 from torchshrink.task import Task
 
-Target = Literal["litert", "onnxruntime"]
+Target = Literal["litert", "onnxruntime", "micro"]
 _NARROW = (0.5, 0.75)  # shares of the channels, for the latency that MACs lead to
 RESULT, RECOMMENDED, FRONT = "search.json", "recommended", "front"
 
@@ -71,7 +71,7 @@ def search(
         limits: What the model may cost; what has no limit is minimised.
         out: A folder that is new, empty, or holds the same search.
         make_bridge: Returns what exports and compares: `torchshrink.converters.bridge.Bridge`. Called in workers too.
-        target: Which runtime the file is for.
+        target: Which runtime the file is for; ``"micro"``: of microcontrollers, in integers alone.
         trials: Candidates to train at most, those dropped untrained not counted; 40 when no time is given either.
         hours: Processor time of each worker for the search at most, without the training of the recommended model.
         costs: What ``torchshrink bench --save`` wrote of TFLite files on another machine: latency is then what a file's
@@ -95,6 +95,12 @@ def search(
     settings = recipe.search or Search()
     if (trials is not None and trials < 1) or (hours is not None and hours <= 0):
         raise RecipeError(f"trials={trials}, hours={hours}: a search needs some of each")
+    if limits.arena is not None and target != "micro":
+        raise RecipeError(f"a limit of the arena is of the target micro, not of {target}")
+    limits = replace(limits, is_micro=target == "micro")
+    if limits.is_micro:  # which knows neither float layers nor sparse files
+        narrower = settings.space.model_copy(update={"keep_float": 0, "sparsity": (0.0, 0.0)})
+        settings = settings.model_copy(update={"space": narrower})
     if costs is not None and target != "litert":
         raise RecipeError(f"{costs} holds the costs of TFLite's operators: leave out the target {target}")
     with claimed(out, recipe, is_fresh):
@@ -140,7 +146,8 @@ def search(
         _save_front(finals, out / FRONT)
         if found["recommended"] is None:
             return {"search": found}
-        return _recommend(finals[found["recommended"]], found, out, make_bridge(), is_fresh, progress)
+        final = finals[found["recommended"]]
+        return _recommend(final, found, out, make_bridge(), is_fresh, limits.is_micro, progress)
 
 
 @dataclass(frozen=True)
@@ -180,6 +187,7 @@ def _dense(
     name, variant = next(iter(recipe.variants.items()))
     if variant.train is None:
         raise RecipeError(f"the first variant, {name!r}, is what a search starts from: it must be trained")
+    is_micro = target == "micro"
     changed = {"formats": (FORMATS[target],), "precisions": ("fp32", "int8")}
     plan = _only_dense(recipe).model_copy(update=changed)
     progress.start(f"data {recipe.data}")
@@ -196,11 +204,12 @@ def _dense(
 
     def measured() -> tuple[dict[str, Any], list[Path]]:
         progress.start(f"{name}: measure")
-        row, int8 = smallest(job, name, "fp32"), smallest(job, name, "int8")
+        row, int8 = smallest(job, name, "fp32"), smallest(job, name, "int8", is_micro)
         found, quantized = (measure(job, each, reference, elsewhere) for each in (row, int8))
+        found |= arena(job, int8, is_micro)
         return {**found, "int8_size": quantized["size"], "int8_latency": quantized["latency"]} | {"macs": made.macs}, []
 
-    costs, key, _ = steps.run("cost", [made.stamp, *_key(elsewhere)], measured)
+    costs, key, _ = steps.run("cost", [made.stamp, *_key(elsewhere), *(["micro"] if is_micro else [])], measured)
     return _Dense(made.path, reference, job.load(made.path), job.task, costs, variant.train.lr, key)
 
 
@@ -238,7 +247,8 @@ def _measured(
     for share in _NARROW if any(stage.layers for stage in plan.space.stages) else ():
         candidate, folder = plan.narrow(share), out / "narrow" / f"{share:.2f}"
         (names,) = candidate.rungs
-        request = Request(0, folder, dump(candidate.recipe), names, names[-1], plan.reference, plan.costs)
+        recipe, is_micro = dump(candidate.recipe), plan.target == "micro"
+        request = Request(0, folder, recipe, names, names[-1], plan.reference, plan.costs, is_micro)
         progress.start(f"measure the dense model without {share:.0%} of its channels")
 
         def measured(request: Request = request) -> tuple[dict[str, Any], list[Path]]:
@@ -260,7 +270,13 @@ def _save_front(finals: dict[int, Recipe], folder: Path) -> None:
 
 
 def _recommend(
-    final: Recipe, found: dict[str, Any], out: Path, bridge: Bridge, is_fresh: bool, progress: Progress
+    final: Recipe,
+    found: dict[str, Any],
+    out: Path,
+    bridge: Bridge,
+    is_fresh: bool,
+    is_micro: bool,
+    progress: Progress,
 ) -> dict[str, Any]:
     """Train the recommended candidate for as long as the recipe allows and report it, the test part included."""
     path = out / f"{RECOMMENDED}.yaml"
@@ -275,6 +291,9 @@ def _recommend(
         if error.is_reported:
             document.save({**document.load(folder), "search": found}, folder)
         raise
+    for row in content["rows"] if is_micro else ():
+        if row["precision"] == "int8" and not row["name"].endswith("-sparse"):
+            row["arena_bytes"] = bridge.arena_bytes(folder / row["path"])
     content = {**content, "search": found}
     document.save(content, folder)
     return content

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from torchshrink.converters.rebuild.samples import MOST, Entry, read
+from torchshrink.converters.rebuild.samples import MOST, Entry, described, read
+from torchshrink.data.preparation import parse
 from torchshrink.errors import DataError
 
 
@@ -56,3 +57,24 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path: Path) -> None:
         read(tmp_path, [Entry("x", (3, 4, 4))])
     with pytest.raises(DataError, match=r"a\.png is a picture, but the model takes \[\[2\]\]"):
         read(tmp_path, [Entry("x", (2,))])
+
+
+def test_a_file_says_how_pictures_became_its_inputs(tmp_path: Path) -> None:
+    """What a runner makes of a picture by these words is what the file was calibrated on."""
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 7), np.uint8))
+    picture.save(tmp_path / "a.png")
+    mean, std = (0.4, 0.5, 0.6), (0.2,)
+    ((taken,),) = read(tmp_path, [Entry("x", (3, 4, 6))], mean, std)
+    found = described(tmp_path, Entry("x", (3, 4, 6)), mean, std)
+    how = parse("data", dict(part.split("=") for part in found["prepared"].split("&")))
+    kept, pixels = found["normalization"], np.asarray(how.image(picture.convert("RGB")), np.float32) / 255
+    assert kept["raw"] == "uint8 / 255"
+    assert np.allclose(taken[0].permute(1, 2, 0), (pixels - kept["mean"]) / kept["std"], atol=1e-6)
+    assert (found["kind"], found["input_shape"]) == ("", [1, 3, 4, 6])
+
+
+def test_a_file_says_nothing_of_inputs_that_are_no_signals_or_images(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((2, 5)))
+    assert described(tmp_path, Entry("x", (5,)), (0.0,), (1.0,)) == {}
+    assert described(tmp_path, Entry("x", (2, 5), "int64"), (0.0,), (1.0,)) == {}
+    assert described(tmp_path, Entry("x", (2, 5)), (0.0,), (1.0,))["normalization"]["std"] == [1.0, 1.0]

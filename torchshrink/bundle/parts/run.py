@@ -113,8 +113,9 @@ def answers(model: Model, name: str, samples: list[Sample]) -> dict[str, bytes]:
         found = [{"class": model.spec["classes"][each.index(max(each))], "scores": each} for each in scores]
         return {f"{stem}.json": json.dumps(found).encode()}
     if kind not in ("segmentation", "multiclass"):
-        data = b"".join(model.floats(output).tobytes() for output in outputs)
-        return {f"{stem}.npy": npy(data, "<f4", (len(outputs), len(data) // 4 // len(outputs)))}
+        planes = [model.floats(output)[k :: model.classes] for output in outputs for k in range(model.classes)]
+        shape = (len(outputs), model.classes, *model.spec["output"]["sides"])
+        return {f"{stem}.npy": npy(b"".join(plane.tobytes() for plane in planes), "<f4", shape)}
     maps = [mask for output in outputs for mask in model.masks(output)]
     if ending in ("npy", "npz", "wav"):
         data = b"".join(maps) if kind == "multiclass" else b"".join(maps).replace(b"\xff", b"\1")
@@ -129,8 +130,7 @@ def main(words: list[str]) -> int:
     options = {name: words[words.index(name) + 1] for name in ("--out", "--threads") if name in words[:-1]}
     inputs = [b for a, b in zip(["", *words], words, strict=False) if not a.startswith("--") and not b.startswith("--")]
     if "--out" not in options or not inputs:
-        print(__doc__, file=sys.stderr)
-        return 2
+        return print(__doc__, file=sys.stderr) or 2
     try:
         model = Model(threads=int(options.get("--threads", 1)))
         for path in inputs:

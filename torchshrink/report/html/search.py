@@ -15,8 +15,10 @@ from torchshrink.report.html.plots import Plot, ticks
 from torchshrink.report.schema import Measure, Search, Trial
 
 COLORS = {"finished": "#2f9e44", "stopped": "#4c8dd6", "infeasible": "#e8590c", "failed": "#868e96", "open": "#9c6ade"}
-_AXES = {"size": "size of the file [MB]", "rss": "peak RAM [MB]"}
-_TITLES: dict[Measure, str] = {"size": "Size and loss", "latency": "Latency and loss", "rss": "RAM and loss"}
+_AXES = {"size": "size of the file [MB]", "rss": "peak RAM [MB]", "arena": "arena [kB]"}
+_BYTES = {"size": 1e6, "arena": 1e3}  # in the unit of the axis
+_TITLES: dict[Measure, str] = {"size": "Size and loss", "latency": "Latency and loss", "rss": "RAM and loss",
+                               "arena": "Arena and loss"}  # fmt: skip
 _LONGEST_NAME = 26
 _ABOVE = 1.6  # times the largest finished loss: what lies higher is drawn at the upper edge
 
@@ -55,7 +57,7 @@ def search_section(search: Search | None) -> SearchSection | None:
     if search is None:
         return None
     headings, lines = trials.table(search)
-    found = [_tradeoff(search, measure) for measure in _TITLES]
+    found = [_tradeoff(search, measure) for measure in _TITLES if measure != "rss" or search["target"] != "micro"]
     pictures = [*found, _progress(search), *_importances(search)]
     states = {trial["state"] for trial in search["trials"]}
     legend = [(color, state) for state, color in COLORS.items() if state in states]
@@ -66,12 +68,12 @@ def _points(search: Search, measure: Measure) -> list[_Point]:
     """Return what is known of each trial: of a size also the estimate, of a loss also that of the last rung."""
     found = []
     for trial in search["trials"]:
-        cost, increase, last = trial[measure], trial["loss_increase"], trials.last_loss(trial)
+        cost, increase, last = trial.get(measure), trial["loss_increase"], trials.last_loss(trial)
         if measure == "size":
             cost = cost if trials.is_known(cost) else (trial["estimated"] or {}).get("size")
         loss = increase if trials.is_known(increase) else last[1] if last else math.nan
         if trials.is_known(cost) and cost > 0:
-            found.append(_Point(trial, cost / 1e6 if measure == "size" else cost, loss, trials.is_known(increase)))
+            found.append(_Point(trial, cost / _BYTES.get(measure, 1), loss, trials.is_known(increase)))
     return found
 
 
@@ -94,7 +96,7 @@ def _axis(measure: str, search: Search) -> str:
 
 
 def _tooltip(point: _Point, measure: str, search: Search) -> str:
-    cost = point.cost * 1e6 if measure == "size" else point.cost
+    cost = point.cost * _BYTES.get(measure, 1)
     loss = f", loss {point.loss:+.4f}" if math.isfinite(point.loss) else ""
     if math.isfinite(point.loss) and not point.is_final and (last := trials.last_loss(point.trial)):
         loss += f" after {last[0]} epochs"
@@ -118,7 +120,7 @@ def _draw(search: Search, points: Sequence[_Point], measure: str, path: Path) ->
     if "loss_increase" in limits:
         axes.axhline(limits["loss_increase"], **style)
     if measure in limits:
-        costs.append(limits[measure] / 1e6 if measure == "size" else limits[measure])
+        costs.append(limits[measure] / _BYTES.get(measure, 1))
         axes.axvline(costs[-1], **style)
     axes.set_xscale("log")
     axes.set_xlim(min(costs) / 1.15, max(costs) * 1.15)

@@ -35,6 +35,7 @@ class Request:
         ships: The variant to export, verify and measure after them; None when the rung is not the last.
         reference: The dense float file, which latency is compared with.
         costs: What operators cost on the processor that latency is of, if not this one.
+        is_micro: Whether the file is for a microcontroller.
     """
 
     number: int
@@ -44,6 +45,7 @@ class Request:
     ships: str | None
     reference: Path
     costs: Path | None = None
+    is_micro: bool = False
 
 
 def do(
@@ -60,7 +62,7 @@ def do(
     Returns:
         ``loss``: what decides on the validation part, of the last variant, negated where higher is better;
         ``seconds`` of processor time; and for the last rung ``size`` in bytes, ``latency`` as a share of the
-        reference's, ``latency_ms``, ``rss`` in MB, ``macs`` and the file's ``name``.
+        reference's, ``latency_ms``, ``rss`` in MB, ``macs`` and the file's ``name``; for a microcontroller ``arena``.
 
     Raises:
         ParityError: When no file of the candidate was verified.
@@ -74,7 +76,7 @@ def do(
         job.make(name, plan.variants[name])
     found: dict[str, Any] = {"loss": job.made[request.variants[-1]].best_loss}
     if request.ships is not None:
-        found |= _file(job, request.ships, request.reference, request.costs)
+        found |= _file(job, request)
     return found | {"seconds": _processor_seconds() - start}
 
 
@@ -115,22 +117,30 @@ def measure(job: Job, row: dict[str, Any], reference: Path, costs: Path | None =
     }
 
 
-def smallest(job: Job, variant: str, precision: str) -> dict[str, Any]:
-    """Return the row of a variant's smallest verified file of a precision.
+def smallest(job: Job, variant: str, precision: str, is_micro: bool = False) -> dict[str, Any]:
+    """Return the row of a variant's smallest verified file of a precision; microcontrollers take no sparse ones.
 
     Raises:
         ParityError: When there is none.
     """
     made = job.made[variant]
     rows = [row for row in made.checked if row["precision"] == precision]
+    rows = [row for row in rows if not (is_micro and row["name"].endswith("-sparse"))]
     if not rows:
         reason = next((item["reason"] for item in made.failed), "no such file")
         raise ParityError(f"{variant}: no {precision} file was verified: {reason}")
     return min(rows, key=lambda row: row["bytes"])
 
 
-def _file(job: Job, variant: str, reference: Path, costs: Path | None) -> dict[str, Any]:
-    job.export(variant)
-    job.check(variant)
-    row = smallest(job, variant, "int8")
-    return {**measure(job, row, reference, costs), "name": row["name"], "macs": row["macs"]}
+def arena(job: Job, row: dict[str, Any], is_micro: bool) -> dict[str, float]:
+    """Return what a file needs in TensorFlow Lite Micro, by the name of that cost; nothing for other targets."""
+    return {"arena": job.bridge.arena_bytes(job.out / row["path"])} if is_micro else {}
+
+
+def _file(job: Job, request: Request) -> dict[str, Any]:
+    assert request.ships is not None
+    job.export(request.ships)
+    job.check(request.ships)
+    row = smallest(job, request.ships, "int8", request.is_micro)
+    costs = {**measure(job, row, request.reference, request.costs), **arena(job, row, request.is_micro)}
+    return {**costs, "name": row["name"], "macs": row["macs"]}
