@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 
-from torchshrink.converters import foreign, half, prepared, qdq, runtimes, sparse, speed, targets, tflite_file
+from torchshrink.converters import foreign, half, int4, prepared, qdq, runtimes, sparse, speed, targets, tflite_file
 from torchshrink.converters import ranges as range_store
 from torchshrink.converters.export.to_onnx import Precision
 from torchshrink.converters.float_tflite import layout
@@ -155,6 +155,8 @@ def write(
         if ends == "float":
             make_float(model)
         targets.check(model, target, path.name)
+        if target == "litert":
+            int4.pack(model)
         trim(model)
         tflite_file.write(model, temporary)
     return Written(match, sparse_tensors)
