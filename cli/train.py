@@ -14,6 +14,7 @@ from torchshrink.cli.inputs import check_output, load_network, load_task
 from torchshrink.errors import ModelError, RecipeError
 from torchshrink.parallel.launch import is_main
 from torchshrink.progress import SILENT, Progress
+from torchshrink.settings import Weights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -163,6 +164,12 @@ def qat(
     batch_size: options.Batch = 16,
     keep_float: options.KeepFloat = None,
     portable: options.Portable = True,
+    weights: Annotated[
+        Weights,
+        typer.Option(
+            help="int4 halves the bytes of TFLite files and takes longer there.", rich_help_panel=options.INT8
+        ),
+    ] = "int8",
     seed: options.Seed = 0,
     factory: options.Factory = None,
     allow_pickle: options.AllowPickle = False,
@@ -177,13 +184,15 @@ def qat(
         from torchshrink.sensitivity.room import room_cost
 
         kept = _kept(keep_float, model, task, progress)
-        progress.note(room_cost(model, kept, portable))
+        if weights == "int8":
+            progress.note(room_cost(model, kept, portable))
         progress.start("quantization-aware training")
         guide, share = _imitated(task, model)
         settings = _settings(epochs, lr, batch_size, seed, distillation=share)
         graph, history = stages.qat(
-            model, task, settings, keep_float=kept, portable=portable, teacher=guide, progress=progress
-        )
+            model, task, settings,
+            keep_float=kept, portable=portable, weights=weights, teacher=guide, progress=progress,
+        )  # fmt: skip
         content = _save(graph, out, task, _origin(model_file, data, seed), history.to_dict(), kept)
     _show(content, as_json)
 

@@ -19,6 +19,7 @@ import onnx
 from torchshrink.converters import (
     foreign,
     half,
+    int4,
     prepared,
     qdq,
     runtimes,
@@ -170,6 +171,8 @@ def write(
         if ends == "float":
             make_float(model)
         targets.check(model, target, path.name)
+        if target == "litert":
+            int4.pack(model)
         trim(model)
         tflite_file.write(model, temporary)
     return Written(match, sparse_tensors)

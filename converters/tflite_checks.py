@@ -49,9 +49,10 @@ def _check_tensor(model: Any, tensor: Any, index: int) -> None:
     if any(side < 0 for side in shape) or count > _LARGEST:
         raise ValueError(f"tensor {index} has the shape {shape}")
     data, size = model.buffers[tensor.buffer].data, _BYTES.get(tensor.type)
-    is_dense = data is not None and len(data) > 0 and tensor.sparsity is None and size is not None
-    if is_dense and size is not None and len(data) != count * size:
-        raise ValueError(f"tensor {index} of shape {shape} has {len(data)} bytes, not {count * size}")
+    needed = (count + 1) // 2 if tensor.type == _Types.INT4 else None if size is None else count * size
+    is_dense = data is not None and len(data) > 0 and tensor.sparsity is None
+    if is_dense and needed is not None and len(data) != needed:
+        raise ValueError(f"tensor {index} of shape {shape} has {len(data)} bytes, not {needed}")
     grid = tensor.quantization
     if grid is not None and grid.scale is not None:
         zero_points = 0 if grid.zeroPoint is None else len(grid.zeroPoint)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ _DTYPES: dict[int, Any] = {
     schema.TensorType.FLOAT32: np.float32,
     schema.TensorType.FLOAT16: np.float16,
     schema.TensorType.INT8: np.int8,
+    schema.TensorType.INT4: np.int8,  # two in a byte; see `nibbles`
     schema.TensorType.UINT8: np.uint8,
     schema.TensorType.INT32: np.int32,
     schema.TensorType.INT64: np.int64,
@@ -116,7 +118,18 @@ def constant(model: Any, tensor: Any) -> NDArray[Any] | None:
     data = model.buffers[tensor.buffer].data
     if data is None or len(data) == 0 or tensor.sparsity is not None or tensor.type not in _DTYPES:
         return None
-    return np.frombuffer(bytes(data), _DTYPES[tensor.type]).reshape(tensor.shape if tensor.shape is not None else ())
+    shape = tuple(int(side) for side in tensor.shape) if tensor.shape is not None else ()
+    if tensor.type == schema.TensorType.INT4:
+        pairs = np.frombuffer(bytes(data), np.int8)
+        halves: NDArray[np.int8] = np.stack([pairs << 4 >> 4, pairs >> 4], axis=1)
+        return halves.reshape(-1)[: math.prod(shape)].reshape(shape)
+    return np.frombuffer(bytes(data), _DTYPES[tensor.type]).reshape(shape)
+
+
+def nibbles(codes: NDArray[np.int8]) -> NDArray[np.uint8]:
+    """Return codes of 4 bits two in a byte, the first in the lower half, the last alone where their number is odd."""
+    flat = np.append(codes.ravel(), np.zeros(codes.size % 2, np.int8)).view(np.uint8) & 0x0F
+    return (flat[0::2] | flat[1::2] << 4).astype(np.uint8)
 
 
 def quantization(model: Any, tensor: Any) -> Range | None:

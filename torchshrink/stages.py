@@ -25,7 +25,7 @@ from torchshrink.prune.clusters import cluster as share_weights
 from torchshrink.prune.methods import Method, most
 from torchshrink.prune.methods import method as pruning_method
 from torchshrink.quantize.ladder.climb import BUDGET_DB, Effort
-from torchshrink.settings import Importance, Scheduling, Scope, check
+from torchshrink.settings import Importance, Scheduling, Scope, Weights, check
 from torchshrink.task import Task, batches
 from torchshrink.training import History, Settings, fit
 
@@ -244,15 +244,16 @@ def qat(
     *,
     keep_float: Sequence[str] = (),
     portable: bool = True,
+    weights: Weights = "int8",
     teacher: nn.Module | None = None,
     progress: Progress = SILENT,
 ) -> tuple[GraphModule, History]:
     """Return the quantized graph of ``model`` after quantization-aware training.
 
-    Zero weights stay exactly zero, and weights that were clustered stay clustered. ``keep_float`` and ``portable``
-    are those of `torchshrink.quantize.prepare_qat`.
+    Zero weights stay exactly zero, and weights that were clustered stay clustered. ``keep_float``, ``portable`` and
+    ``weights`` are those of `torchshrink.quantize.prepare_qat`.
     """
-    prepared = quantize.prepare_qat(model, task.example_input, keep_float, portable)
+    prepared = quantize.prepare_qat(model, task.example_input, keep_float, portable, weights)
     quantize.calibrate(prepared, _calibration(task, settings.batch_size, CALIBRATED))
 
     def after_step(step: int, steps: int) -> None:

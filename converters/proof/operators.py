@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from torchshrink.converters import onnx_file, qdq, runtimes, tflite_file
+from torchshrink.converters.int4 import LARGEST
 from torchshrink.converters.onnx_file import load
 from torchshrink.model.signature import first, leaves
 from torchshrink.runtime.processors import HERE
@@ -30,7 +31,8 @@ from torchshrink.runtime.processors import HERE
 _EXACT = 0.05  # sums of int8 products in int32, and tables
 _TWICE = 0.3  # one integer rescaled, rounded before and after its halving: right but for up to a quarter of a step
 _STEP = 1.0  # computed in 16 bits, or with rounded factors
-_TWICE_KINDS = {"leaky_relu", "prelu", "_prelu_kernel", "mul"}
+_FOUR_BITS = "weights of four bits"  # sums of so few bits that what rounds twice, as LiteRT's kernels do, shows
+_TWICE_KINDS = {"leaky_relu", "prelu", "_prelu_kernel", "mul", _FOUR_BITS}
 _SUMS = {"conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d", "linear", "add", "mul", "sigmoid", "tanh"}
 _KNOWN = _SUMS | _TWICE_KINDS | {
     "relu", "relu6", "hardtanh", "clamp", "cat", "max_pool1d", "max_pool2d", "dropout", "clone", "reshape", "view",
@@ -201,6 +203,8 @@ class _Walk(Interpreter):
 
     def run_node(self, n: Node) -> Any:
         own = {str(n.target).split(".")[1].rstrip("_")} if n.op == "call_function" and "." in str(n.target) else set()
+        if "dequantize_per_channel" in own and n.args[5] == LARGEST:
+            own = {_FOUR_BITS}
         self._kinds[n.name] = frozenset(own).union(*(self._kinds[each.name] for each in n.all_input_nodes))
         if _is_quantize(n):
             self._reals[n.name] = self.env[n.args[0]]  # type: ignore[index]

@@ -8,9 +8,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from torchshrink import prune
+from torchshrink import prune, quantize
+from torchshrink.errors import RecipeError
 from torchshrink.model.unet import UNet
 
 aten = torch.ops.aten
@@ -181,3 +183,21 @@ def test_any_batch_size(graph: GraphModule) -> None:
     # The last bit of a float sum depends on the batch, as the build of torch has it; it seldom rounds to another code.
     assert steps.max() <= 1
     assert (steps > 0).float().mean() < 0.01
+
+
+def test_weights_of_four_bits(pruned_unet: UNet, inputs: Tensor) -> None:
+    """Codes of convolutions span just [-7, 7] in each channel; transposed ones, without such kernels, keep 8 bits."""
+    prepared = quantize.prepare_qat(pruned_unet, inputs[:1], weights="int4")
+    prepared(inputs)
+    graph = quantize.convert(prepared)
+    for node in nodes(graph, *CONVOLUTIONS):
+        codes, scales = (getattr(graph, source.target) for source in node.args[1].args[:2])
+        axis = 1 if node.target == aten.conv_transpose2d.input else 0
+        largest = codes.abs().flatten(1).amax(1) if axis == 0 else codes.abs().transpose(0, 1).flatten(1).amax(1)
+        assert set(largest.tolist()) <= {0, 7} if axis == 0 else 7 < int(largest.max()) <= 127
+        assert len(scales) == codes.shape[axis]
+
+
+def test_another_grid_of_weights_is_refused(pruned_unet: UNet, inputs: Tensor) -> None:
+    with pytest.raises(RecipeError, match="weights='int2': expected 'int8' or 'int4'"):
+        quantize.prepare_qat(pruned_unet, inputs[:1], weights="int2")  # type: ignore[arg-type]

@@ -242,8 +242,9 @@ def test_an_interrupted_search_goes_on(make: Make, ends_after: int, tmp_path: Pa
     assert max(done) == 3
 
 
-def test_random_search_trains_everything_to_the_end(make: Make) -> None:
-    loop = make(sampler="random")
+@pytest.mark.parametrize("sampler", ["random", "evolution"])
+def test_some_samplers_train_everything_to_the_end(make: Make, sampler: str) -> None:
+    loop = make(sampler=sampler)
     loop.run(Engine(), Budget(4, None))
     assert states(loop) == ["finished"] * 4
 

@@ -16,7 +16,7 @@ from torchshrink.search.limits import Limits
 from torchshrink.search.outlook import Outlook
 from torchshrink.search.result import collect
 from torchshrink.search.space import Resolved
-from torchshrink.search.study import _REMEMBERED, Study, _telling, delete, state_of
+from torchshrink.search.study import _POPULATION, _REMEMBERED, Study, _telling, delete, state_of
 
 ABOUT = {"target": "litert", "sampler": "tpe", "seed": 0}
 DENSE = {"size": 40_000.0, "latency": 1.0, "rss": 60.0, "loss": 0.2}
@@ -171,6 +171,29 @@ def test_the_sampler_learns_from_what_is_not_finished(tmp_path: Path, space: Res
         proposed.append(settings["channels"])
     mean = sum(proposed) / len(proposed)  # of 0 to 0.8
     assert mean < 0.3 if is_small_better else mean > 0.5
+
+
+@pytest.mark.parametrize("is_small_better", [True, False])
+def test_evolution_crosses_the_best(tmp_path: Path, space: Resolved, is_small_better: bool) -> None:
+    """Also in another process than the one that measured them: what an uninterrupted search would have drawn."""
+    study = opened(tmp_path, sampler="evolution")
+    for _ in range(5 * _POPULATION):
+        number, settings = study.ask(space)
+        quality = settings["channels"] if is_small_better else 1 - settings["channels"]
+        finish(study, number, 1000 * quality, quality)
+    proposed = [opened(tmp_path, sampler="evolution").ask(space)[1]["channels"] for _ in range(8)]
+    mean = sum(proposed) / len(proposed)  # of 0 to 0.8
+    assert mean < 0.25 if is_small_better else mean > 0.55
+
+
+def test_evolution_keeps_to_the_limits(tmp_path: Path, space: Resolved) -> None:
+    study = opened(tmp_path, sampler="evolution")
+    for _ in range(5 * _POPULATION):
+        number, settings = study.ask(space)
+        excess = max(0.0, 0.5 - settings["channels"])
+        finish(study, number, 1000.0, 0.0, {"latency": excess} if excess else {})
+    proposed = [study.ask(space)[1]["channels"] for _ in range(10)]
+    assert sum(value > 0.45 for value in proposed) >= 8
 
 
 def test_the_sampler_avoids_what_will_break_the_limits(tmp_path: Path, space: Resolved) -> None:

@@ -19,9 +19,9 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "converters": (
         "environment", "_fork_host", "prepared", "onnx_file", "ranges", "runtimes", "qdq", "tflite_checks",
-        "tflite_file", "tflite_ops", "correspondence", "foreign", "half", "sparse", "speed", "targets", "contents",
-        "ends", "probe", "micro", "anatomy", "export", "float_tflite", "int8_tflite", "proof", "rebuild", "trim",
-        "_litert_worker", "second_road", "tflite", "__init__", "sizes", "bridge", "calls",
+        "tflite_file", "tflite_ops", "correspondence", "foreign", "half", "int4", "sparse", "speed", "targets",
+        "contents", "ends", "probe", "micro", "anatomy", "export", "float_tflite", "int8_tflite", "proof", "rebuild",
+        "trim", "_litert_worker", "second_road", "tflite", "__init__", "sizes", "bridge", "calls",
     ),
     "cli": (
         "fit", "commands", "console", "options", "inputs", "shown", "noise", "calibrated", "doctor", "predict",

@@ -44,8 +44,9 @@ def build(
     own = {key: value for key, value in values.items() if key not in _SHARED}
     if kind == "qat":
         own["keep_float"] = layers_to_keep(kept_float(recipe, name, model), model, task, progress)
-        own["portable"] = recipe.portable
-        progress.note(f"{name}: {room_cost(model, own['keep_float'], recipe.portable)}")
+        own |= {"portable": recipe.portable, "weights": own["weights"] or "int8"}
+        if own["weights"] == "int8":
+            progress.note(f"{name}: {room_cost(model, own['keep_float'], recipe.portable)}")
     if task.kind == "unlabelled" and teacher is None and step.epochs and not isinstance(step, Student):
         raise RecipeError(
             f"variant {name!r} has no labels to be trained with and no teacher: begin with a trained model "

@@ -96,7 +96,8 @@ class Search(Strict):
         reduction: One of so many goes on; each rung ends at so many times the epochs of the one before.
         sampler: ``"tpe"`` learns from the candidates so far; ``"random"`` draws them at random and trains each to the
             end: the search that every other is to be compared with; ``"halving"`` draws at random too, and trains only
-            the better ones on after each rung.
+            the better ones on after each rung; ``"evolution"`` crosses the best so far (NSGA-II), and trains each
+            child to the end.
     """
 
     space: Space = Field(default_factory=Space)

@@ -8,7 +8,19 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 
 from torchshrink.errors import RecipeError
-from torchshrink.settings import Float, Importance, Int, Natural, Positive, Scheduling, Scope, Share, Training, Whole
+from torchshrink.settings import (
+    Float,
+    Importance,
+    Int,
+    Natural,
+    Positive,
+    Scheduling,
+    Scope,
+    Share,
+    Training,
+    Weights,
+    Whole,
+)
 
 _STEP = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -115,7 +127,12 @@ class Clustering(Training):
 
 @dataclass(frozen=True, config=_STEP)
 class Qat(Training):
-    """Quantization-aware training."""
+    """Quantization-aware training.
 
+    Attributes:
+        weights: ``"int4"`` for half the bytes, at a price in time; see `torchshrink.quantize.prepare_qat`.
+    """
+
+    weights: Weights | None = None
     epochs: Natural = 10
     lr: Positive = 5e-4

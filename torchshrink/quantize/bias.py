@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from torchshrink.quantize.operators import role
-from torchshrink.quantize.scheme import WEIGHT_MAX
 
 _INT32 = 2**31 - 1
 _ROOM = 2.0**30  # half of int32 for a bias, the other for what is summed up
@@ -33,7 +32,7 @@ def make_room(graph: GraphModule) -> None:
         scale, _ = entry.calculate_qparams()
         observed: Any = graph.get_submodule(str(weight.target))
         observer = getattr(observed, "activation_post_process", observed)
-        needed = attrgetter(str(bias.target))(graph).detach().abs() / (float(scale) * _ROOM) * WEIGHT_MAX
+        needed = attrgetter(str(bias.target))(graph).detach().abs() / (float(scale) * _ROOM) * observer.quant_max
         if needed.shape == observer.max_val.shape:
             observer.max_val = torch.maximum(observer.max_val, needed.to(observer.max_val))
             observer.min_val = -observer.max_val

@@ -27,14 +27,18 @@ from torchshrink.quantize.tracing import (
     set_mode,
 )
 from torchshrink.quiet import quiet
-from torchshrink.settings import check_names, check_switch
+from torchshrink.settings import Weights, check, check_names, check_switch
 
 if TYPE_CHECKING:
     from torchshrink.quantize.quantizer import TFLiteQuantizer
 
 
 def prepare_qat(
-    model: nn.Module, example_input: Inputs, keep_float: Sequence[str] = (), portable: bool = True
+    model: nn.Module,
+    example_input: Inputs,
+    keep_float: Sequence[str] = (),
+    portable: bool = True,
+    weights: Weights = "int8",
 ) -> PreparedModule:
     """Return a trainable copy of ``model`` that computes with the TFLite int8 scheme, faked in float.
 
@@ -49,15 +53,18 @@ def prepare_qat(
             and the BatchNorm and ReLU that TFLite computes together with them.
         portable: Leave room in the weights for what x86 without VNNI adds in 16 bits, so that ONNX Runtime computes the
             same on every processor; `torchshrink.sensitivity.weight_noise_db` says what it costs.
+        weights: ``"int4"`` puts those of convolutions and linear layers, but depthwise and transposed ones, on a grid
+            of 15 values, which TFLite files then hold in half a byte each; the kernels for that take longer.
 
     Raises:
         ModelError: When torch.export cannot trace the model, a file cannot hold what it does, or ``keep_float`` names
             what it does not call.
-        RecipeError: When ``keep_float`` is no list of names, or ``portable`` neither True nor False.
+        RecipeError: When ``keep_float`` is no list of names, ``portable`` neither True nor False, or ``weights``
+            neither of the two.
 
     Source: Jacob et al., arXiv:1712.05877, sections 3.1 and 3.2, through torchao's PT2E flow.
     """
-    return _prepare(model, example_input, True, keep_float, portable)
+    return _prepare(model, example_input, True, keep_float, portable, weights)
 
 
 def prepare_ptq(
@@ -65,9 +72,9 @@ def prepare_ptq(
 ) -> PreparedModule:
     """Return a copy of ``model`` whose tensors are observed: feed it data with `calibrate`, then `convert` it.
 
-    Args and Raises as `prepare_qat`.
+    Args and Raises as `prepare_qat`. There are no int4 weights without training: 15 values are too few for that.
     """
-    return _prepare(model, example_input, False, keep_float, portable)
+    return _prepare(model, example_input, False, keep_float, portable, "int8")
 
 
 @torch.no_grad()
@@ -193,10 +200,16 @@ def is_quantized(model: nn.Module) -> bool:
 
 
 def _prepare(
-    model: nn.Module, example_input: Inputs, is_qat: bool, keep_float: Sequence[str], portable: bool
+    model: nn.Module,
+    example_input: Inputs,
+    is_qat: bool,
+    keep_float: Sequence[str],
+    portable: bool,
+    weights: Weights,
 ) -> PreparedModule:
     check_names("keep_float", keep_float)
     check_switch("portable", portable)
+    check("weights", weights, Weights)
     for value in as_tuple(example_input):
         if not isinstance(value, Tensor):
             raise DataError(
@@ -215,7 +228,7 @@ def _prepare(
             raise ModelError(f"{type(model).__name__} is masked: make its pruning permanent, torchshrink.prune.remove")
         inputs = lively(example_input)
         wanted = parity.try_out(model, inputs)
-        quantizer = TFLiteQuantizer(is_qat, plain_names(model, keep_float), portable)
+        quantizer = TFLiteQuantizer(is_qat, plain_names(model, keep_float), portable, weights)
         plain = plain_copy(model)
         set_mode(plain, is_qat)
         try:

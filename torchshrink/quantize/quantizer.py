@@ -21,6 +21,7 @@ from torchshrink.quantize.batch_norms import can_fold, fold
 from torchshrink.quantize.masks import masked, scores
 from torchshrink.quantize.operators import OPERATORS, Role, role, row
 from torchshrink.quantize.rewriting import rewrite
+from torchshrink.settings import Weights
 
 
 class TFLiteQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no types
@@ -33,11 +34,14 @@ class TFLiteQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no type
         is_qat: True for fake quantization in training, False for observers that only watch (calibration).
         keep_float: Modules that stay float, as `torchshrink.quantize.prepare_qat` takes them.
         portable: Whether weights leave room, as it says.
+        weights: Their grid, as it says.
     """
 
-    def __init__(self, is_qat: bool, keep_float: Sequence[str] = (), portable: bool = True) -> None:
+    def __init__(
+        self, is_qat: bool, keep_float: Sequence[str] = (), portable: bool = True, weights: Weights = "int8"
+    ) -> None:
         super().__init__()
-        self.is_qat, self.keep_float, self.portable = is_qat, keep_float, portable
+        self.is_qat, self.keep_float, self.portable, self.weights = is_qat, keep_float, portable, weights
         self.activation = scheme.activation_spec(is_qat)
         self.factor = scheme.activation_spec(is_qat, is_symmetric=True)
         self.score = self.activation if is_qat else scheme.score_spec()
@@ -87,8 +91,11 @@ class TFLiteQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no type
 
     def _annotate_weighted(self, node: Any) -> None:
         source, weight = node.args[:2]
-        pairs = self.portable and not _is_depthwise(node)
-        spec = scheme.weight_spec(self.is_qat, OPERATORS[node.target].axis, pairs=pairs)
+        axis = OPERATORS[node.target].axis
+        is_plain = axis == 0 and not _is_depthwise(node)  # what TFLite has kernels for with int4 weights
+        weights = self.weights if is_plain else "int8"
+        pairs = self.portable and not _is_depthwise(node) and weights == "int8"  # 255 * (7 + 7) fits anyway
+        spec = scheme.weight_spec(self.is_qat, axis, pairs=pairs, weights=weights)
         self._mark_fused(node, {source: self._input(source), weight: spec})
 
     def _annotate_product(self, node: Any) -> None:

@@ -1,7 +1,7 @@
 """The TFLite 8-bit scheme as torchao quantization specs.
 
 Activations are affine int8 per tensor in [-128, 127]; weights are symmetric int8 per output channel in [-127, 127]
-with zero point 0; a sigmoid, softmax or tanh has fixed parameters.
+with zero point 0, or in [-7, 7] where 4 bits are to hold them; a sigmoid, softmax or tanh has fixed parameters.
 
 Source: https://ai.google.dev/edge/litert/models/quantization_spec
 """
@@ -16,9 +16,11 @@ from torchao.quantization.pt2e.quantizer import FixedQParamsQuantizationSpec, Qu
 
 from torchshrink.quantize.fake import FakeInt8
 from torchshrink.quantize.observer import ScoreObserver, StepMinMaxObserver, WeightObserver
+from torchshrink.settings import Weights
 
 ACTIVATION_MIN, ACTIVATION_MAX = -128, 127
 WEIGHT_MIN, WEIGHT_MAX = -127, 127
+_LARGEST: dict[Weights, int] = {"int8": WEIGHT_MAX, "int4": 7}
 
 # The smallest scales: a tensor or channel that is all zeros must not get a scale so small that the int32 bias, whose
 # scale is their product, overflows.
@@ -48,7 +50,7 @@ def score_spec() -> QuantizationSpec:
     )
 
 
-def weight_spec(is_qat: bool, axis: int, pairs: bool = True) -> QuantizationSpec:
+def weight_spec(is_qat: bool, axis: int, pairs: bool = True, weights: Weights = "int8") -> QuantizationSpec:
     """Return the spec of a weight: int8, symmetric, one scale per slice of ``axis``, the output-channel axis.
 
     With ``pairs`` no two neighbours exceed what processors without VNNI add up: see `observer.largest`.
@@ -61,8 +63,8 @@ def weight_spec(is_qat: bool, axis: int, pairs: bool = True) -> QuantizationSpec
     return QuantizationSpec(
         dtype=torch.int8,
         observer_or_fake_quant_ctr=observer,
-        quant_min=WEIGHT_MIN,
-        quant_max=WEIGHT_MAX,
+        quant_min=-_LARGEST[weights],
+        quant_max=_LARGEST[weights],
         qscheme=torch.per_channel_symmetric,
         ch_axis=axis,
     )

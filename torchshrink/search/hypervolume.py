@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+from optuna._hypervolume import compute_hypervolume
+
 _LEAST_SHARE = 1e-3
 
 
 def hypervolume(points: Sequence[Sequence[float]]) -> float:
     """Return the volume that points dominate in the unit cube, each coordinate the better the smaller.
 
-    Points outside of the cube are moved to its border. Computed exactly, by slicing along the first coordinate.
+    Points outside of the cube are moved to its border. Computed exactly, by Optuna.
 
     Source: Zitzler and Thiele, "Multiobjective evolutionary algorithms: a comparative case study and the strength
     Pareto approach", 1999.
@@ -21,16 +24,10 @@ def hypervolume(points: Sequence[Sequence[float]]) -> float:
     >>> hypervolume([(0.5, 0.0), (0.0, 0.5)])
     0.75
     """
-    inside = sorted({tuple(min(max(value, 0.0), 1.0) for value in point) for point in points})
-    if not inside:
+    if len(points) == 0:
         return 0.0
-    if len(inside[0]) == 1:
-        return 1 - inside[0][0]
-    total = 0.0
-    for index, point in enumerate(inside):
-        end = inside[index + 1][0] if index + 1 < len(inside) else 1.0
-        total += (end - point[0]) * hypervolume([other[1:] for other in inside[: index + 1]])
-    return total
+    inside = np.clip(np.asarray(points, dtype=float), 0.0, 1.0)
+    return float(compute_hypervolume(inside, np.ones(inside.shape[1])))
 
 
 def place(costs: Mapping[str, float], objectives: Sequence[str], dense: Mapping[str, float]) -> tuple[float, ...]:

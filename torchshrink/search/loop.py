@@ -27,6 +27,7 @@ MOST_DROPPED = 100  # candidates in a row that cannot meet the limits
 _TURN = 1.0  # seconds between two looks at the clock
 _KNOWN = ("size", "latency", "arena")  # costs that candidates differ in long before they are measured
 _DOUBT = 0.05  # share of a limit by which a forecast may exceed it
+TO_THE_END = ("random", "evolution")  # samplers whose candidates are all trained as long as there is to train
 _FINISHING = 0.7  # share of the time after which hopeful candidates are finished before new ones begin
 
 
@@ -131,7 +132,7 @@ class Loop:
             apart = tuple(cost for name, cost in zip(self.limits.objectives, costs, strict=True) if name in _KNOWN)
             standings.append(Standing(trial.number, losses, apart, is_waiting, excess))
         waiting = [standing for standing in standings if standing.is_waiting]
-        if self.plan.search.sampler == "random":
+        if self.plan.search.sampler in TO_THE_END:
             return waiting[0].number if waiting else None
         best = set(front(hopeful)) if is_closing else set()
         if closing := [standing for standing in waiting if standing.number in best]:

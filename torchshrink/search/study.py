@@ -26,6 +26,7 @@ _NOTHING: Mapping[int, Outlook] = MappingProxyType({})
 _LEAST_FINISHED = 4  # the best quarter is compared with all
 _REMEMBERED = 400  # candidates that the sampler models at most
 _STARTUP = 10  # candidates that are drawn at random before the sampler models them
+_POPULATION = 8  # candidates of a generation: a search measures dozens, where Optuna's 50 would all be the first
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
@@ -63,7 +64,7 @@ class Study:
         storage: A URL, such as ``sqlite:///study.db`` or ``postgresql+psycopg://user@host/database``.
         name: Of the study in it.
         objectives: Names of the costs that are minimised.
-        sampler: As a recipe names it; all but ``"tpe"`` draw at random.
+        sampler: As a recipe names it; ``"random"`` and ``"halving"`` draw alike.
         seed: Of the sampler.
         about: What identifies the search; kept in a new study, compared with that of an old one.
 
@@ -189,8 +190,11 @@ class Study:
         advisor = optuna.create_study(
             directions=self._study.directions, sampler=_sampler(self._kind, self._seed + len(trials))
         )
-        known = [self._seen(trial, outlooks) for trial in trials if trial.state != TrialState.FAIL]
-        advisor.add_trials(_telling(known) if self._kind == "tpe" else [])
+        if self._kind == "tpe":
+            known = [self._seen(trial, outlooks) for trial in trials if trial.state != TrialState.FAIL]
+            advisor.add_trials(_telling(known))
+        if self._kind == "evolution":
+            advisor.add_trials(_generations(trials))
         proposal = advisor.ask()
         draw(proposal, space)
         return proposal.params
@@ -233,6 +237,22 @@ def _telling(trials: list[FrozenTrial]) -> list[FrozenTrial]:
     return [measured[at] for at in sorted(best[: _REMEMBERED // 2])] + newest
 
 
+def _generations(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    """Return the candidates that were measured, in the generations that they came in, as Optuna notes them."""
+    key = optuna.samplers.NSGAIISampler._get_generation_key()
+    measured = _telling([trial for trial in trials if trial.state == TrialState.COMPLETE])
+    return [
+        optuna.trial.create_trial(
+            values=trial.values,
+            params=trial.params,
+            distributions=trial.distributions,
+            constraints=trial.constraints,
+            system_attrs={key: place // _POPULATION},
+        )
+        for place, trial in enumerate(measured)
+    ]
+
+
 def _places(values: Sequence[float]) -> list[int]:
     """Return the place of each value among all, from the least."""
     places = [0] * len(values)
@@ -257,6 +277,8 @@ def state_of(trial: FrozenTrial) -> State:
 
 
 def _sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
+    if name == "evolution":  # Deb et al., "A fast and elitist multiobjective genetic algorithm: NSGA-II", 2002
+        return optuna.samplers.NSGAIISampler(population_size=_POPULATION, seed=seed)
     if name != "tpe":
         return RandomSampler(seed=seed)
     with _quiet():  # joint modelling of all settings
