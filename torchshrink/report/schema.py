@@ -242,6 +242,8 @@ class Failure(TypedDict):
     path: str | None
     reason: str
     parity: Parity | None
+    bytes: NotRequired[Count]
+    """Of a file that failed."""
 
 
 @_declared
