@@ -50,7 +50,7 @@ def report(
 
 def _compare(folder: Path, other: Path, out: Path | None, overwrite: bool, wide: bool, as_json: bool) -> None:
     from torchshrink.files import atomic
-    from torchshrink.report import document, html, text, versus
+    from torchshrink.report import document, html, versus
 
     if out is not None:
         check_output(out, overwrite, (".html",))
@@ -60,14 +60,12 @@ def _compare(folder: Path, other: Path, out: Path | None, overwrite: bool, wide:
     said = versus.sentences(*runs, names)
     if out is not None:
         with atomic(out) as temporary:
-            temporary.write_text(html.side_by_side(headings, lines, said, names), encoding="utf-8")
+            temporary.write_text(html.side_by_side(runs, names), encoding="utf-8")
     if as_json:
         rows = [dict(zip(headings, map(_plain, line), strict=True)) for line in lines]
         console.show_json({"runs": [str(folder), str(other)], "rows": rows, "notes": said})
         return
-    decides = text.judge_of(runs[0]).decides
-    few = ("file", *(f"{figure} {name}" for figure in ("MB", decides, "ms") for name in names))
-    show_cells(headings, lines, few=few, wide=wide)
+    show_cells(headings, lines, few=versus.few(runs[0], names), wide=wide)
     for sentence in said:
         console.show(sentence)
     if out is not None:

@@ -230,7 +230,8 @@ def test_the_row_of_a_file(tmp_path: Path) -> None:
     assert (in_float["keep_float"], in_float["sparsity"]) == ([], 1)
     parity = {"passed": False, "reason": "too far"}
     assert failed_file(artefact, tmp_path, parity) == {
-        "name": "dense/onnx-int8", "path": "files/dense-int8.onnx", "reason": "too far", "parity": parity,
+        "name": "dense/onnx-int8", "path": "files/dense-int8.onnx", "bytes": 1000, "reason": "too far",
+        "parity": parity,
     }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from torchshrink.pipeline import recipe
 from torchshrink.pipeline.ladder import ladder
-from torchshrink.report.plot import _series, plot_ladder
+from torchshrink.report.plot import plot_ladder, series
 
 
 def row(variant: str, file: str, **figures: float) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def test_the_default_ladder_is_the_whole_one() -> None:
     assert names == ["dense", *sparsities, "channels-25", "channels-50", "channels-75"]
 
 
-def test_series_are_sorted_and_start_at_dense() -> None:
+def testseries_are_sorted_and_start_at_dense() -> None:
     rows = [
         row("sparse-90", "tflite-int8"),
         row("dense", "tflite-int8"),
@@ -50,7 +50,7 @@ def test_series_are_sorted_and_start_at_dense() -> None:
         row("sparse-50", "onnx-int8"),
         row("other", "tflite-int8"),
     ]
-    found = {key: [amount for amount, _ in points] for key, points in _series(rows).items()}
+    found = {key: [amount for amount, _ in points] for key, points in series(rows).items()}
     assert found == {("weights", "TFLite int8"): [0, 50, 90], ("channels", "TFLite int8"): [0, 25]}
 
 

@@ -104,6 +104,10 @@ def test_two_runs_stand_side_by_side(tmp_path: Path) -> None:
     assert "measured on different processors" in result.stdout
     page = Page((tmp_path / "both.html").read_text())
     assert page.texts["h1"] == ["first and second"]
+    size, latency = page.figures.values()
+    assert [trace["name"] for trace in size["data"]] == ["first", "second"]
+    assert [trace["x"][1] for trace in size["data"]] == [1.9, 1.0]
+    assert len(latency["data"][1]["x"]) == 5
     found = call("report", "first", "second", "--json", cwd=tmp_path).json
     assert found["rows"][1]["MB second"] == 1.0
     assert call("report", "first", "--out", "x.html", cwd=tmp_path).code == 2

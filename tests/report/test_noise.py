@@ -65,4 +65,7 @@ def test_the_page_lists_every_tensor(tmp_path: Path) -> None:
     page = html.page({"schema": 1, **make_content(rows)}, tmp_path)  # type: ignore[typeddict-item]
     assert f"dense: {WARNING}." in Page(section(page, "recommended") + "</section>").texts["p"]
     cells = Page(section(page, "verification") + "</section>").texts["td"]
+    (figure,) = Page(section(page, "noise") + "</section>").figures.values()
+    assert [trace["name"] for trace in figure["data"]] == ["accumulated", "alone"]
+    assert figure["data"][1]["y"] == [47.25]
     assert {"31.3 dB", "47.2 dB", "9.0 dB", "an outlier: keep_float"} <= set(cells)

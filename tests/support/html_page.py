@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -49,6 +51,12 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         if self.open:
             self.texts.setdefault(self.open[-1], []).append(data)
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """What each figure draws, by its label."""
+        places = [item for item in self.attributes("div") if "data-figure" in item]
+        return {item["aria-label"] or "": json.loads(item["data-figure"] or "") for item in places}
 
     def attributes(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.tags if name == tag]
@@ -164,6 +172,16 @@ def keep(out: Path, rows: list[dict[str, Any]], classes: int, *size: int, count:
         kind = np.int8 if item["precision"] == "int8" else np.float32
         weights = (40 * generator.standard_normal((64, 8))).astype(kind)
         samples.keep(out, item["name"], generator.random((count, classes, *size)), [weights])
+
+
+def said(figure: Any) -> list[str]:
+    """Return what the points of a figure say, as people read it."""
+    texts = [trace.get("hovertext", []) for trace in figure["data"]]
+    return [unescape(text) for each in texts for text in ([each] if isinstance(each, str) else each)]
+
+
+def without_scripts(text: str) -> str:
+    return re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)
 
 
 def section(text: str, name: str) -> str:

@@ -85,8 +85,8 @@ def figures(measurement: bench.Measurement) -> Row:
 
 def failed_file(artefact: Artefact, root: Path, parity: Row) -> Row:
     """Return what a report keeps of a file that does not compute what its source does."""
-    path = str(artefact.path.relative_to(root))
-    return {"name": artefact.name, "path": path, "reason": parity["reason"], "parity": parity}
+    path, size = str(artefact.path.relative_to(root)), artefact.path.stat().st_size
+    return {"name": artefact.name, "path": path, "bytes": size, "reason": parity["reason"], "parity": parity}
 
 
 def failed_variant(name: str, error: Exception) -> Row:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from torchshrink.report import processors
 from torchshrink.report.judge import Judge
@@ -97,6 +99,20 @@ def code(row: Row, task: Task) -> list[str]:
     if row["precision"] == "int8":
         lines += ["scale, zero = last['quantization']; output = (output.astype(np.float32) - zero) * scale"]
     return lines
+
+
+def look(row: Row, out: Path) -> list[tuple[str, str]]:
+    """Return what shows the inside of a file and the command for it, from the run's folder."""
+    file = shlex.quote(row["path"])
+    found = [("Its graph in Netron", f"netron {file}")]
+    models = [f"models/{row['variant']}-ptq.safetensors", f"models/{row['variant']}.safetensors"]
+    checkpoint = next((each for each in models if (out / each).is_file()), None)
+    if row["precision"] == "int8" and checkpoint is not None:
+        reader = " --extensions=model_explorer_onnx" if row["format"] == "onnx" else ""
+        made = f"torchshrink inspect {file} --against {shlex.quote(checkpoint)} --overlay noise.json"
+        found.append(("What each operation loses, in Model Explorer",
+                      f"{made}\nmodel-explorer {file} --node_data_paths=noise.json{reader}"))  # fmt: skip
+    return found
 
 
 def _prepared(task: Task) -> str:

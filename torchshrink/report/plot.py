@@ -19,13 +19,13 @@ _FILES = {
     "tflite-int8": "TFLite int8",
     "tflite-int8-sparse": "TFLite int8, sparse",
 }
-_PANELS: dict[str, Callable[[Row], float]] = {
+PANELS: dict[str, Callable[[Row], float]] = {
     "test loss": lambda row: row["loss"],
     "size of the file [MB]": lambda row: row["bytes"] / 1e6,
     "latency, median [ms]": lambda row: row["latency_ms"]["median"],
     "peak RAM of a fresh process [MB]": lambda row: row["peak_rss_mb"],
 }
-_COLORS = dict(zip(_FILES.values(), ("#4477aa", "#66ccee", "#228833", "#aaaa00"), strict=True))
+FILE_COLORS = dict(zip(_FILES.values(), ("#4477aa", "#66ccee", "#228833", "#aaaa00"), strict=True))
 
 
 def plot(rows: Sequence[Row], path: Path, judge: Judge = BY_LOSS) -> None:
@@ -91,9 +91,9 @@ def plot_ladder(rows: Sequence[Row], path: Path) -> None:
 
     figure = Figure(figsize=(11, 7.5), layout="constrained")
     panels = figure.subplots(2, 2)
-    series = _series(rows)
-    for axes, (title, value) in zip(panels.flat, _PANELS.items(), strict=True):
-        for (kind, file), points in series.items():
+    lines = series(rows)
+    for axes, (title, value) in zip(panels.flat, PANELS.items(), strict=True):
+        for (kind, file), points in lines.items():
             axes.plot(
                 [amount for amount, _ in points],
                 [value(row) for _, row in points],
@@ -101,19 +101,19 @@ def plot_ladder(rows: Sequence[Row], path: Path) -> None:
                 marker="o" if kind == "weights" else "s",
                 markersize=4,
                 linestyle="-" if kind == "weights" else "--",
-                color=_COLORS[file],
+                color=FILE_COLORS[file],
             )
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("removed: weights set to zero, or channels [%]")
         axes.grid(alpha=0.3)
         if title != "test loss":
             axes.set_ylim(bottom=0)
-    if series:
+    if lines:
         panels[0, 0].legend(fontsize=7)
     _save(figure, path)
 
 
-def _series(rows: Sequence[Row]) -> dict[tuple[str, str], list[tuple[float, Row]]]:
+def series(rows: Sequence[Row]) -> dict[tuple[str, str], list[tuple[float, Row]]]:
     """Return, for each kind of pruning and of file, the percentages and rows in their order; dense is 0 % of both."""
     found: dict[tuple[str, str], list[tuple[float, Row]]] = {}
     for row in rows:

@@ -300,6 +300,8 @@ class Failure(TypedDict):
     """A sentence."""
     parity: Parity | None
     """Of a file that was compared."""
+    bytes: NotRequired[Count]
+    """Of a file that failed."""
 
 
 @_declared

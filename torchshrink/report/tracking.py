@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args
 
 from torchshrink.errors import MissingExtraError
 from torchshrink.report import document
+from torchshrink.report.curves import curves
 from torchshrink.report.schema import Row
 
 Tracker = Literal["mlflow", "tensorboard", "wandb", "comet_ml", "aim"]
@@ -162,15 +163,6 @@ def check(tracker: Tracker) -> None:
 def settings(folder: Path) -> dict[str, str]:
     """Return the run's recipe as one level of dotted keys."""
     return {key: str(value) for key, value in _flat(json.loads((folder / "recipe.json").read_text()), "")}
-
-
-def curves(folder: Path, variant: str) -> list[dict[str, float]]:
-    """Return the epochs of a variant's training, each with its losses; empty for one that was not trained."""
-    from torchshrink import checkpoint
-
-    path = folder / "models" / f"{variant}.safetensors"
-    history = checkpoint.describe(path).get("history") if path.is_file() else None
-    return list((history or {}).get("epochs", []))
 
 
 def figures(row: Row) -> dict[str, float]:

@@ -54,6 +54,11 @@ def sentences(one: Report, other: Report, names: Sequence[str]) -> list[str]:
     return said
 
 
+def few(one: Report, names: Sequence[str]) -> list[str]:
+    """Return the headings that a narrow screen has room for."""
+    return ["file", *(f"{figure} {name}" for figure in ("MB", judge_of(one).decides, "ms") for name in names)]
+
+
 def _cell(row: Row | None, side: int, read: Read) -> Cell:
     if row is None:
         return Cell("", math.nan)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from html_page import EVIL, Page, make_content, make_rows, search, section, trial
+from html_page import EVIL, Page, make_content, make_rows, said, search, section, trial
 
 from torchshrink.report import document, html, trials
 from torchshrink.report import text as report
@@ -18,7 +18,7 @@ def shown(tmp_path: Path, **values: Any) -> tuple[str, Page]:
     text = html.page(make_content(make_rows()) | {"search": search(**values)}, tmp_path)
     whole = Page(text)
     assert len(whole.ids) == len(set(whole.ids))
-    assert len(whole.attributes("script")) == 1
+    assert len(whole.attributes("script")) == 3
     part = section(text, "search")
     return part, Page(f"{part}</section>")
 
@@ -51,7 +51,7 @@ def test_a_search_of_which_little_is_known(tmp_path: Path) -> None:
     nothing = search() | empty | dict.fromkeys(numbers)
     assert trials.summary(nothing) == "Asked for: no limits; in LiteRT. No trial ran. No trial is within every limit."
     part, page = shown(tmp_path, **nothing)
-    assert not page.attributes("svg")
+    assert not page.figures
     assert not page.attributes("table")
     assert "No trial ran." in part
     assert "## Search" in trials.markdown(nothing)
@@ -81,22 +81,26 @@ def test_trials_are_a_table(tmp_path: Path) -> None:
 
 
 def test_pictures_of_a_search(tmp_path: Path) -> None:
-    part, page = shown(tmp_path)
+    page = shown(tmp_path)[1]
     assert page.texts["h3"] == [
         "Size and loss", "Latency and loss", "RAM and loss", "Best so far", "What explains the loss increase",
         "What explains the size", "All trials",
     ]  # fmt: skip
-    assert [text for text in page.texts["span"] if text] == ["finished", "stopped", "infeasible", "failed"]
-    labels = [item["aria-label"] or "" for item in page.attributes("svg")]
+    labels, figures = list(page.figures), list(page.figures.values())
+    names = [trace["name"] for trace in figures[0]["data"]]
+    assert names == ["finished", "stopped", "infeasible", "front", "recommended"]  # the failed one has no size
     assert labels[0] == "size of the file [MB] against loss increase of 4 trials. On the front: 0, 3"  # one has no size
     assert labels[1] == "latency / that of the dense file against loss increase of 2 trials. On the front: 0, 3"
     assert labels[3] == "Hypervolume of the front over time, 0.31 after 121 s"
     assert labels[4] == "What explains the loss increase: channels 80%, lr 20%"
-    assert "<title>trial 1, stopped: 0.090 MB, loss +0.0200 after 8 epochs</title>" in part
-    assert "<title>trial 2, infeasible: 0.180 MB</title>" in part
-    assert "<title>trial 3, finished: 0.1x the latency, loss +0.0080</title>" in part
-    assert part.count("stroke-dasharray") == 2 * 3  # two limits in each of three pictures
-    assert shown(tmp_path, limits={"size": 120_000})[0].count("stroke-dasharray") == 1
+    assert "trial 1, stopped: 0.090 MB, loss +0.0200 after 8 epochs" in said(figures[0])
+    assert "trial 2, infeasible: 0.180 MB" in said(figures[0])
+    assert "trial 3, finished: 0.1x the latency, loss +0.0080" in said(figures[1])
+    recommended = figures[0]["data"][-1]
+    assert (recommended["x"], recommended["y"]) == ([0.05], [0.008])
+    assert [len(figure["layout"]["shapes"]) for figure in figures[:3]] == [2, 2, 2]  # limits
+    lone = shown(tmp_path, limits={"size": 120_000})[1].figures
+    assert sum(len(figure["layout"].get("shapes", [])) for figure in lone.values()) == 1
 
 
 def test_only_what_is_known_is_drawn(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def said(out: Path, kind: str, truths: Any, outputs: Any, shape: tuple[int, ...]
         samples.keep(out, row["name"], np.asarray(outputs, np.float32), [np.ones(2, np.float32)])
     task: Any = {"kind": kind, "class_names": ["down", "up"], "normalization": NORMALIZATION}
     found = predictions(rows, out, task)
-    return [] if found is None else [str(signal).rpartition("<p>")[2] for signal in found.signals]
+    return [] if found is None else [signal.notes[0] for signal in found.signals]
 
 
 def test_classes_by_their_names(tmp_path: Path) -> None:

@@ -11,8 +11,7 @@ import numpy as np
 
 from torchshrink.report import samples
 from torchshrink.report.activations import CODES, Activation
-from torchshrink.report.html import svg
-from torchshrink.report.html.plots import Plot
+from torchshrink.report.html.figure import Figure, axis, bars, limit, line, log
 from torchshrink.report.judge import Judge
 from torchshrink.report.schema import Row
 from torchshrink.report.tradeoff import BY_LOSS, reference
@@ -26,13 +25,11 @@ class FileActivations:
 
     Attributes:
         name: The file's row.
-        plots: One per tensor, in the order of the network.
-        legend: Colours and what they stand for.
+        figures: One per tensor, in the order of the network.
     """
 
     name: str
-    plots: Sequence[Plot]
-    legend: Sequence[tuple[str, str]] = ((FLOAT, "float"), (INT8, "int8"))
+    figures: Sequence[Figure]
 
 
 def activations(rows: Sequence[Row], out: Path, judge: Judge = BY_LOSS) -> list[FileActivations]:
@@ -40,8 +37,7 @@ def activations(rows: Sequence[Row], out: Path, judge: Judge = BY_LOSS) -> list[
     found: list[FileActivations] = []
     for row in best(rows, judge):
         if spreads := samples.activations(out, row["name"]):
-            drawn = [_plot(spread, f"activation-{len(found)}-{index}") for index, spread in enumerate(spreads)]
-            found.append(FileActivations(row["name"], drawn))
+            found.append(FileActivations(row["name"], [_figure(spread) for spread in spreads]))
     return found
 
 
@@ -57,11 +53,22 @@ def best(rows: Sequence[Row], judge: Judge = BY_LOSS) -> list[Row]:
     return found
 
 
-def _plot(spread: Activation, prefix: str) -> Plot:
+def _figure(spread: Activation) -> Figure:
     title = f"{spread.layer}: {spread.name}" if spread.layer else spread.name
-    notes = [f"{percent(spread.clipped)} clipped", f"{spread.used} of {CODES} codes used"]
-    label = f"Histogram of {title} in float and in int8: {', '.join(notes)}"
-    return Plot(title, svg.embed(lambda path: _draw(spread, path), prefix, label), notes)
+    notes = [f"{percent(spread.clipped)} clipped, {spread.used} of {CODES} codes used"]
+    shown = _shown(spread)
+    edges = spread.edges[shown.start : shown.stop + 1]
+    centers = (edges[:-1] + edges[1:]) / 2
+    data = [bars("float", FLOAT, centers, spread.floats[shown], opacity=0.55)]
+    steps = {"color": INT8, "width": 1.5, "shape": "hvh"}
+    data.append(line("int8", INT8, centers, spread.int8[shown], line=steps))
+    layout = {
+        "xaxis": axis("", nticks=5),
+        "yaxis": log(""),
+        "bargap": 0,
+        "shapes": [limit("x", at) for at in spread.limits],
+    }
+    return Figure(title, f"Histogram of {title} in float and in int8: {notes[0]}", data, layout, notes, 190)
 
 
 def percent(share: float) -> str:
@@ -77,39 +84,9 @@ def percent(share: float) -> str:
     return "> 99.99 %" if share > 0.9999 else f"{100 * share:.2f} %"
 
 
-def _draw(spread: Activation, path: Path) -> None:
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
-
-    figure = Figure(figsize=(2.4, 1.55), layout="constrained")
-    axes = figure.add_subplot()
-    shown = _shown(spread)
-    edges = spread.edges[shown.start : shown.stop + 1]
-    axes.stairs(spread.floats[shown], edges, fill=True, color=FLOAT, alpha=0.55, linewidth=0)
-    axes.stairs(spread.int8[shown], edges, color=INT8, linewidth=1.3)
-    for limit in spread.limits:
-        axes.axvline(limit, color=svg.ink(), linewidth=0.9, linestyle=(0, (4, 3)))
-    axes.set_yscale("log")
-    axes.set_ylim(bottom=0.7)
-    axes.yaxis.set_major_locator(LogLocator(numticks=4))
-    axes.yaxis.set_major_formatter(lambda number, _: _short(number))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_locator(MaxNLocator(4))
-    axes.tick_params(labelsize=8)
-    svg.save(figure, path)
-
-
 def _shown(spread: Activation) -> slice:
     """Return the bins that hold something, and those of the int8 range with two more on each side."""
     inside = np.flatnonzero((spread.edges[:-1] < spread.limits[1]) & (spread.edges[1:] > spread.limits[0]))
     held = np.flatnonzero(spread.floats)
     first, last = (int(each) for each in (min(inside[0] - 2, *held[:1]), max(inside[-1] + 2, *held[-1:])))
     return slice(first, last + 1)
-
-
-def _short(number: float) -> str:
-    """Return a power of ten in few letters: 1, 100, 10k, 1M."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:g}{letter}"
-    return f"{number:g}"

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from torchshrink.report import classes, samples
-from torchshrink.report.html import svg
-from torchshrink.report.html.plots import Plot
+from torchshrink.report.html.figure import COLORS, GREY, Figure, axis, line, plain
 from torchshrink.report.schema import Row, Task
 
-_MOST_WRITTEN = 12  # classes whose counts are written into the picture
+_MOST_WRITTEN = 12  # classes whose counts are written into the figure
+_MOST_CLASSES = 40  # that are drawn: those with the most mistakes
 _MOST_NUMBERS = 3  # numbers of each answer that are drawn
+_SCALE = [[0, "#f1f5fa"], [1, "#1a5fb4"]]
 
 
 @dataclass(frozen=True)
@@ -23,14 +24,14 @@ class Answers:
     """What the page shows of answers.
 
     Attributes:
-        text: What the pictures show.
-        plots: A picture for each file.
+        text: What the figures show.
+        figures: One for each file.
         headings: Of the table under them.
         lines: Its cells.
     """
 
     text: str
-    plots: Sequence[Plot]
+    figures: Sequence[Figure]
     headings: Sequence[str] = ()
     lines: Sequence[Sequence[str]] = ()
 
@@ -45,18 +46,40 @@ def answers(rows: Sequence[Row], out: Path, task: Task) -> Answers | None:
 
 def _classes(rows: Sequence[Row], task: Task) -> Answers | None:
     known = {row["name"]: found for row in classes.shown(rows) if (found := classes.confusion(row)) is not None}
-    plots: list[Plot] = []
-    for name, found in known.items():
-        titles = classes.names(task, len(found))
-        label = f"Confusion matrix of {name}: {int(np.trace(found))} of {int(found.sum())} are right"
-        draw = lambda path, f=found, t=titles: _draw_confusion(f, t, path)  # noqa: E731
-        plots.append(Plot(name, svg.embed(draw, f"confusion-{len(plots)}", label)))
+    figures = [_confusion(name, found, classes.names(task, len(found))) for name, found in known.items()]
     headings, lines = classes.per_class(rows, task)
     text = (
         "Which class (down) was taken for which (across), over the whole test set. The table says how much of each "
         "class is found, and how that changed in points."
     )
-    return Answers(text, plots, headings, lines) if plots else None
+    return Answers(text, figures, headings, lines) if figures else None
+
+
+def _confusion(name: str, counts: NDArray[np.int64], titles: Sequence[str]) -> Figure:
+    """Draw the share of each class that was taken for each; of many classes, those with the most mistakes."""
+    label = f"Confusion matrix of {name}: {int(np.trace(counts))} of {int(counts.sum())} are right"
+    notes = []
+    if len(counts) > _MOST_CLASSES:
+        wrong = counts.sum(0) + counts.sum(1) - 2 * counts.diagonal()
+        shown = np.sort(np.argsort(-wrong, kind="stable")[:_MOST_CLASSES])
+        notes.append(f"The {_MOST_CLASSES} of {len(counts)} classes with the most mistakes.")
+    else:
+        shown = np.arange(len(counts))
+    found, names = counts[np.ix_(shown, shown)], [titles[number] for number in shown]
+    said = [
+        [plain(f"{truth} taken for {answer}: {count}") for answer, count in zip(names, line_, strict=True)]
+        for truth, line_ in zip(names, found, strict=True)
+    ]
+    shares = found / np.maximum(counts[shown].sum(1, keepdims=True), 1)
+    trace = {"type": "heatmap", "z": shares, "zmin": 0, "zmax": 1, "colorscale": _SCALE, "showscale": False}
+    trace |= {"hoverinfo": "text", "hovertext": said, "xgap": 1, "ygap": 1}
+    side = {"showgrid": False, "tickvals": list(range(len(names))), "ticktext": [plain(each) for each in names]}
+    if len(names) <= _MOST_WRITTEN:
+        trace |= {"text": [[str(count) if count else "" for count in row] for row in found], "texttemplate": "%{text}"}
+    else:
+        side |= {"showticklabels": False}
+    layout = {"xaxis": axis("answer", **side), "yaxis": axis("truth", autorange="reversed", **side)}
+    return Figure(name, label, [trace], layout, notes, 360)
 
 
 def _numbers(rows: Sequence[Row], out: Path, task: Task) -> Answers | None:
@@ -64,54 +87,22 @@ def _numbers(rows: Sequence[Row], out: Path, task: Task) -> Answers | None:
     if kept is None:
         return None
     truth = kept[1].reshape(len(kept[1]), -1)
-    plots: list[Plot] = []
+    figures = []
     for row in classes.shown(rows):
         output = samples.outputs(out, row["name"])
-        if output is None or output.size != truth.size:
-            continue
-        found = output.reshape(truth.shape)
-        label = f"Predicted against true numbers of {row['name']}"
-        draw = lambda path, f=found: _draw_numbers(truth, f, task["class_names"], path)  # noqa: E731
-        plots.append(Plot(row["name"], svg.embed(draw, f"numbers-{len(plots)}", label)))
+        if output is not None and output.size == truth.size:
+            figures.append(_against(row["name"], truth, output.reshape(truth.shape), task["class_names"]))
     text = f"Predicted (up) against true (across) numbers of {len(truth)} test samples; on the line they are equal."
-    return Answers(text, plots) if plots else None
+    return Answers(text, figures) if figures else None
 
 
-def _draw_confusion(found: NDArray[np.int64], titles: Sequence[str], path: Path) -> None:
-    from matplotlib.figure import Figure
-
-    size = 2.4 + 0.22 * min(len(found), 16)
-    figure = Figure(figsize=(size, size), layout="constrained")
-    axes = figure.add_subplot()
-    shares = found / np.maximum(found.sum(1, keepdims=True), 1)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    if len(found) <= _MOST_WRITTEN:
-        for (line, column), count in np.ndenumerate(found):
-            if count:
-                color = "white" if shares[line, column] > 0.5 else "#1c3d5a"
-                axes.text(column, line, str(count), ha="center", va="center", fontsize=8, color=color)
-        axes.set_xticks(range(len(titles)), titles, rotation=90, fontsize=7)
-        axes.set_yticks(range(len(titles)), titles, fontsize=7)
-    axes.set_xlabel("answer")
-    axes.set_ylabel("truth")
-    svg.save(figure, path)
-
-
-def _draw_numbers(truth: NDArray[np.float32], found: NDArray[np.float32], titles: Sequence[str], path: Path) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(3.4, 3.2), layout="constrained")
-    axes = figure.add_subplot()
+def _against(name: str, truth: NDArray[np.float32], found: NDArray[np.float32], titles: Sequence[str]) -> Figure:
     count = min(truth.shape[1], _MOST_NUMBERS)
+    ends = [float(truth[:, :count].min()), float(truth[:, :count].max())]
+    data = [line("equal", GREY, ends, ends, line={"color": GREY, "width": 1, "dash": "dash"}, meta="\u254c")]
     for number in range(count):
         title = titles[number] if number < len(titles) else f"number {number}"
-        axes.scatter(truth[:, number], found[:, number], s=9, alpha=0.6, linewidths=0, label=title)
-    ends = [float(truth[:, :count].min()), float(truth[:, :count].max())]
-    axes.plot(ends, ends, color=svg.ink(), linewidth=0.8, linestyle="--")
-    if count > 1:
-        axes.legend(fontsize=7)
-    axes.set_xlabel("true")
-    axes.set_ylabel("predicted")
-    axes.grid(linewidth=0.6)
-    axes.set_axisbelow(True)
-    svg.save(figure, path)
+        dots = {"color": COLORS[number], "size": 5, "opacity": 0.6}
+        data.append({"name": title, "mode": "markers", "x": truth[:, number], "y": found[:, number], "marker": dots})
+    layout = {"xaxis": axis("true"), "yaxis": axis("predicted")}
+    return Figure(name, f"Predicted against true numbers of {name}", data, layout)

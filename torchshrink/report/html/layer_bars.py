@@ -1,20 +1,15 @@
-"""The figure of the page that shows what each layer holds and computes."""
+"""The figures of the page that show what each layer holds and computes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from markupsafe import Markup
-
-from torchshrink.report.html import svg
+from torchshrink.report.html.figure import COLORS, EDGE, Figure, Trace, axis, bars, names_above
 from torchshrink.report.schema import Layer
 
-COLORS = ("#4c8dd6", "#e8590c", "#2f9e44", "#9c6ade")
 MOST_LAYERS = 24  # with bars of their own
-_LONGEST_NAME = 40
+MOST_VARIANTS = 4
 _PALE = 0.35  # how much of a colour is left for zeros
 _GROUP = 0.62  # of a layer's height is for its bars, the rest for its name
 
@@ -23,16 +18,14 @@ Layers = Mapping[str, Sequence[Layer]]
 
 @dataclass(frozen=True)
 class LayerBars:
-    """A picture and how to read it.
+    """Figures and what they lack.
 
     Attributes:
-        svg: The element.
-        legend: Colours and the variants that they stand for.
-        left_out: Variants that are not in the picture.
+        figures: Of parameters, and of multiply-accumulates.
+        left_out: Variants that are not in them.
     """
 
-    svg: Markup
-    legend: Sequence[tuple[str, str]]
+    figures: Sequence[Figure]
     left_out: Sequence[str]
 
 
@@ -46,24 +39,19 @@ def layer_bars(layers: Layers) -> LayerBars | None:
     if not known:
         return None
     chosen = _chosen(known)
-    bars = _merged({variant: known[variant] for variant in chosen})
-    titles = {
-        _gid(row, column): f"{name}, {variant}: {_figures(each[variant])}"
-        for row, (name, each) in enumerate(bars.items())
-        for column, variant in enumerate(chosen)
-        if variant in each
-    }
-    label = f"Parameters and MACs of each layer in {', '.join(chosen)}"
-    picture = svg.embed(lambda path: _draw(bars, chosen, path), "layers", label, titles)
-    legend = list(zip(COLORS, chosen, strict=False))
-    return LayerBars(picture, legend, [variant for variant in known if variant not in chosen])
+    merged = _merged({variant: known[variant] for variant in chosen})
+    figures = [
+        _figure("Parameters", merged, chosen, lambda layer: layer["nonzero"], lambda layer: layer["params"]),
+        _figure("Multiply-accumulates", merged, chosen, lambda layer: layer["macs"]),
+    ]
+    return LayerBars(figures, [variant for variant in known if variant not in chosen])
 
 
 def _chosen(layers: Layers) -> list[str]:
     """Return the first variant and those with the fewest parameters that are not zero, in the order of the report."""
     first, *others = layers
     others.sort(key=lambda variant: sum(layer["nonzero"] for layer in layers[variant]))
-    kept = {first, *others[: len(COLORS) - 1]}
+    kept = {first, *others[: MOST_VARIANTS - 1]}
     return [variant for variant in layers if variant in kept]
 
 
@@ -92,50 +80,37 @@ def _sum(name: str, layers: Sequence[Layer]) -> Layer:
     }
 
 
-def _gid(row: int, column: int) -> str:
-    return f"layer-{row}-{column}"
-
-
 def _figures(layer: Layer) -> str:
     zeros = layer["params"] - layer["nonzero"]
     apart = f" ({zeros:,} of them zero)" if zeros else ""
     return f"{layer['params']:,} parameters{apart}, {layer['macs']:,} MACs"
 
 
-def _draw(bars: Mapping[str, Mapping[str, Layer]], variants: Sequence[str], path: Path) -> None:
-    """Draw one group of bars per layer, its name above them: beside them it would take a phone's screen."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter, MaxNLocator
-
-    height = _GROUP / len(variants)
-    figure = Figure(figsize=(3.8, 0.8 + len(bars) * (0.2 + 0.1 * len(variants))), layout="constrained")
-    held, computed = figure.subplots(1, 2, sharey=True, gridspec_kw={"wspace": 0.08})
-    for row, (name, each) in enumerate(bars.items()):
-        top = row + 1 - _GROUP
-        text = held.text(0, top, _short(name), transform=held.get_yaxis_transform(), va="bottom", fontsize=8.5)
-        text.set_in_layout(False)  # a long name runs into the free line of the other half
-        for column, variant in enumerate(variants):
-            if variant not in each:
-                continue
-            layer, color, place = each[variant], COLORS[column], top + (column + 0.5) * height
-            style: dict[str, Any] = {"height": 0.86 * height, "color": color, "gid": _gid(row, column)}
-            held.barh(place, layer["nonzero"], **style)
-            if zeros := layer["params"] - layer["nonzero"]:
-                held.barh(place, zeros, left=layer["nonzero"], alpha=_PALE, **style)
-            computed.barh(place, layer["macs"], **style)
-    for axes, title in ((held, "parameters"), (computed, "multiply-accumulates")):
-        axes.set_xlim(left=0)
-        axes.xaxis.set_major_locator(MaxNLocator(4))
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.set_xlabel(title)
-        axes.grid(axis="x", linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.spines["left"].set_visible(False)
-        axes.tick_params(axis="y", left=False, labelleft=False)
-    held.set_ylim(len(bars) + 0.1, -0.1)  # the first layer on top
-    svg.save(figure, path)
-
-
-def _short(name: str) -> str:
-    """Return the end of a long name, which tells a model's layers apart."""
-    return name if len(name) <= _LONGEST_NAME else f"\u2026{name[1 - _LONGEST_NAME :]}"
+def _figure(
+    title: str,
+    layers: Mapping[str, Mapping[str, Layer]],
+    variants: Sequence[str],
+    read: Callable[[Layer], int],
+    whole: Callable[[Layer], int] | None = None,
+) -> Figure:
+    """Draw a group of bars for each layer; from what is read to the whole they are pale."""
+    text, lines = names_above(list(layers))
+    height, data = _GROUP / len(variants), [text]
+    for column, variant in enumerate(variants):
+        found = [(row, name, each[variant]) for row, (name, each) in enumerate(layers.items()) if variant in each]
+        places = [row - 0.14 + (column + 0.5) * height for row, _, _ in found]
+        said = [f"{name}, {variant}: {_figures(layer)}" for _, name, layer in found]
+        style: Trace = {"orientation": "h", "width": 0.86 * height}
+        kept = [read(layer) for _, _, layer in found]
+        data.append(bars(variant, COLORS[column], kept, places, said, **style))
+        if whole is not None:
+            rest = [whole(layer) - read(layer) for _, _, layer in found]
+            data.append(bars(variant, COLORS[column], rest, places, said, **style, base=kept, opacity=_PALE))
+    layout = {
+        "xaxis": axis("", tickformat="~s", nticks=5, rangemode="tozero"),
+        "xaxis2": EDGE,
+        "yaxis": lines,
+        "barmode": "overlay",
+    }
+    label = f"{title} of each layer in {', '.join(variants)}"
+    return Figure(title, label, data, layout, (), 60 + len(layers) * (20 + 11 * len(variants)))

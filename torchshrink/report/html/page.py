@@ -11,10 +11,11 @@ from typing import Any
 
 from markupsafe import Markup
 
-from torchshrink.report import noise, text
-from torchshrink.report.answer import answer
-from torchshrink.report.columns import Cell, table
-from torchshrink.report.html import plots
+from torchshrink.report import noise, text, versus
+from torchshrink.report.answer import answer, look
+from torchshrink.report.columns import table
+from torchshrink.report.curves import curves
+from torchshrink.report.html import models, plots
 from torchshrink.report.html.activations import activations
 from torchshrink.report.html.answers import answers
 from torchshrink.report.html.layer_bars import layer_bars
@@ -26,8 +27,7 @@ from torchshrink.report.schema import Report, Row
 from torchshrink.report.tradeoff import Recommendation, recommend, reference
 
 _HERE = Path(__file__).parent
-_FORMATS = {"torch": "PyTorch", "onnx": "ONNX", "tflite": "TFLite", "h5": "Keras"}
-_SHAPES = {"fp32": "\u25cf", "fp16": "\u25a0", "int8": "\u25c6"}
+_SCRIPTS = ("plotly.min.js", "figures.js", "sort.js")
 
 
 def page(report: Report, out: Path) -> str:
@@ -35,17 +35,29 @@ def page(report: Report, out: Path) -> str:
 
     Args:
         report: As `torchshrink.report.document.load` returns it.
-        out: The run's folder; its ``samples`` and ``recipe.json`` are shown when it has them.
+        out: The run's folder; its ``samples``, ``models`` and ``recipe.json`` are shown when it has them.
     """
     return _filled("page.html.jinja", _content(report, out))
 
 
-def side_by_side(
-    headings: Sequence[str], lines: Sequence[Sequence[Cell]], said: Sequence[str], names: Sequence[str]
-) -> str:
-    """Return a page of two runs as HTML that loads nothing; the arguments are those of `torchshrink.report.versus`."""
-    content = {"headings": headings, "lines": lines, "said": said, "names": names}
-    return _filled("versus.html.jinja", content | _looks())
+def side_by_side(runs: tuple[Report, Report], names: Sequence[str]) -> str:
+    """Return a page of two runs as HTML that loads nothing.
+
+    Args:
+        runs: Two reports.
+        names: What they are called.
+    """
+    headings, lines = versus.table(*runs, names)
+    shown = {name: (run["rows"], text.judge_of(run)) for name, run in zip(names, runs, strict=True)}
+    content = {
+        "headings": headings,
+        "lines": lines,
+        "said": versus.sentences(*runs, names),
+        "few": versus.few(runs[0], names),
+        "names": names,
+        "figures": plots.of_runs(shown),
+    }
+    return _filled("versus.html.jinja", content)
 
 
 def _filled(name: str, content: dict[str, Any]) -> str:
@@ -58,16 +70,16 @@ def _filled(name: str, content: dict[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(name).render(content)
+    return environment.get_template(name).render(content | _looks())
 
 
 def _looks() -> dict[str, Any]:
-    """Return the style and the script of a page, and the hash by which the page lets that run."""
-    script = (_HERE / "sort.js").read_text(encoding="utf-8")
+    """Return the style and the scripts of a page, and the hashes by which the page lets those run and no other."""
+    scripts = [(_HERE / name).read_text(encoding="utf-8") for name in _SCRIPTS]
     return {
         "style": Markup((_HERE / "style.css").read_text(encoding="utf-8")),
-        "script": Markup(script),
-        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        "scripts": [Markup(script) for script in scripts],
+        "hashes": [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts],
     }
 
 
@@ -76,13 +88,16 @@ def _content(report: Report, out: Path) -> dict[str, Any]:
     dense = reference(rows, "torch") if rows else None
     is_ruin = dense is not None and judge.learned_nothing(dense)
     headings, lines = table(rows)
+    found = answer(report, judge)
+    trained = {row["variant"]: curves(out, row["variant"]) for row in rows}
     return {
         "task": task,
         "environment": report["environment"],
         "rows": rows,
         "failed": report["failed"],
         "verdict": text.verdict(report),
-        "answer": answer(report, judge),
+        "answer": found,
+        "look": look(found.row, out) if found.row else (),
         "few": ("file", "MB", judge.decides, "ms"),
         "judge": judge,
         "limit": judge.text(abs(judge.limit(dense))) if dense else "",
@@ -93,24 +108,20 @@ def _content(report: Report, out: Path) -> dict[str, Any]:
         "graph_noise": {variant: noise.cells(found) for variant, found in noise.of_rows(rows).items()},
         "headings": headings,
         "lines": lines,
-        "pareto": plots.pareto(rows, judge) if rows else [],
+        "pareto": plots.pareto(rows, judge, report["failed"], found.row) if rows else [],
+        "times": plots.times(rows),
         "ladder": plots.ladder(rows),
+        "training": models.training({name: epochs for name, epochs in trained.items() if epochs}, judge),
+        "noise": models.noise(noise.of_rows(rows)),
         "predictions": predictions(rows, out, task),
         "answers": answers(rows, out, task),
         "layers": layer_bars(report.get("layers") or {}),
-        "histograms": plots.histograms(rows, out),
+        "histograms": models.histograms(rows, out),
         "activations": activations(rows, out, judge),
         "search": search_section(report.get("search")),
         "islands": [(row["name"], text.islands(row)) for row in rows if row["islands"]],
         "conditions": text.conditions(report),
         "recipe": _recipe(out),
-        "formats": [
-            (plots.COLORS[name], title)
-            for name, title in _FORMATS.items()
-            if any(row["format"] == name for row in rows)
-        ],
-        "shapes": [(shape, name) for name, shape in _SHAPES.items() if any(row["precision"] == name for row in rows)],
-        **_looks(),
     }
 
 

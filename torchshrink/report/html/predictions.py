@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from markupsafe import Markup
 from numpy.typing import NDArray
 
 from torchshrink.report import samples
 from torchshrink.report.classes import shown
-from torchshrink.report.html import reconstructions, svg
+from torchshrink.report.html import reconstructions
+from torchshrink.report.html.figure import EDGE, Figure, Trace, axis, bars, channels, names_above, plain
 from torchshrink.report.html.pictures import Picture, gray_or_rgb, png
 from torchshrink.report.html.waveforms import waveforms
 from torchshrink.report.schema import Normalization, Row, Task
@@ -33,12 +33,12 @@ class Predictions:
         columns: The headings of ``pictures``.
         pictures: For images, one row per sample.
         signals: For signals, one drawing per sample.
-        legend: Colours and what they stand for.
+        legend: Colours of ``pictures`` and what they stand for.
     """
 
     columns: Sequence[str]
     pictures: Sequence[Sequence[Picture]]
-    signals: Sequence[Markup]
+    signals: Sequence[Figure]
     legend: Sequence[tuple[str, str]]
 
 
@@ -64,12 +64,11 @@ def predictions(rows: Sequence[Row], out: Path, task: Task) -> Predictions | Non
     if kind == "reconstruction":
         return _reconstructed(inputs, truths, outputs)
     masks, names = _masks(truths, outputs, kind, task["class_names"])
-    legend = _legend(masks["truth"].shape[1], inputs.ndim - 2, names)
     if inputs.ndim == 3:
         raw = _raw(inputs, task["normalization"])
-        return Predictions((), (), _signals(raw, masks), legend)
+        return Predictions((), (), _signals(raw, masks, names), ())
     pictures = [_pictures(number, inputs[number], masks) for number in range(len(inputs))]
-    return Predictions(("input", *masks), pictures, (), legend)
+    return Predictions(("input", *masks), pictures, (), _legend(masks["truth"].shape[1], names))
 
 
 def _fits(output: NDArray[np.float32], truths: NDArray[np.float32], kind: str) -> bool:
@@ -122,11 +121,11 @@ def paint(mask: NDArray[np.bool_], truth: NDArray[np.bool_]) -> NDArray[np.uint8
     return painted
 
 
-def _legend(count: int, dims: int, names: Sequence[str]) -> list[tuple[str, str]]:
+def _legend(count: int, names: Sequence[str]) -> list[tuple[str, str]]:
     titles = [*names, *(f"class {number}" for number in range(len(names), count))][:count]
-    colors = [_ONE_CLASS] if count == 1 and dims == 2 else [CLASSES[index % len(CLASSES)] for index in range(count)]
+    colors = [_ONE_CLASS] if count == 1 else [CLASSES[index % len(CLASSES)] for index in range(count)]
     legend = [*zip(colors, titles, strict=True), (EXTRA, "found but not there"), (MISSED, "there but not found")]
-    return [*legend, (CONFUSED, "another class")] if count > 1 and dims == 2 else legend
+    return [*legend, (CONFUSED, "another class")] if count > 1 else legend
 
 
 def _raw(inputs: NDArray[np.float32], normalization: Normalization) -> NDArray[np.float32]:
@@ -157,47 +156,51 @@ def _indexed(painted: NDArray[np.uint8], classes: int) -> str:
     return png(picture)
 
 
-def _signals(inputs: NDArray[np.float32], masks: dict[str, NDArray[np.bool_]]) -> list[Markup]:
+def _signals(inputs: NDArray[np.float32], masks: dict[str, NDArray[np.bool_]], names: Sequence[str]) -> list[Figure]:
     found = []
     for number in range(len(inputs)):
         truth = masks["truth"][number]
-        shares = {name: wrong(mask[number], truth) for name, mask in masks.items() if name != "truth"}
-        label = f"Sample {number + 1}. " + ", ".join(f"{name}: {share:.1%} wrong" for name, share in shares.items())
+        notes = [f"{name}: {wrong(mask[number], truth):.1%} wrong" for name, mask in masks.items() if name != "truth"]
         chosen = {name: mask[number][: len(CLASSES)] for name, mask in masks.items()}
-        found.append(svg.embed(lambda path, n=number, c=chosen: _draw(inputs[n], c, path), f"signal-{number}", label))  # type: ignore[misc]
+        text, lines = names_above(list(chosen))
+        data = [trace | {"yaxis": "y2"} for trace in channels(inputs[number])] + [text, *_bands(chosen, names)]
+        height = 60 + 44 * len(chosen)
+        share = height / (height + 130)
+        layout = {
+            "xaxis": axis("", range=[0, inputs.shape[-1]], anchor="y"),
+            "xaxis2": EDGE,
+            "yaxis": lines | {"domain": [0, share - 0.04]},
+            "yaxis2": axis("input", domain=[share, 1]),
+            "barmode": "overlay",
+        }
+        label = f"Sample {number + 1}. {', '.join(notes)}"
+        found.append(Figure(f"Sample {number + 1}", label, data, layout, [", ".join(notes)], height + 130))
     return found
 
 
-def _draw(signal: NDArray[np.float32], masks: dict[str, NDArray[np.bool_]], path: Path) -> None:
-    """Draw a signal as a line and, under it, a band for the truth and each file, one lane per class."""
-    from matplotlib.figure import Figure
-
+def _bands(masks: dict[str, NDArray[np.bool_]], names: Sequence[str]) -> list[Trace]:
+    """Return a band for the truth and each file, one lane per class, where it is right, found too much, or missed."""
     truth = masks["truth"]
-    figure = Figure(figsize=(8.6, 1.5 + 0.34 * len(masks)), layout="constrained")
-    top, below = figure.subplots(2, 1, sharex=True, height_ratios=[1.3, 0.32 * len(masks)])
-    for index, channel in enumerate(signal[:3]):
-        top.plot(np.arange(len(channel)) + 0.5, channel, linewidth=1, color=("#4c8dd6", "#e8590c", "#868e96")[index])
-    top.set_xlim(0, signal.shape[-1])
-    top.set_ylabel("input", fontsize=8)
-    top.tick_params(labelsize=7)
-    below.tick_params(labelsize=7)
-    for line, (name, mask) in enumerate(masks.items()):
+    titles = [*names, *(f"class {number}" for number in range(len(names), len(truth)))]
+    found: dict[str, tuple[str, list[tuple[int, int, float]]]] = {}
+    for row, mask in enumerate(masks.values()):
         for lane in range(len(truth)):
-            bottom, height = line - 0.4 + 0.8 * lane / len(truth), 0.8 / len(truth)
-            for part, color in _parts(mask[lane], truth[lane], CLASSES[lane]):
-                below.broken_barh(spans(part), (bottom, height), facecolors=color, linewidth=0)
-        if line:
-            below.axhline(line - 0.5, color=svg.ink(), linewidth=0.4, alpha=0.4)
-        share = "" if name == "truth" else f" {wrong(mask, truth):.1%} wrong"
-        below.text(1.005, line, share, transform=below.get_yaxis_transform(), va="center", fontsize=8)
-    below.set_yticks(range(len(masks)), list(masks), fontsize=8)
-    below.set_ylim(len(masks) - 0.5, -0.5)
-    below.tick_params(axis="y", length=0)
-    svg.save(figure, path)
-
-
-def _parts(mask: NDArray[np.bool_], truth: NDArray[np.bool_], color: str) -> list[tuple[NDArray[np.bool_], str]]:
-    return [(mask & truth, color), (mask & ~truth, EXTRA), (truth & ~mask, MISSED)]
+            place = row - 0.1 + 0.56 * (lane + 0.5) / len(truth)
+            parts = {
+                titles[lane]: (CLASSES[lane], mask[lane] & truth[lane]),
+                "found but not there": (EXTRA, mask[lane] & ~truth[lane]),
+                "there but not found": (MISSED, truth[lane] & ~mask[lane]),
+            }
+            for title, (color, part) in parts.items():
+                bands = found.setdefault(title, (color, []))[1]
+                bands += [(start, size, place) for start, size in spans(part)]
+    traces = []
+    for title, (color, bands) in found.items():
+        if bands:
+            starts, sizes, places = zip(*bands, strict=True)
+            style: Trace = {"orientation": "h", "width": 0.56 / len(truth), "base": starts}
+            traces.append(bars(title, color, sizes, places, hoverinfo="text", hovertext=plain(title), **style))
+    return traces
 
 
 def spans(part: NDArray[np.bool_]) -> list[tuple[int, int]]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
-from markupsafe import Markup
 from numpy.typing import NDArray
 
-from torchshrink.report.html import svg
+from torchshrink.report.html.figure import COLORS, GREY, SAMPLES, Figure, signal_line
 from torchshrink.report.html.pictures import Picture, gray_or_rgb
 
 Arrays = Mapping[str, NDArray[np.float32]]
@@ -26,30 +24,15 @@ def pictures(number: int, image: NDArray[np.float32], truth: NDArray[np.float32]
     return row
 
 
-def signal(number: int, source: NDArray[np.float32], truth: NDArray[np.float32], found: Arrays) -> Markup:
-    """Return the drawing of a sample of signals ``[C, L]``: the input, and each file over the truth."""
-    label = f"Sample {number + 1}. " + ", ".join(
-        f"{name}: off by {error(output, truth):.4f}" for name, output in found.items()
-    )
-    return svg.embed(lambda path: _draw(source, truth, found, path), f"signal-{number}", label)
+def signal(number: int, source: NDArray[np.float32], truth: NDArray[np.float32], found: Arrays) -> Figure:
+    """Return the drawing of a sample of signals ``[C, L]``: the input, the truth, and what each file made of it."""
+    notes = [f"{name}: off by {error(output, truth):.4f}" for name, output in found.items()]
+    data = [signal_line("input", GREY, source[0]), signal_line("truth", COLORS[1], truth[0])]
+    for index, (name, output) in enumerate(found.items(), 2):
+        data.append(signal_line(name, COLORS[index % len(COLORS)], output[0]))
+    return Figure(f"Sample {number + 1}", f"Sample {number + 1}. {', '.join(notes)}", data, SAMPLES, notes, 260)
 
 
 def error(output: NDArray[np.float32], truth: NDArray[np.float32]) -> float:
     """Return the mean absolute error."""
     return float(np.abs(output - truth).mean())
-
-
-def _draw(source: NDArray[np.float32], truth: NDArray[np.float32], found: Arrays, path: Path) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8.6, 1.2 * (1 + len(found))), layout="constrained")
-    first, *others = np.atleast_1d(figure.subplots(1 + len(found), 1, sharex=True))
-    first.plot(source[0], linewidth=0.8, color="#868e96")
-    first.set_ylabel("input", fontsize=7)
-    for axes, (name, output) in zip(others, found.items(), strict=True):
-        axes.plot(truth[0], linewidth=0.8, color="#868e96")
-        axes.plot(output[0], linewidth=0.8, color="#4c8dd6")
-        axes.set_title(f"{name}: off by {error(output, truth):.4f}", fontsize=7, loc="left")
-    for axes in (first, *others):
-        axes.tick_params(labelsize=7)
-    svg.save(figure, path)

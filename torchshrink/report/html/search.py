@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torchshrink.report import trials
 from torchshrink.report.columns import Cell
-from torchshrink.report.html import svg
-from torchshrink.report.html.plots import Plot, ticks
+from torchshrink.report.html.figure import EDGE, GREY, Figure, Trace, axis, bars, limit, line, log, names_above
+from torchshrink.report.html.figure import points as dots
 from torchshrink.report.schema import Measure, Search, Trial
 
 COLORS = {"finished": "#2f9e44", "stopped": "#4c8dd6", "infeasible": "#e8590c", "failed": "#868e96", "open": "#9c6ade"}
@@ -19,7 +18,6 @@ _AXES = {"size": "size of the file [MB]", "rss": "peak RAM [MB]", "arena": "aren
 _BYTES = {"size": 1e6, "arena": 1e3}  # in the unit of the axis
 _TITLES: dict[Measure, str] = {"size": "Size and loss", "latency": "Latency and loss", "rss": "RAM and loss",
                                "arena": "Arena and loss"}  # fmt: skip
-_LONGEST_NAME = 26
 _ABOVE = 1.6  # times the largest finished loss: what lies higher is drawn at the upper edge
 
 
@@ -29,15 +27,13 @@ class SearchSection:
 
     Attributes:
         summary: What was asked for and found, in words.
-        plots: Pictures.
-        legend: Colours and the states of trials that they stand for.
+        figures: Its trials, how it went on, what mattered.
         headings: Of the table of trials.
         lines: Its cells.
     """
 
     summary: str
-    plots: Sequence[Plot]
-    legend: Sequence[tuple[str, str]]
+    figures: Sequence[Figure]
     headings: Sequence[str]
     lines: Sequence[Sequence[Cell]]
 
@@ -58,10 +54,8 @@ def search_section(search: Search | None) -> SearchSection | None:
         return None
     headings, lines = trials.table(search)
     found = [_tradeoff(search, measure) for measure in _TITLES if measure != "rss" or search["target"] != "micro"]
-    pictures = [*found, _progress(search), *_importances(search)]
-    states = {trial["state"] for trial in search["trials"]}
-    legend = [(color, state) for state, color in COLORS.items() if state in states]
-    return SearchSection(trials.summary(search), [each for each in pictures if each], legend, headings, lines)
+    figures = [*found, _progress(search), *_importances(search)]
+    return SearchSection(trials.summary(search), [each for each in figures if each], headings, lines)
 
 
 def _points(search: Search, measure: Measure) -> list[_Point]:
@@ -77,16 +71,35 @@ def _points(search: Search, measure: Measure) -> list[_Point]:
     return found
 
 
-def _tradeoff(search: Search, measure: Measure) -> Plot | None:
+def _tradeoff(search: Search, measure: Measure) -> Figure | None:
     points = _points(search, measure)
     if not points:
         return None
-    titles = {f"trial-{point.trial['number']}": _tooltip(point, measure, search) for point in points}
-    front = [point for point in points if point.trial["number"] in search["front"]]
-    numbers = ", ".join(str(point.trial["number"]) for point in front) or "none"
-    label = f"{_axis(measure, search)} against loss increase of {len(points)} trials. On the front: {numbers}"
-    picture = svg.embed(lambda path: _draw(search, points, measure, path), f"search-{measure}", label, titles)
-    return Plot(_TITLES[measure], picture)
+    limits = {key: value for key, value in search["limits"].items() if trials.is_known(value)}
+    bottom, top = _range(points, limits.get("loss_increase"))
+    data = [_dots(search, measure, [p for p in points if p.trial["state"] == state], top) for state in COLORS]
+    data += [_ring(search, measure, points, *each) for each in _rings(search)]
+    at = limits.get(measure)
+    shapes = [limit("y", limits["loss_increase"])] if "loss_increase" in limits else []
+    shapes += [limit("x", at / _BYTES.get(measure, 1))] if at is not None else []
+    layout = {
+        "xaxis": log(_axis(measure, search)),
+        "yaxis": axis("validation loss above the dense model's", range=[bottom, top]),
+        "shapes": shapes,
+    }
+    numbers = [str(point.trial["number"]) for point in points if point.trial["number"] in search["front"]]
+    front = ", ".join(numbers) or "none"
+    label = f"{_axis(measure, search)} against loss increase of {len(points)} trials. On the front: {front}"
+    return Figure(_TITLES[measure], label, [each for each in data if each["x"]], layout)
+
+
+def _rings(search: Search) -> list[tuple[str, str, int, list[int | None]]]:
+    """Return what is ringed, how large, and which trials; where nothing was found there is no front, but a nearest."""
+    return [
+        ("front", "\u25ef", 15, list(search["front"])),
+        ("recommended", "\u25ce", 20, [search["recommended"]]),
+        ("nearest", "\u25ce", 20, [search["nearest"]]),
+    ]
 
 
 def _axis(measure: str, search: Search) -> str:
@@ -104,38 +117,6 @@ def _tooltip(point: _Point, measure: str, search: Search) -> str:
     return f"trial {point.trial['number']}, {point.trial['state']}: {found}{loss}"
 
 
-def _draw(search: Search, points: Sequence[_Point], measure: str, path: Path) -> None:
-    """Draw trials as dots, pale where the loss is not final, as a tick above where there is none; limits as lines."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
-    figure = Figure(figsize=(4.4, 3.4), layout="constrained")
-    axes = figure.add_subplot()
-    limits = {key: value for key, value in search["limits"].items() if trials.is_known(value)}
-    bottom, top = _range(points, limits.get("loss_increase"))
-    for point in points:
-        _draw_point(axes, point, top)
-    style: dict[str, Any] = {"color": svg.ink(), "linewidth": 0.9, "linestyle": (0, (4, 3)), "alpha": 0.8}
-    costs = [point.cost for point in points]
-    if "loss_increase" in limits:
-        axes.axhline(limits["loss_increase"], **style)
-    if measure in limits:
-        costs.append(limits[measure] / _BYTES.get(measure, 1))
-        axes.axvline(costs[-1], **style)
-    axes.set_xscale("log")
-    axes.set_xlim(min(costs) / 1.15, max(costs) * 1.15)
-    axes.set_ylim(bottom, top)
-    _draw_front(axes, search, points)
-    axes.xaxis.set_major_locator(FixedLocator(ticks(costs)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:g}"))
-    axes.set_xlabel(_axis(measure, search))
-    axes.set_ylabel("validation loss above the dense model's")
-    axes.grid(linewidth=0.6)
-    axes.set_axisbelow(True)
-    svg.save(figure, path)
-
-
 def _range(points: Sequence[_Point], limit: float | None) -> tuple[float, float]:
     """Return the ends of the axis of losses: all that is final, and the limit; a loss far above would hide them."""
     known = [point.loss for point in points if math.isfinite(point.loss)]
@@ -146,97 +127,65 @@ def _range(points: Sequence[_Point], limit: float | None) -> tuple[float, float]
     return low - room, high + 2 * room
 
 
-def _draw_point(axes: Any, point: _Point, top: float) -> None:
-    color, gid = COLORS.get(point.trial["state"], "#888888"), f"trial-{point.trial['number']}"
+def _dots(search: Search, measure: Measure, points: Sequence[_Point], top: float) -> Trace:
+    """Return trials: pale where the loss is not final, at the upper edge where it is higher or there is none."""
+    color = COLORS[points[0].trial["state"]] if points else GREY
+    marker = {
+        "color": color,
+        "size": 8,
+        "symbol": [_symbol(point, top) for point in points],
+        "opacity": [0.9 if point.is_final else 0.5 for point in points],
+        "line": {"color": color, "width": 1.5},
+    }
+    losses = [point.loss if point.loss <= top else top for point in points]
+    name = points[0].trial["state"] if points else ""
+    said = [_tooltip(point, measure, search) for point in points]
+    return dots(name, color, [point.cost for point in points], losses, said, marker=marker, cliponaxis=False)
+
+
+def _symbol(point: _Point, top: float) -> str:
     if not math.isfinite(point.loss):
-        marker, loss = "|", top
-    elif point.loss > top:
-        marker, loss = "^", top
-    else:
-        marker, loss = "o", point.loss
-    style: dict[str, Any] = {"linewidths": 1.2} if marker == "|" else {"linewidths": 0}
-    alpha = 0.9 if point.is_final else 0.5
-    axes.scatter(point.cost, loss, marker=marker, s=34, c=color, alpha=alpha, gid=gid, clip_on=False, zorder=3, **style)
+        return "line-ns"
+    return "circle" if point.loss <= top else "triangle-up"
 
 
-def _draw_front(axes: Any, search: Search, points: Sequence[_Point]) -> None:
-    """Ring the trials of the front, the recommended one twice, and number those that stand apart.
-
-    Where nothing was found there is no front: the nearest trial is ringed.
-    """
-    numbers = {search["recommended"], search["nearest"], *search["front"]}
-    chosen = [point for point in points if point.trial["number"] in numbers and math.isfinite(point.loss)]
-    chosen.sort(key=lambda point: point.trial["number"] != search["recommended"])
-    numbered: list[tuple[float, float]] = []
-    for point in chosen:
-        is_recommended = point.trial["number"] == search["recommended"]
-        for area in (110, 210)[: 1 + is_recommended]:
-            ring = {"facecolors": "none", "edgecolors": svg.ink(), "linewidths": 1, "zorder": 4}
-            axes.scatter(point.cost, point.loss, marker="o", s=area, **ring)
-        x, y = axes.transAxes.inverted().transform(axes.transData.transform((point.cost, point.loss)))
-        if any(abs(x - other) < 0.08 and abs(y - below) < 0.06 for other, below in numbered):
-            continue
-        numbered.append((x, y))
-        style: dict[str, Any] = {"fontsize": 8.5, "fontweight": "bold" if is_recommended else "normal", "zorder": 5}
-        text = str(point.trial["number"])
-        axes.annotate(text, (point.cost, point.loss), (-7, -15), textcoords="offset points", ha="right", **style)
+def _ring(
+    search: Search, measure: Measure, points: Sequence[_Point], name: str, sign: str, size: int, which: Sequence[Any]
+) -> Trace:
+    chosen = [point for point in points if point.trial["number"] in which and math.isfinite(point.loss)]
+    marker = {"color": GREY, "size": size, "symbol": "circle-open", "line": {"width": 1.5}}
+    x, y = [point.cost for point in chosen], [point.loss for point in chosen]
+    return dots(name, GREY, x, y, [_tooltip(point, measure, search) for point in chosen], marker=marker, meta=sign)
 
 
-def _progress(search: Search) -> Plot | None:
+def _progress(search: Search) -> Figure | None:
     steps = [(time, value) for time, value in search["hypervolume"] if trials.is_known(time + value)]
     if not steps:
         return None
     label = f"Hypervolume of the front over time, {steps[-1][1]:.3g} after {steps[-1][0]:.0f} s"
-    picture = svg.embed(lambda path: _draw_progress(steps, path), "search-progress", label)
     note = "Hypervolume: the share of the space of the objectives that the front dominates, 1 at best."
-    return Plot("Best so far", picture, [note])
-
-
-def _draw_progress(steps: Sequence[tuple[float, float]], path: Path) -> None:
-    from matplotlib.figure import Figure
-
     in_minutes = steps[-1][0] >= 180
-    figure = Figure(figsize=(4.4, 3.4), layout="constrained")
-    axes = figure.add_subplot()
     times = [time / 60 if in_minutes else time for time, _ in steps]
-    axes.plot(times, [value for _, value in steps], drawstyle="steps-post", color=COLORS["stopped"], linewidth=1.8)
-    axes.scatter(times[-1], steps[-1][1], s=26, color=COLORS["stopped"], linewidths=0)
-    axes.set_xlim(left=0)
-    axes.set_ylim(0, max(0.1, 1.08 * max(value for _, value in steps)))
-    axes.set_xlabel("time [min]" if in_minutes else "time [s]")
-    axes.set_ylabel("hypervolume of the front")
-    axes.grid(linewidth=0.6)
-    axes.set_axisbelow(True)
-    svg.save(figure, path)
+    said = [f"{value:.3g} after {time:.0f} s" for time, value in steps]
+    style = {"color": COLORS["stopped"], "width": 2, "shape": "hv"}
+    data = [line("", COLORS["stopped"], times, [value for _, value in steps], said, line=style)]
+    layout = {
+        "xaxis": axis("time [min]" if in_minutes else "time [s]", rangemode="tozero"),
+        "yaxis": axis("hypervolume of the front", rangemode="tozero"),
+    }
+    return Figure("Best so far", label, data, layout, [note])
 
 
-def _importances(search: Search) -> list[Plot]:
-    found = []
-    for index, (measure, shares) in enumerate(trials.importances(search).items()):
-        words = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
-        label = f"What explains the {trials.name(measure)}: {words}"
-        picture = svg.embed(lambda path, s=shares: _draw_shares(s, path), f"search-importance-{index}", label)  # type: ignore[misc]
-        found.append(Plot(f"What explains the {trials.name(measure)}", picture))
-    return found
+def _importances(search: Search) -> list[Figure]:
+    return [_shares(trials.name(measure), shares) for measure, shares in trials.importances(search).items()]
 
 
-def _draw_shares(shares: Mapping[str, float], path: Path) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.4, 0.7 + 0.27 * max(len(shares), 3)), layout="constrained")
-    axes = figure.add_subplot()
-    places = range(len(shares))
-    axes.barh(places, [100 * share for share in shares.values()], height=0.66, color=COLORS["stopped"])
-    for place, share in zip(places, shares.values(), strict=True):
-        axes.text(100 * share, place, f" {share:.0%}", va="center", fontsize=8)
-    axes.set_yticks(places, [_short(name) for name in shares], fontsize=8.5)
-    axes.set_ylim(max(len(shares), 3) - 0.4, -0.6)
-    axes.set_xlim(0, 100 * max([*shares.values(), 0.01]) * 1.14)
-    axes.set_xlabel("share of the differences [%]")
-    axes.tick_params(axis="y", length=0)
-    svg.save(figure, path)
-
-
-def _short(name: str) -> str:
-    text = name.replace("_", " ")
-    return text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME - 1]}\u2026"
+def _shares(of: str, shares: Mapping[str, float]) -> Figure:
+    words = [f"{name} {share:.0%}" for name, share in shares.items()]
+    text, lines = names_above([name.replace("_", " ") for name in shares])
+    places = [number + 0.12 for number in range(len(shares))]
+    data = [text, bars("", COLORS["stopped"], [100 * share for share in shares.values()], places, words,
+                       orientation="h", width=0.4)]  # fmt: skip
+    layout = {"xaxis": axis("share of the differences [%]", rangemode="tozero"), "xaxis2": EDGE, "yaxis": lines}
+    title = f"What explains the {of}"
+    return Figure(title, f"{title}: {', '.join(words)}", data, layout, (), 90 + 34 * len(shares))

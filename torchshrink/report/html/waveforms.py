@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 from numpy.typing import NDArray
 
 from torchshrink.report import classes
-from torchshrink.report.html import svg
+from torchshrink.report.html.figure import SAMPLES, Figure, channels
 from torchshrink.report.schema import Task
 
 _MOST_NUMBERS = 3  # of an answer, that are written
-_COLORS = ("#4c8dd6", "#e8590c", "#868e96")  # of the first channels
 
 
 def waveforms(
     signals: NDArray[np.float32], truths: NDArray[np.float32], outputs: Mapping[str, NDArray[np.float32]], task: Task
-) -> list[Markup]:
+) -> list[Figure]:
     """Return one drawing for each signal ``[C, L]``.
 
     Args:
@@ -33,10 +30,9 @@ def waveforms(
     truth = _names(truths.reshape(-1).astype(int), task) if task["kind"] == "classification" else _numbers(truths)
     found = []
     for number, signal in enumerate(signals):
-        title = ", ".join([f"truth {truth[number]}", *(f"{name}: {texts[number]}" for name, texts in said.items())])
-        draw = lambda path, s=signal: _draw(s, path)  # noqa: E731
-        drawn = svg.embed(draw, f"waveform-{number}", f"Sample {number + 1}. {title}")
-        found.append(drawn + Markup("<p>{}</p>").format(title))
+        note = ", ".join([f"truth {truth[number]}", *(f"{name}: {texts[number]}" for name, texts in said.items())])
+        data = channels(signal)
+        found.append(Figure(f"Sample {number + 1}", f"Sample {number + 1}. {note}", data, SAMPLES, [note], 170))
     return found
 
 
@@ -51,15 +47,3 @@ def _names(numbers: NDArray[Any], task: Task) -> list[str]:
 
 def _numbers(values: NDArray[np.float32]) -> list[str]:
     return [", ".join(f"{value:.4g}" for value in row[:_MOST_NUMBERS]) for row in values.reshape(len(values), -1)]
-
-
-def _draw(signal: NDArray[np.float32], path: Path) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8.6, 1.3), layout="constrained")
-    axes = figure.add_subplot()
-    for channel, color in zip(signal, _COLORS, strict=False):
-        axes.plot(channel, linewidth=0.6, color=color)
-    axes.set_xlim(0, signal.shape[-1])
-    axes.tick_params(labelsize=7)
-    svg.save(figure, path)
