@@ -80,7 +80,9 @@ class Bridge:
         model, name = _reference(artefact, source), _reference_name(artefact, source)
         ours, theirs = as_list(found), as_list(expected)
         parity = verify.compare_all(ours, theirs, artefact.precision, name, verify.output_scales(model))
-        if artefact.precision == "int8":
+        if artefact.precision == "fp16":
+            parity = verify.look_at_halves(parity, model, as_tuple(inputs), ours, theirs)
+        elif artefact.precision == "int8":
             parity = verify.look_closer(parity, artefact.path, model, [inputs], ours, theirs)
             if parity.passed and (wrong := self._said_of_stored(artefact, source, inputs)):
                 parity = replace(parity, passed=False, reason=wrong, judged_by="stored")

@@ -128,6 +128,25 @@ def gather(node: Node) -> Callable[..., Any]:
     return lambda values: values.index_select(axis, places.reshape(-1)).unflatten(axis, places.shape)
 
 
+def gather_elements(node: Node) -> Callable[..., Any]:
+    """GatherElements: of the same places in every sample where they are constants."""
+    axis, size = node.axis(0), node.value().shape[node.axis(0)]
+    is_for_all = node.is_known(1) and axis > 0 and node.value(1).shape[0] == 1
+
+    def pick(values: Tensor, places: Tensor) -> Tensor:
+        places = places.long() % size
+        return values.gather(axis, places.expand(values.shape[0], *places.shape[1:]) if is_for_all else places)
+
+    return pick
+
+
+def triangle(node: Node) -> Callable[..., Any]:
+    """Trilu: what is above a diagonal, or below."""
+    keep = torch.triu if node.setting("upper", default=1) else torch.tril
+    diagonal = int(node.constant(1)) if node.has(1) else 0
+    return lambda values: keep(values, diagonal)
+
+
 def expand(node: Node) -> Callable[..., Any]:
     """Expand by the rules of broadcasting."""
     made = np.broadcast_shapes(tuple(node.value().shape), tuple(node.setting("shape", 1)))

@@ -125,6 +125,7 @@ OPERATORS: dict[str, Row] = {
     "Expand": moving.expand,
     "Flatten": moving.flatten,
     "Gather": moving.gather,
+    "GatherElements": moving.gather_elements,
     "Reshape": moving.reshape,
     "Slice": moving.slices,
     "SpaceToDepth": moving.space_to_depth,
@@ -132,6 +133,7 @@ OPERATORS: dict[str, Row] = {
     "Squeeze": moving.squeeze,
     "Tile": moving.tile,
     "Transpose": moving.transpose,
+    "Trilu": moving.triangle,
     "Unsqueeze": moving.unsqueeze,
     # made
     "Constant": moving.constant,

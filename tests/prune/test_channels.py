@@ -546,6 +546,35 @@ def channels_shuffled() -> nn.Module:
     return Net(compute, a=conv(3, 8), b=conv(8, 8), head=conv(8, 2))
 
 
+def _shuffled(x: Tensor) -> Tensor:
+    count, channels, height, side = x.shape
+    x = x.view(count, 2, channels // 2, height, side).transpose(1, 2)
+    return x.contiguous().view(count, channels, height, side)
+
+
+def shuffled_units() -> nn.Module:
+    """Half of the channels passes by a unit, and a shuffle mixes both for the next one, as in ShuffleNetV2."""
+
+    def compute(net: Any, x: Tensor) -> Tensor:
+        x = net.a(x)
+        for unit in (net.first, net.second, net.third):
+            passed, taken = x.chunk(2, 1)
+            x = _shuffled(torch.cat([passed, unit(taken)], 1))
+        return net.head(net.b(x))
+
+    units = {name: conv(4, 4) for name in ("first", "second", "third")}
+    return Net(compute, a=conv(3, 8), **units, b=conv(8, 8), head=conv(8, 2))
+
+
+def before_a_recurrent_layer() -> nn.Module:
+    def compute(net: Any, x: Tensor) -> Tensor:
+        x = F.relu(net.a(x))
+        states, _ = net.gru(x.mean(3).transpose(1, 2))
+        return net.head(net.b(x)) + states.mean(1)[:, :, None, None]
+
+    return Net(compute, a=conv(3, 8), gru=nn.GRU(8, 2, batch_first=True), b=conv(8, 8), head=conv(8, 2))
+
+
 def twice_and_added() -> nn.Module:
     def compute(net: Any, x: Tensor) -> Tensor:
         y = net.a(x)
@@ -600,6 +629,8 @@ def spatial_attention() -> nn.Module:
         swapped,
         sliced,
         channels_shuffled,
+        shuffled_units,
+        before_a_recurrent_layer,
         twice_and_added,
         unequal_groups,
         attention,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import sys
@@ -94,7 +95,8 @@ class Traced:
         hooks = [module.register_forward_hook(_skip_inside) for module in self.model.modules() if is_cuttable(module)]
         with warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter("ignore")
-            self._graph.build_dependency(enclosed, inputs, lambda module, values: module(*values), verbose=False)
+            with _uncounted_reshapes():
+                self._graph.build_dependency(enclosed, inputs, lambda module, values: module(*values), verbose=False)
             for hook in hooks:
                 hook.remove()
             named: Iterator[tuple[str, Any]] = iter([*self.model.named_modules(), *self.model.named_parameters()])
@@ -111,7 +113,10 @@ class Traced:
         for module in list(self._graph.module2node):
             if isinstance(module, PRUNABLE) and module not in seen:
                 size = self._graph.get_out_channels(module)
-                items = self._together(module, range(size)) if size > 1 else []
+                try:
+                    items = self._together(module, range(size)) if size > 1 else []
+                except IndexError:  # it follows channels into what has none, such as the gates of a recurrent layer
+                    items = []
                 makers = {item.dep.target.module for item in items if not _reads(item.dep)}
                 seen |= makers
                 if items and not makers & ignored:
@@ -120,7 +125,8 @@ class Traced:
     def _together(self, root: nn.Module, indices: Sequence[int]) -> Any:
         """Return what else must go when a layer makes some channels no more."""
         remove = self._graph.get_pruner_of_module(root).prune_out_channels
-        items = self._graph.get_pruning_group(root, remove, list(indices)).items
+        with _uncounted_reshapes():
+            items = self._graph.get_pruning_group(root, remove, list(indices)).items
         return [item for item in items if not self._is_broadcast(item.dep)]
 
     def _group(self, items: Any) -> Group | None:
@@ -204,6 +210,27 @@ class _Entry(nn.modules.batchnorm._BatchNorm):
 def _skip_inside(_module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
     """Hide the operations inside of a layer, such as the reshaping of an instance normalisation."""
     return output.detach() + 0 * inputs[0].sum() if inputs and inputs[0].is_floating_point() else output
+
+
+@contextlib.contextmanager
+def _uncounted_reshapes() -> Iterator[None]:
+    """Let Torch-Pruning pass by reshapings behind which it counts no channels, such as shuffles: it divides by them.
+
+    Channels that come through one stay anyway, see `_keeps_channels`.
+    """
+    from torch_pruning.dependency import index_mapping
+
+    update = index_mapping.update_reshape_index_mapping
+
+    def tolerant(*given: Any) -> None:
+        with contextlib.suppress(ZeroDivisionError):
+            update(*given)
+
+    index_mapping.update_reshape_index_mapping = tolerant
+    try:
+        yield
+    finally:
+        index_mapping.update_reshape_index_mapping = update
 
 
 def _reads(dep: Any) -> bool:

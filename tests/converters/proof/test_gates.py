@@ -331,3 +331,19 @@ def test_outputs_that_are_nearly_constant(difference: float, passed: bool) -> No
     expected = np.full((1, 1, 4, 4), 0.5, np.float32)
     parity = verify.compare(expected + np.float32(difference), expected, "fp32", "model")
     assert parity.passed is passed
+
+
+def test_float16_is_allowed_what_rounding_the_weights_does_to_the_model() -> None:
+    """Two large weights that take each other away leave what float16 cannot hold."""
+    model = nn.Linear(2, 1, bias=False)
+    model.weight.data = torch.tensor([[1.0007, -1.0]])
+    inputs = torch.linspace(0.5, 1, 8)[:, None].repeat(1, 2)
+    expected = [model(inputs).detach().numpy()]
+    rounded = [(inputs @ model.weight.half().float().T).detach().numpy()]
+    for found, passed in ((rounded, True), ([rounded[0] * 4], False)):
+        parity = verify.compare_all(found, expected, "fp16", "model", [None])
+        assert not parity.passed
+        judged = verify.look_at_halves(parity, model, [inputs], found, expected)
+        assert judged.passed is passed
+        assert ("rounding the weights alone explains" in judged.reason) is not passed
+    assert model.weight[0, 0] == torch.tensor(1.0007)
