@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from torchshrink.data import LabelledArrays, flips_rotations_noise, from_xy, open_task, task_from_arrays
+from torchshrink.data.inputs import files_in
 from torchshrink.data.labelled import split
 from torchshrink.errors import DataError
 
@@ -64,6 +65,16 @@ def test_class_folders(tmp_path, write_image):
         x, y = whole(task, part)
         assert (x.shape[1:], y.shape, y.dtype) == ((1, 4, 6), (len(x),), torch.int64)
         assert torch.equal(y, (x[:, 0, 0, 0] * 255 > 50).long())
+
+
+def test_links_to_folders_that_hold_them_are_not_followed_for_ever(tmp_path, write_image):
+    class_folders(write_image, "set", 10)
+    (tmp_path / "set/cat/all").symlink_to(tmp_path / "set/cat")
+    (tmp_path / "set/cat/other").symlink_to(tmp_path / "set/dog")
+    (tmp_path / "set/dog/other").symlink_to(tmp_path / "set/cat")
+    found = [path.relative_to(tmp_path) for path in files_in(tmp_path / "set/cat")]
+    assert len(found) == 20
+    assert len({path.parts[:-1] for path in found}) == 2
 
 
 @pytest.mark.parametrize("other", ["test", "val"])

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torchshrink.data import images, sounds
 from torchshrink.data.preparation import Preparation
 from torchshrink.errors import DataError
+from torchshrink.files import real
 
 ENDINGS = (*images.ENDINGS, *sounds.ENDINGS)
 Read = Callable[[Path], NDArray[np.float32]]
@@ -27,15 +28,20 @@ class Inputs:
     raw: str
 
 
-def files_in(folder: Path) -> Iterator[Path]:
-    """Yield images and sounds below a folder in the order of their names; hidden files are none."""
+def files_in(folder: Path, seen: set[Path] | None = None) -> Iterator[Path]:
+    """Yield images and sounds below a folder in the order of their names; hidden files are none.
+
+    A folder that links lead to more than once, above all one that it lies in, is looked into once: ``seen``.
+    """
+    seen = set() if seen is None else seen
+    seen.add(real(folder))
     for path in sorted(folder.iterdir()):
         if path.name.startswith("."):
             continue
         if path.suffix.lower() in ENDINGS:
             yield path
-        elif path.is_dir():
-            yield from files_in(path)
+        elif path.is_dir() and real(path) not in seen:
+            yield from files_in(path, seen)
 
 
 def alike(paths: Sequence[Path], preparation: Preparation) -> Inputs:
