@@ -18,6 +18,7 @@ Shape = Annotated[
     str | None, typer.Option(help="Input shape such as 1,1,128,128, for checkpoints that do not know theirs.")
 ]
 _CALIBRATED, _DEVICE = "A float ONNX file, calibrated", "What runs the file"
+_MOST_LAYERS = 5  # that are named
 
 
 def export(
@@ -396,10 +397,12 @@ def _show_verdict(
 def _said_of_saturation(layers: list[Any]) -> str:
     if not layers:
         return "no layer can saturate on x86 without VNNI"
-    named = ", ".join(f"{each.layer} ({each.channels} of {each.of} channels)" for each in layers)
+    named = ", ".join(f"{each.layer} ({each.channels} of {each.of} channels)" for each in layers[:_MOST_LAYERS])
+    more = f" and {len(layers) - _MOST_LAYERS} more (--json lists all)" if len(layers) > _MOST_LAYERS else ""
+    count = "1 layer can saturate, and comes" if len(layers) == 1 else f"{len(layers)} layers can saturate, and come"
     return (
-        f"{len(layers)} layers can saturate, and come out wrong, on x86 without VNNI: {named}; quantize the model with "
-        "torchshrink, or with 7-bit weights (reduce_range)"
+        f"{count} out wrong, on x86 without VNNI: {named}{more}; quantize the model with torchshrink, or with 7-bit "
+        "weights (reduce_range)"
     )
 
 

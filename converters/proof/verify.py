@@ -98,7 +98,7 @@ def verify(
     """
     check("precision", precision, Precision)
     arguments = as_tuple(inputs)
-    _logger.info("run %s in its runtime", path.name)
+    _logger.info("run %s in its runtime%s", path.name, "" if processor == HERE else f" on {processor}")
     try:
         found = bench.predict_all(path, [value.numpy() for value in arguments], processor=processor)
     except ModelError as error:

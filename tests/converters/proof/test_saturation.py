@@ -1,12 +1,15 @@
 """Layers that saturate on x86 without VNNI are found in the weights of any file, on any machine."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from program import call
 
+from torchshrink.cli.convert import _said_of_saturation
 from torchshrink.converters.proof.saturation import Saturation, find_saturation
 
 ACTIVATION = [("s", np.float32(0.1)), ("z", np.uint8(3))]
@@ -48,6 +51,18 @@ def test_the_bound(first: int, second: int, expected: int) -> None:
 
 def test_what_is_said_of_a_layer() -> None:
     assert find_saturation(between("Conv", conv(127, 127))) == [Saturation("layer", 1, 3)]
+
+
+def test_verify_names_them_in_any_file(tmp_path: Path) -> None:
+    onnx.save(between("Conv", conv(127, 127)), str(tmp_path / "theirs.onnx"))
+    said = " ".join(call("verify", tmp_path / "theirs.onnx").stdout.split())
+    assert "1 layer can saturate, and comes out wrong, on x86 without VNNI: layer (1 of 3 channels); quantize" in said
+
+
+def test_many_are_counted() -> None:
+    said = _said_of_saturation([Saturation(f"l{place}", 1, 3) for place in range(7)])
+    assert said.startswith("7 layers can saturate, and come out wrong")
+    assert "l4 (1 of 3 channels) and 2 more (--json lists all)" in said
 
 
 def test_neighbours_are_input_channels_of_one_position() -> None:
