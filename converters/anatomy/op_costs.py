@@ -21,6 +21,8 @@ KEY = "costs"  # in what `torchshrink bench --save` writes
 _RUNS = 30
 _LEAST_SHARE = 0.1  # of the time that an operator took alone, which is its own
 _LEAST = 1e-4  # ms, of an operator whose like was never measured
+_DENSE = ("CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED")  # whose weights begin and end with channels
+_GROUP = 8  # channels that XNNPACK's int8 kernels compute together
 
 
 @dataclass(frozen=True)
@@ -207,7 +209,17 @@ def _width(kind: int) -> int:
 
 
 def _amounts(each: Cost) -> tuple[float, float, float]:
-    return 1.0, float(each.macs), float(each.bytes)
+    return 1.0, each.macs * _filled(each), float(each.bytes)
+
+
+def _filled(each: Cost) -> float:
+    """Return how many times the multiply-accumulates an int8 kernel computes, which fills channels up to eights."""
+    kind, _, precision = each.kind.rpartition(" ")
+    sides = [part.split("x") for part in each.shape.split()]
+    if precision != "int8" or kind not in _DENSE or len(sides) < 3 or len(sides[2]) < 2:
+        return 1.0
+    channels = [max(int(sides[2][place]), 1) for place in (0, -1)]  # of the result and of the input
+    return math.prod(-(-count // _GROUP) * _GROUP / count for count in channels)
 
 
 def _fitted(measured: Sequence[Cost]) -> tuple[float, float, float]:

@@ -45,6 +45,24 @@ def test_every_bit_and_every_gradient_is_that_of_the_kernel(
     assert 0 < int((found[1] == 0).sum()) < x.numel()
 
 
+@pytest.mark.parametrize("is_pooled", [False, True])
+def test_what_is_on_the_grid_already_is_not_put_there_again(is_pooled: bool) -> None:
+    """Parts that it made itself, joined or pooled: the same values and gradients, and no further node of its own."""
+    module = scheme.activation_spec(is_qat=True).observer_or_fake_quant_ctr(dtype=torch.int8, quant_min=-128,
+                                                                           quant_max=127)  # fmt: skip
+    torch.manual_seed(0)
+    parts = [torch.randn(2, 3, 4, 4, requires_grad=True) for _ in range(2)]
+    module(torch.cat(parts))  # the first step, in which ranges move
+    module.activation_post_process.commit()
+    made = [module(part) for part in parts]
+    joined = nn.functional.max_pool2d(made[0], 2) if is_pooled else torch.cat(made)
+    assert module(joined) is joined
+    assert module(joined.detach()) is not joined
+    assert torch.equal(module(joined.detach()), joined.detach())
+    assert module(torch.cat([made[0], parts[1]])) is not joined  # a part that is not on the grid
+    assert module(torch.cat([made[0], parts[1]])).grad_fn.name() == "_OnGridBackward"
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("pairs", [True, False])
 def test_weights_are_what_the_kernel_makes_of_them(axis: int, pairs: bool) -> None:

@@ -16,16 +16,18 @@ from torchao.quantization.pt2e import FakeQuantize
 from torchshrink.quantize.observer import StepMinMaxObserver, WeightObserver
 
 _LARGE = 1e38  # what is smaller can be subtracted and divided
+_INFINITE = np.float32(np.inf)
+_JOINING = ("CatBackward0", "MaxPool2DWithIndicesBackward0")  # what only puts values together or selects them
 
 
-class _OnGrid(torch.autograd.Function):
+class _WeightOnGrid(torch.autograd.Function):
     """``clamp(round(x / scale), low, high) * scale``, the bits of torch's kernel; the gradient passes in between.
 
     Source: Bengio et al., arXiv:1308.3432, the straight-through estimator.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor | float, inverse: Tensor | float, low: int, high: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, inverse: Tensor, low: int, high: int) -> Tensor:
         codes = x.mul(inverse).round_()
         ctx.save_for_backward(codes)
         ctx.bounds = (low - 0.5, high + 0.5)
@@ -36,6 +38,38 @@ class _OnGrid(torch.autograd.Function):
         (codes,) = ctx.saved_tensors
         passed: Tensor = torch.ops.aten.hardtanh_backward(gradients[0], codes, *ctx.bounds)
         return passed, None, None, None, None
+
+
+class _OnGrid(torch.autograd.Function):
+    """The same of one scale, in one new tensor: instead of the codes it keeps ``x``, which a ReLU keeps anyway."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: float, inverse: float, low: int, high: int, maker: FakeInt8) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.maker = maker
+        ctx.bounds = (_below(_least(low, inverse)), _least(high + 1, inverse))
+        return x.mul(inverse).round_().clamp_(low, high).mul_(scale)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (x,) = ctx.saved_tensors
+        passed: Tensor = torch.ops.aten.hardtanh_backward(gradients[0], x, *ctx.bounds)
+        return passed, None, None, None, None, None
+
+
+def _least(code: int, inverse: float) -> float:
+    """Return the least float32 that is rounded to ``code`` or more, ties to even as `torch.round` does."""
+    factor = np.float32(inverse)
+    found = np.float32(code - 0.5) / factor
+    while np.rint(found * factor) >= code:
+        found = np.nextafter(found, -_INFINITE)
+    while np.rint(found * factor) < code:
+        found = np.nextafter(found, _INFINITE)
+    return float(found)
+
+
+def _below(value: float) -> float:
+    return float(np.nextafter(np.float32(value), -_INFINITE))
 
 
 class _Divided(torch.autograd.Function):
@@ -72,6 +106,8 @@ class FakeInt8(FakeQuantize):  # type: ignore[misc]  # torchao ships no types
         if not is_known or x.device.type != "cpu" or x.dtype != torch.float32:
             found: Tensor = super().forward(x)
             return found
+        if self._is_made_of_own(x):
+            return x
         if self.observer_enabled[0] == 1:
             observer(x.detach())
             if isinstance(observer, WeightObserver) or observer._is_first_step:
@@ -81,9 +117,23 @@ class FakeInt8(FakeQuantize):  # type: ignore[misc]  # torchao ships no types
         inverse = self.scale.reciprocal()
         if self.is_per_channel:  # symmetric: the zero points are all 0
             shape = [-1 if axis == self.ch_axis else 1 for axis in range(x.dim())]
-            return _on_grid(x, self.scale.view(shape), inverse.view(shape), observer.quant_min, observer.quant_max)
+            scales = self.scale.view(shape), inverse.view(shape)
+            weight: Tensor = _WeightOnGrid.apply(x, *scales, observer.quant_min, observer.quant_max)  # type: ignore[no-untyped-call]
+            return weight
         zero = int(self.zero_point)
-        return _on_grid(x, float(self.scale), float(inverse), observer.quant_min - zero, observer.quant_max - zero)
+        low, high = observer.quant_min - zero, observer.quant_max - zero
+        result: Tensor = _OnGrid.apply(x, float(self.scale), float(inverse), low, high, self)  # type: ignore[no-untyped-call]
+        return result
+
+    def _is_made_of_own(self, x: Tensor) -> bool:
+        """Return whether all that ``x`` was put together from came out of this quantizer: it is on the grid then.
+
+        Its ranges have seen those parts. In the first step they still move from one part to the next.
+        """
+        node = x.grad_fn
+        if node is None or node.name() not in _JOINING or getattr(self.activation_post_process, "_is_first_step", True):
+            return False
+        return all(getattr(source, "maker", None) is self for source, _ in node.next_functions)
 
     def calculate_qparams(self) -> tuple[Tensor, Tensor]:
         """Return scale and zero point of the range that was seen, by a few operations where torchao needs forty."""
@@ -102,11 +152,6 @@ class FakeInt8(FakeQuantize):  # type: ignore[misc]  # torchao ships no types
     def _take(self, scale: Tensor, zero_point: Tensor) -> None:
         self.scale.resize_(scale.shape).copy_(scale)
         self.zero_point.resize_(zero_point.shape).copy_(zero_point)
-
-
-def _on_grid(x: Tensor, scale: Tensor | float, inverse: Tensor | float, low: int, high: int) -> Tensor:
-    result: Tensor = _OnGrid.apply(x, scale, inverse, low, high)  # type: ignore[no-untyped-call]
-    return result
 
 
 def _affine(low: np.float32, high: np.float32, observer: Any) -> tuple[Tensor, Tensor]:

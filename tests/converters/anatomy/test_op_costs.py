@@ -79,3 +79,18 @@ def test_a_file_without_costs_is_refused(content: str | None, message: str, tmp_
         path.write_text(content)
     with pytest.raises(DataError, match=message):
         Costs.load(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "weight", "times"),
+    [
+        ("CONV_2D int8", "8x3x3x1", 8.0),  # one input channel is computed as eight
+        ("CONV_2D int8", "12x3x3x16", 16 / 12),
+        ("FULLY_CONNECTED int8", "10x64", 1.6),
+        ("DEPTHWISE_CONV_2D int8", "1x3x3x12", 1.0),
+        ("CONV_2D float32", "8x3x3x1", 1.0),
+    ],
+)
+def test_int8_kernels_fill_channels_up_to_eights(kind: str, weight: str, times: float) -> None:
+    cost = op_costs.Cost(kind, f"1x4x4x8 1x4x4x1 {weight} 8 1x1", 100, 50)
+    assert op_costs._amounts(cost) == (1.0, pytest.approx(100 * times), 50.0)
