@@ -89,6 +89,7 @@ class Progress:
         self._task: TaskID | None = None
         self._title = self._note = ""
         self._began = self._last_line = 0.0
+        self._is_complete = False
 
     def __enter__(self) -> Progress:
         global _current
@@ -116,6 +117,7 @@ class Progress:
         if self._is_drawn:
             self._finish()
         self._title, self._note, self._began = plain(title), "", time.monotonic()
+        self._is_complete = False
         if self._is_drawn:
             self._task = self._bars.add_task(self._title, total=None, note="", share="")
         elif not _is_quiet():
@@ -126,6 +128,7 @@ class Progress:
         """Show how much of the step is done, how long the rest takes, and what is going on."""
         _check()
         self._note = plain(note) or self._note
+        self._is_complete = done >= total
         left = _left(time.monotonic() - self._began, done, total)
         if self._is_drawn and self._task is not None:
             note = f"{self._note}{', ' if self._note and left else ''}{left}"
@@ -143,8 +146,10 @@ class Progress:
             errors.print(f"  {text}")
 
     def note(self, text: str) -> None:
-        """Show a line that stays."""
+        """Show a line that stays, after that of a step of which all is done."""
         _check()
+        if self._is_drawn and self._is_complete:
+            self._finish()
         if not _is_quiet():
             errors.print(text)
 

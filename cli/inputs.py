@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,10 +104,17 @@ def load_task(
 def load_recipe(
     path: Path | None, data: str | None, trust: bool, allow_pickle: bool, settings: Sequence[str] | None = None
 ) -> Recipe:
-    """Return the recipe of a command, with what the command line says instead of it; raises as `chosen.choose`."""
+    """Return the recipe of a command, with what the command line says instead of it; raises as `chosen.choose`.
+
+    Data that is not there is said at once, before PyTorch is loaded to read it.
+    """
     from torchshrink.pipeline.chosen import choose
 
-    return choose(path, data, trust, allow_pickle, settings or ())
+    found = choose(path, data, trust, allow_pickle, settings or ())
+    place = found.data.partition("?")[0]
+    if ":" not in place and not os.path.exists(os.path.expanduser(place)):
+        raise DataError(f"{place} does not exist: `torchshrink train -h` says what data may be")
+    return found
 
 
 def _describe(path: Path) -> dict[str, Any]:

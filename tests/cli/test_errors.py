@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,14 @@ def test_bad_data(make: object, words: tuple[str, ...], tmp_path: Path) -> None:
     assert result.stdout == ""
     for word in words:
         assert word.lower() in lines[0].lower()
+
+
+def test_data_that_is_not_there_is_said_before_torch_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchshrink.converters.bridge", None)  # whoever imports it fails
+    result = call("run", "--data", tmp_path / "nowhere?size=32")
+    assert (result.code, result.stderr.splitlines()[-1]) == (
+        3, f"error: {tmp_path / 'nowhere'} does not exist: `torchshrink train -h` says what data may be"
+    )  # fmt: skip
 
 
 def test_unknown_recipe_key_is_named_by_its_path(tmp_path: Path) -> None:

@@ -227,6 +227,25 @@ def test_each_step_leaves_one_line_and_a_failed_one_none(monkeypatch: pytest.Mon
     assert re.findall(r"(\w+): (\d[^\r\n]*?)\s*[\r\n]", text) == [("train", "1 min 15 s"), ("verify", "5 s")]
 
 
+def test_what_a_run_took_stands_below_its_last_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = progress_of(monkeypatch, is_terminal=True)
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    with console.Progress() as progress:
+        progress.start("measure")
+        progress.note("on the way")
+        now[0] = 64.0
+        progress.update(1, 1)
+        progress.note("took 64 s")
+        progress.update(1, 1)
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", file.getvalue())
+    assert re.findall(r"on the way|measure: 1 min 4 s|took 64 s", text) == [
+        "on the way",
+        "measure: 1 min 4 s",
+        "took 64 s",
+    ]
+
+
 @pytest.fixture
 def loudness() -> Any:
     yield

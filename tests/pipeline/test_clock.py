@@ -35,21 +35,23 @@ def test_it_says_once_how_long_training_takes_and_then_what_took_long() -> None:
     now[0] = 5.0
     clock.update(1, 2)  # no training
     clock.start("dense: train")
-    now[0] = 6.0
-    clock.update(1, 100)  # too early to judge
-    now[0] = 9.0
+    now[0] = 26.0
+    clock.update(1, 100)  # the first step took long because it was the first
+    now[0] = 28.0
+    clock.update(3, 100)  # too early to judge
+    now[0] = 29.0
     clock.update(4, 100)  # a second a step, ten steps an epoch: (10 + 6 + 4 * 2.5) epochs of 10 s
     clock.update(5, 100)
-    now[0] = 105.0
+    now[0] = 125.0
     clock.start("int8: verify")
-    now[0] = 107.0
+    now[0] = 127.0
     clock.finish()
     assert told.said == [
         "data x",
         "dense: train",
         "training takes about 4 min 20 s (26 epochs' worth); then files are made, checked and measured",
         "int8: verify",
-        "took 1 min 47 s, most of it: dense: train 1 min 40 s, data x 5 s, int8: verify 2 s",
+        "took 2 min 7 s, most of it: dense: train 2 min 0 s, data x 5 s, int8: verify 2 s",
     ]
 
 

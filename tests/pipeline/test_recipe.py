@@ -199,7 +199,8 @@ def test_all_errors_at_once() -> None:
         }
     )
     parts = ("colour: unknown key", "seed: ", "validation: ", "formats.1: ", "variants.dense.train.lr: ",
-             "variants.dense.train.epoch: unknown key", "variants.thin.prune.amount: ")  # fmt: skip
+             "variants.dense.train.epoch: unknown key, did you mean epochs?",
+             "variants.thin.prune.amount: ")  # fmt: skip
     assert [part for part in parts if part not in message] == []
     assert message.startswith("recipe: ")
     assert message.count(";") >= len(parts) - 1

@@ -29,24 +29,26 @@ class Clock:
         self._spent: defaultdict[str, float] = defaultdict(float)
         self._began = self._step_began = now()
         self._title = ""
+        self._first: tuple[float, int] | None = None  # when so much of the step was done: before, it only began
         self._is_guessed = False
 
     def start(self, title: str) -> None:
         """Begin a step."""
         self._close()
-        self._title = title
+        self._title, self._first = title, None
         self._progress.start(title)
 
     def update(self, done: int, total: int, note: str = "") -> None:
         """Hand on how much is done; say what all training takes, as soon as that shows."""
         self._progress.update(done, total, note)
-        seconds = self._now() - self._step_began
+        now = self._now()
+        began, first = self._first = self._first or (now, done)
         name = self._title.partition(": ")[0]
-        if self._is_guessed or seconds < _SECONDS_TO_JUDGE or not 0 < done < total or name not in self._variants:
+        if self._is_guessed or now - began < _SECONDS_TO_JUDGE or done == first or name not in self._variants:
             return
         if trained := _epochs(self._variants[name]):
             self._is_guessed = True
-            self._tell(name, seconds / done * total / trained)
+            self._tell(name, (now - began) / (done - first) * total / trained)
 
     def note(self, text: str) -> None:
         """Hand on."""
@@ -60,6 +62,7 @@ class Clock:
             return
         ordered = sorted(self._spent.items(), key=lambda item: -item[1])
         longest = [f"{title} {duration(spent)}" for title, spent in ordered[:_MOST_NAMED]]
+        self._progress.update(1, 1)
         self._progress.note(f"took {duration(whole)}, most of it: {', '.join(longest)}")
 
     def _tell(self, name: str, seconds: float) -> None:

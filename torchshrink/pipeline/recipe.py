@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -313,6 +314,9 @@ def template(name: Path) -> str:
 
 def _problem(item: Any) -> str:
     if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return "unknown key"
+        schema = Recipe.model_json_schema()
+        known = [key for part in (schema, *schema["$defs"].values()) for key in part["properties"]]
+        near = difflib.get_close_matches(str(item["loc"][-1]), known, 1)
+        return f"unknown key, did you mean {near[0]}?" if near else "unknown key"
     message: str = item["msg"].removeprefix("Value error, ")
     return message[:1].lower() + message[1:]
