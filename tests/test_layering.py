@@ -150,6 +150,7 @@ def test_no_package_is_forgotten() -> None:
         "torchshrink.pipeline.recipe",
         "torchshrink.predict.run",
         "torchshrink.report.document",
+        "torchshrink.report.html",
         "torchshrink.report.text",
         "torchshrink.runtime.process",
     ],

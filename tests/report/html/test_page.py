@@ -6,8 +6,6 @@ import hashlib
 import json
 import math
 import re
-import subprocess
-import sys
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -314,12 +312,3 @@ def test_commands_that_look_inside(content: dict[str, Any], tmp_path: Path) -> N
 def test_a_search_of_400_trials_fits(content: dict[str, Any], tmp_path: Path) -> None:
     content["search"] = search(trials=[trial(number) for number in range(400)])
     assert len(html.page(content, tmp_path).encode()) < 3_000_000
-
-
-@pytest.mark.slow
-def test_the_page_needs_no_torch(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", "import sys, torchshrink.report.html; assert 'torch' not in sys.modules"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr

@@ -16,6 +16,7 @@ from torchshrink.report.schema import Row, Task
 _MOST_WRITTEN = 12  # classes whose counts are written into the figure
 _MOST_CLASSES = 40  # that are drawn: those with the most mistakes
 _MOST_NUMBERS = 3  # numbers of each answer that are drawn
+_LONGEST_NAME = 16  # of a class, beside the figure
 _SCALE = [[0, "#f1f5fa"], [1, "#1a5fb4"]]
 
 
@@ -73,13 +74,17 @@ def _confusion(name: str, counts: NDArray[np.int64], titles: Sequence[str]) -> F
     shares = found / np.maximum(counts[shown].sum(1, keepdims=True), 1)
     trace = {"type": "heatmap", "z": shares, "zmin": 0, "zmax": 1, "colorscale": _SCALE, "showscale": False}
     trace |= {"hoverinfo": "text", "hovertext": said, "xgap": 1, "ygap": 1}
-    side = {"showgrid": False, "tickvals": list(range(len(names))), "ticktext": [plain(each) for each in names]}
+    side = {"showgrid": False, "tickvals": list(range(len(names))), "ticktext": [plain(_short(each)) for each in names]}
     if len(names) <= _MOST_WRITTEN:
         trace |= {"text": [[str(count) if count else "" for count in row] for row in found], "texttemplate": "%{text}"}
     else:
         side |= {"showticklabels": False}
-    layout = {"xaxis": axis("answer", **side), "yaxis": axis("truth", autorange="reversed", **side)}
+    layout = {"xaxis": axis("answer", tickangle=-90, **side), "yaxis": axis("truth", autorange="reversed", **side)}
     return Figure(name, label, [trace], layout, notes, 360)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}\u2026"
 
 
 def _numbers(rows: Sequence[Row], out: Path, task: Task) -> Answers | None:

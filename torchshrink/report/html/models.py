@@ -23,7 +23,7 @@ def training(curves: Mapping[str, Sequence[Mapping[str, float]]], judge: Judge =
     """
     wanted: dict[str, tuple[str, ...]] = {"Loss in training": _EPOCH}
     if judge.decides != "loss":
-        wanted[f"{judge.decides} in training".capitalize()] = (judge.decides,)
+        wanted[f"{judge.decides[:1].upper()}{judge.decides[1:]} in training"] = (judge.decides,)
     found = []
     for title, keys in wanted.items():
         data: list[Trace] = []

@@ -108,7 +108,7 @@ def ladder(rows: Sequence[Row]) -> list[Figure]:
             "yaxis": axis("") | ({} if title == "test loss" else {"rangemode": "tozero"}),
         }
         label = f"{title} against the share of weights or channels removed"
-        found.append(Figure(title.capitalize(), label, data, layout))
+        found.append(Figure(title[0].upper() + title[1:], label, data, layout))
     return found
 
 
