@@ -129,4 +129,10 @@ def _is_island(graph: Graph, operator: Any, entry: Any, exits: list[Any]) -> boo
     ends = [entry.inputs[0], *(each.outputs[0] for each in exits)]
     before, *after = (graph.grid(index) for index in ends)
     is_one_grid = before is not None and after[0] is not None and all(grid == after[0] for grid in after)
-    return is_one_grid and all(map(graph.is_int8, ends))
+    return is_one_grid and all(map(graph.is_int8, ends)) and not _is_coarser(graph, operator, after[0])
+
+
+def _is_coarser(graph: Graph, operator: Any, grid: Range | None) -> bool:
+    """Return whether the only grid of a kernel, such as a softmax's, has larger steps than the result is to have."""
+    fixed = row(graph.kind(operator)).grid
+    return isinstance(fixed, Range) and grid is not None and fixed.scale[0] > grid.scale[0]

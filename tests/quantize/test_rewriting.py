@@ -247,3 +247,19 @@ def test_alpha_is_not_lost(is_qat: bool) -> None:
     expected = model(inputs)
     error = (quantize.convert(prepared)(inputs) - expected).detach()
     assert error.pow(2).mean() < 0.003 * expected.detach().var()  # 25 dB
+
+
+def test_casts_to_the_type_that_is_there_are_left_out() -> None:
+    """The result of a softmax keeps its fixed grid, which a cast behind it does not know."""
+
+    class Cast(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.softmax(x, -1, dtype=torch.float32).to(x.dtype).type_as(x).float() * 2
+
+    inputs = torch.randn(16, 5, 8)
+    prepared = quantize.prepare_ptq(Cast().eval(), inputs)
+    quantize.calibrate(prepared, [inputs])
+    nodes = list(quantize.convert(prepared).graph.nodes)
+    assert not any("aten.to" in str(node.target) or "type_as" in str(node.target) for node in nodes)
+    after = next(node for node in nodes if str(node.target) == "aten.softmax.int").users
+    assert [node.args[1:3] for node in after] == [(1 / 256, -128)]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
 
 from torchshrink.quantize.operators import role
 
@@ -38,6 +40,51 @@ def masked(graph: GraphModule) -> set[Node]:
         if reads or node in extreme:
             readers.add(node)
     return readers
+
+
+@torch.no_grad()
+def drop_idle(graph: GraphModule, inputs: Sequence[Tensor]) -> None:
+    """Leave out, in place, masks that are zero whatever the inputs hold: what reads one would stay float.
+
+    Attention without padding adds such to its scores.
+    """
+    values: dict[Node, Any] = dict(zip(graph.graph.find_nodes(op="placeholder"), inputs, strict=False))
+    fixed: set[Node] = set()
+    for node in graph.graph.nodes:
+        is_size = node.target is aten.sym_size.int
+        if (
+            node.op == "call_function"
+            and (is_size or fixed.issuperset(node.all_input_nodes))
+            and _is_known(node, values)
+        ):
+            fixed.add(node)
+            values[node] = node.target(*map_arg(node.args, values.get), **map_arg(node.kwargs, values.get))
+    for node in list(graph.graph.nodes):
+        given = list(node.args[:2]) if node.target in (aten.add.Tensor, aten.add_.Tensor) else []
+        for mask, kept in (given, given[::-1]) if len(given) == 2 else ():
+            if (
+                mask in fixed
+                and isinstance(kept, Node)
+                and kept not in fixed
+                and _adds_nothing(values[mask], kept, node)
+            ):
+                node.replace_all_uses_with(kept)
+                graph.graph.erase_node(node)
+                break
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+
+
+def _is_known(node: Node, values: Mapping[Node, Any]) -> bool:
+    """Return whether a node computes the same again, from what is known."""
+    is_random = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+    return not is_random and not node.is_impure() and all(each in values for each in node.all_input_nodes)
+
+
+def _adds_nothing(value: Any, kept: Node, total: Node) -> bool:
+    before, after = kept.meta["val"], total.meta["val"]
+    is_same = before.dtype == after.dtype and str(before.shape) == str(after.shape)
+    return is_same and isinstance(value, Tensor) and not bool(value.any())
 
 
 def scores(graph: GraphModule) -> set[Node]:

@@ -57,7 +57,8 @@ def rewrite(graph: GraphModule, kept: AbstractSet[Node], is_qat: bool) -> None:
         with graph.graph.inserting_before(node):
             replacement = _REWRITES[node.target](Writer(graph, node, is_qat), *node.args)
         if replacement is not None:
-            replacement.meta[MODULES] = node.meta.get(MODULES, [])
+            known = replacement.meta.get(MODULES, []) if replacement in node.all_input_nodes else []
+            replacement.meta[MODULES] = [*known, *node.meta.get(MODULES, [])]
             node.replace_all_uses_with(replacement)
             graph.graph.erase_node(node)
     for node in reversed(list(graph.graph.nodes)):
@@ -122,6 +123,11 @@ def _prelu_of_channels(write: Writer, source: Node, slopes: Tensor) -> Node:
     slopes = -slopes.reshape(-1, *[1] * (source.meta["val"].dim() - 2))
     scaled = write.call(aten.mul.Tensor, below, write.constant(slopes))
     return write.call(aten.add.Tensor, write.call(aten.relu.default, source), scaled)
+
+
+def _cast(write: Writer, source: Node, *_: Any) -> Node | None:
+    """Leave out what casts to the type that is there: after a softmax, its fixed grid would be another's."""
+    return source if source.meta["val"].dtype == write.node.meta["val"].dtype else None
 
 
 def _channel_shuffle(write: Writer, source: Node, groups: int) -> Node | None:
@@ -350,6 +356,10 @@ _REWRITES: dict[Any, Callable[..., Node | None]] = COMPOSITES | {
     aten.hardsigmoid.default: _hardsigmoid,
     aten.hardsigmoid_.default: _hardsigmoid,
     aten.prelu.default: _prelu,
+    aten.to.dtype: _cast,
+    aten.to.dtype_layout: _cast,
+    aten.to.other: _cast,
+    aten.type_as.default: _cast,
     aten.channel_shuffle.default: _channel_shuffle,
     aten.select.int: _select,
     aten.roll.default: _roll,

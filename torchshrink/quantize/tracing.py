@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
 
 from torchshrink.errors import ModelError
 from torchshrink.model.signature import Inputs, as_tuple, batch_shapes, first
-from torchshrink.quantize import bags, exits, in_place
+from torchshrink.quantize import bags, exits, in_place, masks
 from torchshrink.quantize.modes import CUMULATIVE, owner, random_operations, refuse_random, remember
 from torchshrink.quiet import quiet
 
@@ -48,6 +48,7 @@ def capture(model: nn.Module, example_input: Inputs) -> GraphModule:
     _inline(graph, model)
     bags.spell_out(graph)
     in_place.spell_out(graph)
+    masks.drop_idle(graph, sample)
     return graph
 
 
