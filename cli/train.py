@@ -317,7 +317,7 @@ def _load(
     task, model = load_task(path, data, seed, factory, allow_pickle)
     if is_quantized(model):
         raise ModelError(f"{path} is quantized already: start from the float model that it was made from")
-    check_answer(model, task.example_input, None)
+    check_answer(model, task.example_input, None, task.scores)
     return taught(task, model), model
 
 

@@ -7,26 +7,28 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Subset, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
-from torchshrink import losses
 from torchshrink.converters.bridge import Bridge
+from torchshrink.data.datasets import task_from_datasets
 from torchshrink.errors import DataError, RecipeError
-from torchshrink.pipeline.assemble import resolve
+from torchshrink.model.checked import check_module
+from torchshrink.pipeline.assemble import make_loss
 from torchshrink.pipeline.chosen import choose, folder_name
 from torchshrink.pipeline.recipe import Recipe, parse
 from torchshrink.pipeline.run import run as run_recipe
+from torchshrink.pipeline.subject import Loss
 from torchshrink.progress import Progress
 from torchshrink.report import document
 from torchshrink.report.result import Result
 from torchshrink.settings import Budget
-from torchshrink.task import Normalization, Samples, Task
+from torchshrink.task import Samples, Task
 
-Data = Samples | tuple[Any, Any]
+Data = Samples | tuple[Any, Any] | DataLoader[Any]
 _TASK = {field.name for field in fields(Task)} - {"name", "train", "validation", "test", "loss", "budget"}
 
 
@@ -93,10 +95,11 @@ def shrink(
 
     Args:
         model: Trained; it is left as it is.
-        train: A dataset of pairs (input ``[C, *size]``, truth), or the two as tensors ``[N, ...]``.
+        train: A dataset of pairs (input ``[C, *size]``, truth) or of inputs alone (unlabelled), the two as tensors
+            ``[N, ...]``, or a DataLoader, of which the dataset is used; see `torchshrink.data.task_from_datasets`.
         test: As much, for the reported figures alone.
-        loss: ``loss(output, truth)``, a built-in one or `torch.nn`'s by name, or ``module:callable``; by default the
-            task's.
+        loss: ``loss(output, truth)``, a built-in one or `torch.nn`'s by name, or ``module:callable``, or
+            ``teacher``, which imitates ``model``; by default the task's.
         budget: How much worse than ``model`` the file may be in what decides: ``"2%"``, or a number in its units; by
             default the task's.
         out: Folder of the run, by default runs/shrink-NAME; what an earlier run left in it is replaced.
@@ -111,7 +114,7 @@ def shrink(
         RecipeError: When there is no such setting.
         ShrinkError: As `run`.
 
-    >>> shrink(nn.Identity(), train=(torch.ones(4, 1, 8), torch.ones(3)), test=[])
+    >>> shrink(nn.Linear(8, 1), train=(torch.ones(4, 1, 8), torch.ones(3)), test=[])
     Traceback (most recent call last):
     torchshrink.errors.DataError: train has 4 inputs but 3 truths: give every input its truth
     """
@@ -119,9 +122,15 @@ def shrink(
         raise RecipeError("shrink: what stands below task in a recipe is said by itself: kind=, metrics=, decides=")
     of_task = {name: settings.pop(name) for name in _TASK & set(settings) - {"augment"}}
     of_task |= {} if budget is None else {"budget": Budget.parse(budget)}
+    model = check_module(model, "shrink: the model")
     name = type(model).__name__
-    recipe = parse({**_as_it_is(settings), "data": "given", "model": {"factory": f"given:{name}"}}, "shrink")
-    task = _task(name, _samples("train", train), _samples("test", test), validation, recipe.seed, of_task, loss)
+    content = {**_as_it_is(settings), "data": "given", "model": {"factory": f"given:{name}"}}
+    recipe = parse({**content, "loss": loss} if loss == "teacher" else content, "shrink")
+    task = task_from_datasets(
+        _samples("train", train), _samples("test", test),
+        name=name, seed=recipe.seed, share=validation, **of_task, **_loss(loss),
+    )  # fmt: skip
+    task.check()
     folder = Path(out) if out is not None else Path("runs", f"shrink-{name}")
     given = copy.deepcopy(model).cpu().eval()
     run_recipe(
@@ -141,53 +150,22 @@ def _as_it_is(settings: dict[str, Any]) -> dict[str, Any]:
     return {"variants": usual, **settings}
 
 
-def _task(
-    name: str,
-    train: Samples,
-    test: Samples,
-    validation: float,
-    seed: int,
-    settings: dict[str, Any],
-    loss: Any,
-) -> Task:
-    count = max(1, round(validation * len(train)))
-    if count >= len(train) or len(test) == 0:
-        raise DataError(f"{len(train)} training and {len(test)} test samples: give more, some are held out of training")
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)).tolist()
-    held_out, rest = sorted(order[:count]), sorted(order[count:])
-    parts = [cast(Samples, Subset(cast(Any, train), part)) for part in (rest, held_out)]
-    channels = train[0][0].shape[0]
-    unchanged = Normalization((0.0,) * channels, (1.0,) * channels, "as given")
-    given: dict[str, Any] = {"normalization": unchanged, **_kind(train), **settings, **_loss(loss)}
-    task = Task(name=name, train=parts[0], validation=parts[1], test=test, **given)
-    task.check()
-    return task
-
-
-def _kind(samples: Samples) -> dict[str, str]:
-    """Return what the type of the first truth says of the task, where it says anything."""
-    inputs, truth = samples[0][0], torch.as_tensor(samples[0][1])
-    is_number = truth.dim() == 0 and not truth.is_floating_point()
-    is_map = truth.dtype == torch.int64 and truth.shape == inputs.shape[1:]
-    kind = "classification" if is_number else "multiclass" if is_map else ""
-    return {"kind": kind} if kind else {}
-
-
 def _loss(loss: Any) -> dict[str, Any]:
-    if loss is None:
+    """Return the task's loss; none where a teacher is imitated, which is the recipe's."""
+    if loss in (None, "teacher"):
         return {}
     if isinstance(loss, str):
-        return {"loss": resolve(loss, "loss")() if ":" in loss else losses.build(loss)}
+        return {"loss": make_loss(Loss(name=loss))}
     if not callable(loss):
         raise RecipeError(f"loss {loss!r}: expected a module, a function, or a name")
     return {"loss": loss}
 
 
-def _samples(name: str, data: Data) -> Samples:
+def _samples(name: str, data: Data) -> Any:
     """Return a dataset of what was given; tensors and arrays of the same length become pairs."""
     if not isinstance(data, tuple):
         return data
     inputs, truths = (torch.as_tensor(values) for values in data)
     if len(inputs) != len(truths):
         raise DataError(f"{name} has {len(inputs)} inputs but {len(truths)} truths: give every input its truth")
-    return cast(Samples, TensorDataset(inputs, truths))
+    return TensorDataset(inputs, truths)

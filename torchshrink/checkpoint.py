@@ -23,6 +23,7 @@ from torchshrink.errors import ModelError, OutputError
 from torchshrink.files import atomic
 from torchshrink.model import graphs
 from torchshrink.model.built_in import BUILT_IN, config_of
+from torchshrink.model.checked import unwrapped
 from torchshrink.model.graph_operators import LARGEST
 from torchshrink.model.resize import resize, sizes
 from torchshrink.weights import is_foreign, opened, put, read, tensors
@@ -143,7 +144,8 @@ def _whole_module(content: Any) -> nn.Module | None:
     """Return a module that was pickled whole, alone or beside what else a training keeps; averaged weights first."""
     held = {"": content, **(content if isinstance(content, dict) else {})}
     modules = {str(name): value for name, value in held.items() if isinstance(value, nn.Module)}
-    return modules.get("ema") or next(iter(modules.values()), None)
+    found = modules.get("ema") or next(iter(modules.values()), None)
+    return None if found is None else unwrapped(found)
 
 
 def _rebuild(path: Path, architecture: dict[str, Any]) -> nn.Module:

@@ -93,7 +93,7 @@ class Task:
         prepared: What was done to inputs before normalisation, such as ``size=96x96&fit=crop``; see
             `torchshrink.data.preparation`.
         metrics: By name, each a `torchshrink.metrics.Metric`, the name of a built-in one, or a torchmetrics object or
-            function that has ``higher_is_better``; by default the kind's.
+            function that has ``higher_is_better``; or a list of built-in names; by default the kind's.
         decides: The metric, or ``loss``, that picks the best epoch, and that files are judged by; by default the first
             metric, of segmentation the loss.
         budget: How much worse than the dense model a file may be in it; by default 1 % where higher is better and 5 %
@@ -123,7 +123,8 @@ class Task:
         kinds.check(self.kind)
         if self.kind == "custom" and not self.metrics:
             raise RecipeError(f"task {self.name!r} is of kind custom: give it metrics, such as {{'mae': 'mae'}}")
-        found = {name: metric(name, source) for name, source in self.metrics.items()} or kinds.metrics(self.kind)
+        given = self.metrics if isinstance(self.metrics, Mapping) else dict.fromkeys(self.metrics)
+        found = {name: metric(name, source) for name, source in given.items()} or kinds.metrics(self.kind)
         decides = self.decides or kinds.decides(self.kind, tuple(found))
         if decides != "loss" and decides not in found:
             raise RecipeError(f"task {self.name!r}: {decides!r} is to decide, the metrics are {', '.join(found)}")
@@ -154,6 +155,11 @@ class Task:
     def example_truth(self) -> Any:
         """The first test truth as a batch of one."""
         return default_collate([self.test[0][1]])
+
+    @property
+    def scores(self) -> int:
+        """How many classes have to have a score; 0 where answers are none."""
+        return len(self.class_names) if self.kind in ("multiclass", "classification") else 0
 
     @property
     def metadata(self) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from torch.utils import _pytree as tree
 from torch.utils.data import DataLoader, Dataset
 
 from torchshrink import kinds
+from torchshrink.data.ahead import Ahead, RandomOrder
 from torchshrink.errors import DataError, ModelError, RecipeError
 from torchshrink.losses import imitation
 from torchshrink.metrics import evaluate, guarded
@@ -29,6 +31,7 @@ from torchshrink.task import Task
 from torchshrink.unlabelled import Taught, taught
 
 _logger = logging.getLogger(__name__)
+_MUCH_WAITING = 0.25  # of an epoch, for data: worth a word
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,7 @@ def fit(
         history.epochs.append({"train_loss": train_loss, **dict(zip(names, shown, strict=True))})
         told = f"validation loss {shown[0]:.4f}"
         told += "" if task.decides == "loss" else f", {task.decides} {abs(cost):.4f}"
+        told += f", waited for data {run.waited:.0%} of the time" if run.waited > _MUCH_WAITING else ""
         progress.update(run.step, steps, f"epoch {epoch}/{settings.epochs} {told}")
         _logger.debug("epoch %d: %s", epoch, told, extra={"figures": history.epochs[-1]})
         if run.step < settled * steps:
@@ -171,19 +175,28 @@ class _Run:
     hint: Callable[[], Tensor] | None = None
     step: int = 0
     is_channels_last: bool = True
+    waited: float = 0.0  # for data, as a share of the last epoch
 
     def epoch(self, loader: DataLoader[tuple[Tensor, Any]], generator: torch.Generator) -> float:
         """Train on every batch once and return the mean loss."""
         self.model.train()
-        total = 0.0
-        for inputs, truth in loader:
+        total, began, self.waited = 0.0, time.perf_counter(), 0.0
+        for inputs, truth in self._timed(loader):
             if self.task.augment is not None:
                 inputs, truth = self.task.augment(inputs, truth, generator)
             total += self._step(inputs, truth)
             if self.after_step is not None:
                 self.after_step(self.step, self.steps)
             self.progress.update(self.step, self.steps)
+        self.waited /= time.perf_counter() - began
         return total / len(loader)
+
+    def _timed(self, loader: Iterable[tuple[Tensor, Any]]) -> Iterator[tuple[Tensor, Any]]:
+        began = time.perf_counter()
+        for batch in loader:
+            self.waited += time.perf_counter() - began
+            yield batch
+            began = time.perf_counter()
 
     def _step(self, inputs: Tensor, truth: Any) -> float:
         loss = self._loss(inputs, truth)
@@ -297,4 +310,10 @@ def _batches(task: Task, settings: Settings, generator: torch.Generator) -> Data
     # BatchNorm cannot train on a batch of one, and every process needs a share.
     drop_last = size > 1 and 0 < size % settings.batch_size < max(2, processes)
     samples = cast(Dataset[tuple[Tensor, Any]], task.train)  # a length and positions are all that it needs
-    return DataLoader(samples, settings.batch_size, shuffle=True, generator=generator, drop_last=drop_last)
+    order: RandomOrder | None = None
+    if getattr(samples, "is_read_ahead", False):
+        samples = Ahead(samples, 2 * settings.batch_size)
+        order = RandomOrder(samples, generator)
+    return DataLoader(
+        samples, settings.batch_size, shuffle=order is None, sampler=order, generator=generator, drop_last=drop_last
+    )

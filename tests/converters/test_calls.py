@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import torchshrink as ts
 from torchshrink.cli.run import run as command
 from torchshrink.converters import calls
-from torchshrink.errors import DataError, RecipeError
+from torchshrink.errors import DataError, ModelError, RecipeError
 from torchshrink.report import document
 from torchshrink.report.result import Result
 from torchshrink.task import Task
@@ -54,20 +55,51 @@ def test_shrink_from_a_model_to_its_best_file(tmp_path: Path, tiny_task: Task, s
     assert "data" not in ts.checkpoint.describe(tmp_path / "out" / "models" / "dense.safetensors")
 
 
-def test_data_as_tensors(tiny_task: Task) -> None:
-    inputs, truths = torch.zeros(4, 1, 8), torch.arange(4)
-    samples = calls._samples("train", (inputs, truths.numpy()))
+INPUTS, NUMBERS = torch.zeros(4, 1, 8), torch.arange(4)
+
+
+def test_data_as_tensors() -> None:
+    samples = calls._samples("train", (INPUTS, NUMBERS.numpy()))
     assert len(samples) == 4
     assert int(samples[3][1]) == 3
     with pytest.raises(DataError, match="test has 4 inputs but 3 truths"):
-        calls._samples("test", (inputs, truths[:3]))
-    task = calls._task("net", samples, samples, 0.25, 0, {}, None)
-    assert task.kind == "classification"  # as whole numbers say
-    assert (len(task.train), len(task.validation), len(task.test)) == (3, 1, 4)
-    seen = {float(task.train[place][1]) for place in range(3)} | {float(task.validation[0][1])}
-    assert seen == {0.0, 1.0, 2.0, 3.0}  # none twice
-    with pytest.raises(DataError, match="1 training and 4 test samples"):
-        calls._task("net", calls._samples("train", (inputs[:1], truths[:1])), samples, 0.1, 0, {}, None)
+        calls._samples("test", (INPUTS, NUMBERS[:3]))
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What a run is asked to do; the report is an old one."""
+    found: dict[str, Any] = {}
+    monkeypatch.setattr(calls, "run_recipe", lambda recipe, out, bridge, **how: found.update(how, recipe=recipe))
+    monkeypatch.setattr(document, "load", lambda _, load=document.load: load(OLD))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        ((INPUTS, NUMBERS), "classification"),
+        ((INPUTS, NUMBERS[:, None]), "classification"),
+        ((INPUTS, NUMBERS.float()), "regression"),
+        ((INPUTS, torch.zeros(4, 2)), "regression"),
+        ((INPUTS, torch.zeros(4, 8, dtype=torch.int8)), "multiclass"),
+        ((INPUTS, torch.zeros(4, 8, dtype=torch.bool)), "segmentation"),
+        (INPUTS, "unlabelled"),
+        ([(INPUTS[0], 2.5)] * 4, "regression"),
+        (DataLoader(TensorDataset(INPUTS, NUMBERS), batch_size=2), "classification"),
+    ],
+)
+def test_shrink_takes_what_people_have(asked: dict[str, Any], data: Any, kind: str) -> None:
+    ts.shrink(nn.DataParallel(nn.Linear(8, 4)), data, data, out="unused")
+    task = asked["task"]
+    assert (task.kind, len(task.train), len(task.validation), len(task.test)) == (kind, 3, 1, 4)
+    assert type(asked["factory"]()) is nn.Linear  # out of its wrapping
+
+
+def test_shrink_by_imitation_and_with_names_of_metrics(asked: dict[str, Any]) -> None:
+    ts.shrink(nn.Linear(8, 4), (INPUTS, NUMBERS), (INPUTS, NUMBERS), loss="teacher", metrics=["f1", "accuracy"])
+    assert asked["recipe"].loss.name == "teacher"
+    assert (list(asked["task"].metrics), asked["task"].decides) == (["f1", "accuracy"], "f1")
 
 
 @pytest.mark.parametrize("loss", ["dice", nn.MSELoss(), squared, "torch.nn:MSELoss"])
@@ -82,6 +114,12 @@ def test_what_shrink_refuses(tiny_task: Task, small_net: nn.Module) -> None:
         ts.shrink(small_net, tiny_task.train, tiny_task.test, varients={})
     with pytest.raises(RecipeError, match=r"loss 3: expected"):
         ts.shrink(small_net, tiny_task.train, tiny_task.test, loss=3)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"train is a str: give a dataset"):
+        ts.shrink(small_net, "folder", "folder")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"setting 1 of 1 training samples aside leaves none"):
+        ts.shrink(small_net, (INPUTS[:1], NUMBERS[:1]), (INPUTS, NUMBERS))
+    with pytest.raises(ModelError, match=r"shrink: the model returned a Identity without parameters"):
+        ts.shrink(nn.Identity(), (INPUTS, NUMBERS), (INPUTS, NUMBERS))
 
 
 def test_run_takes_what_the_command_takes() -> None:

@@ -24,6 +24,10 @@ def images(count: int = 10) -> torch.Tensor:
         (torch.arange(160).reshape(10, 4, 4) % 5, "multiclass", 5, torch.int64),
         (torch.rand(10, 2, 4, 4) > 0.5, "segmentation", 2, torch.uint8),
         (torch.rand(10, 3, 4, 4), "reconstruction", 3, torch.float32),
+        (torch.arange(10, dtype=torch.int8)[:, None] % 3, "classification", 3, torch.int64),
+        (torch.rand(10) > 0.5, "classification", 2, torch.int64),
+        (torch.ones(10, 4, 4, dtype=torch.uint8), "multiclass", 2, torch.int64),
+        (torch.rand(10, 4, 4) > 0.5, "segmentation", 1, torch.uint8),
     ],
 )
 def test_kind_of_the_first_sample(truth, kind, names, dtype):
@@ -100,11 +104,13 @@ def test_datasets_that_cannot_be_used(train, said):
     assert said in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["(data, data)", "(data, data, data)", "{'train': data, 'test': data}"])
+@pytest.mark.parametrize(
+    "text", ["(data, data)", "(data, data, data)", "{'train': data, 'test': data}", "[DataLoader(data, 3)] * 2"]
+)
 def test_callable_that_returns_datasets(tmp_path, monkeypatch, text):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my_sets.py").write_text(
-        "import torch\nfrom torch.utils.data import TensorDataset\n"
+        "import torch\nfrom torch.utils.data import DataLoader, TensorDataset\n"
         f"data = TensorDataset(torch.rand(8, 1, 16), torch.arange(8))\ndef make():\n    return {text}\n"
     )
     importlib.invalidate_caches()

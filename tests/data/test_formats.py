@@ -179,6 +179,14 @@ def test_sixteen_bits_are_resized_as_such(tmp_path, write_image):
     assert (x * 65535 / 1000).unique().tolist() == pytest.approx([round(float(x.max()) * 65.535)], rel=1e-4)
 
 
+def test_bits_are_no_colour(tmp_path, write_image):
+    for index in range(3):
+        write_image(f"set/{index}.png", np.full((4, 4), 1000 * (index + 1), np.uint16))
+    assert "0.png is 16-bit gray, which colour=rgb leaves as it is" in failure(f"{tmp_path}/set?colour=rgb")
+    write_image("set/3.png", np.zeros((4, 4), np.uint8))
+    assert "or give all of them as many bits" in failure(f"{tmp_path}/set?colour=gray")
+
+
 def test_masks_are_resized_with_their_images(tmp_path, write_image):
     for index in range(5):
         pixels = np.zeros((4 + index, 6), np.uint8)

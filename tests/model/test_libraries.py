@@ -22,11 +22,15 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
         found.append((name, arguments))
         if name == "absent":
             raise RuntimeError("Unknown model (absent)")
+        if name == "resnet17":
+            raise ValueError("Unknown model resnet17")
         return nn.Linear(1, arguments.get("num_classes", 1000))
 
     timm, torchvision, models = ModuleType("timm"), ModuleType("torchvision"), ModuleType("torchvision.models")
     timm.create_model = create  # type: ignore[attr-defined]
     models.get_model = create  # type: ignore[attr-defined]
+    for module in (timm, models):
+        module.list_models = lambda: ["resnet18", "resnet34", "vit_tiny"]  # type: ignore[attr-defined]
     for module in (timm, torchvision, models):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     return found
@@ -41,8 +45,10 @@ def test_by_name(calls: list[tuple[str, dict[str, Any]]], library: str) -> None:
 
 
 def test_an_unknown_name(calls: list[tuple[str, dict[str, Any]]]) -> None:
-    with pytest.raises(ModelError, match=r"timm cannot make 'absent' with \{\}: Unknown model \(absent\)"):
+    with pytest.raises(ModelError, match=r"timm cannot make 'absent': Unknown model \(absent\)$"):
         resolve("timm:absent", "model")()
+    with pytest.raises(ModelError, match=r"'resnet17' with \{'a': 1\}: .*; near it are resnet18, resnet34$"):
+        resolve("torchvision:resnet17?a=1", "model")()
 
 
 @pytest.mark.parametrize("library", ["timm", "torchvision"])

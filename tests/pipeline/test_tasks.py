@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ import torch
 
 from torchshrink import bench, checkpoint
 from torchshrink.bench.measurement import Latency, Measurement
-from torchshrink.errors import DataError, RecipeError
+from torchshrink.errors import DataError, ModelError, RecipeError
 from torchshrink.model.signature import tensors
+from torchshrink.pipeline import assemble
 from torchshrink.pipeline.artefacts import Artefact, Source, as_list
 from torchshrink.pipeline.recipe import parse
 from torchshrink.pipeline.rows import UNCOMPARED
 from torchshrink.pipeline.run import run
+from torchshrink.pipeline.subject import Loss, MetricChoice
 
 MODULE = '''
 import torch
@@ -264,7 +267,7 @@ def test_own_metrics_in_a_recipe(ran: Any) -> None:
         ({"loss": "CrossEntropy"}, RecipeError, "unknown loss 'CrossEntropy': expected one of focal_tversky"),
         ({"task": {"decides": "auc"}}, RecipeError, "'auc' is to decide, the metrics are accuracy, f1"),
         ({"model": UNET}, RecipeError, "the built-in U-Net makes masks and images, and the task is of kind classif"),
-        ({"model": net(2)}, DataError, "a truth is class 2, but the model gives 2 scores|Target 2 is out of bounds"),
+        ({"model": net(2)}, ModelError, r"returns 2 scores for .* and the data has 3 classes: .*num_classes=3"),
         ({"task": {"metrics": ["mae"]}}, DataError, "metric 'mae': outputs of shape"),
     ],
 )
@@ -291,3 +294,49 @@ def test_files_are_of_the_kind_that_they_show_or_that_the_recipe_says(ran: Any) 
     assert len(report["rows"][0]["confusion"]) == 3
     report, *_ = ran("", data="levels.npz", model=net(1), augment=False, task={"kind": "regression"})
     assert (report["task"]["kind"], report["task"]["decides"]) == ("regression", "mae")
+
+
+LOSSES = """
+import torch
+from torch import nn
+
+def plain(output, truth):
+    return nn.functional.cross_entropy(output, truth)
+
+def scaled(output, truth, factor=2.0):
+    return factor * nn.functional.cross_entropy(output, truth)
+
+def make(factor=3.0):
+    return lambda output, truth: factor * nn.functional.cross_entropy(output, truth)
+
+ready = nn.CrossEntropyLoss()
+
+class Needs:
+    def __init__(self, count):
+        self.count = count
+"""
+
+
+@pytest.mark.parametrize(
+    ("choice", "factor"),
+    [
+        ("mine:plain", 1),
+        ("mine:ready", 1),
+        ("mine:scaled", 2),
+        ({"name": "mine:scaled", "settings": {"factor": 4}}, 4),
+        ("mine:make", 3),
+        ({"name": "mine:make", "settings": {"factor": 5}}, 5),
+        ("torch.nn:CrossEntropyLoss", 1),
+    ],
+)
+def test_a_loss_is_one_or_makes_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, choice: Any, factor: float
+) -> None:
+    (tmp_path / "mine.py").write_text(LOSSES)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    output, truth = torch.randn(4, 3), torch.tensor([0, 1, 2, 1])
+    expected = factor * torch.nn.functional.cross_entropy(output, truth)
+    assert float(assemble.make_loss(Loss.model_validate(choice))(output, truth)) == pytest.approx(float(expected))
+    with pytest.raises(RecipeError, match=r"metric m stopped with TypeError: .*missing 1 required"):
+        assemble._metric("m", MetricChoice(use="mine:Needs"))

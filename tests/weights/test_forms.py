@@ -121,11 +121,25 @@ class Compiled(nn.Module):
         return found
 
 
+class CompiledFrom(Compiled):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._orig_mod = model  # type: ignore[assignment]
+
+
 @pytest.mark.parametrize("wrap", [lambda: nn.DataParallel(Net()), Compiled, lambda: nn.DataParallel(Compiled())])
 def test_factories_of_wrapped_models(tmp_path: Path, model: Net, wrap: Callable[[], nn.Module]) -> None:
     for form in ("state_dict", "DataParallel"):
         torch.save(FORMS[form](model), tmp_path / "a.pt")
         assert_same(checkpoint.load(tmp_path / "a.pt", wrap), model)
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, AveragedModel, lambda model: CompiledFrom(model)])
+def test_whole_wrapped_modules(tmp_path: Path, model: Net, wrap: Callable[[nn.Module], nn.Module]) -> None:
+    torch.save({"model": wrap(model)}, tmp_path / "a.pt")
+    found = checkpoint.load(tmp_path / "a.pt", allow_pickle=True)
+    assert type(found) is Net
+    assert_same(found, model)
 
 
 def test_a_hugging_face_folder(tmp_path: Path, model: Net) -> None:

@@ -76,6 +76,8 @@ def task_from_arrays(
 class NormalizedSamples(Dataset[tuple[Tensor, Tensor]]):
     """Raw samples, normalised when they are asked for."""
 
+    is_read_ahead = True  # see `torchshrink.data.ahead`
+
     def __init__(self, samples: RawSamples, normalization: Normalization) -> None:
         self._samples, self._normalization = samples, normalization
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, Subset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
 from torchshrink.data import kinds
 from torchshrink.errors import DataError
@@ -34,7 +34,8 @@ def task_from_datasets(
     Arrays become tensors, and numbers too: a whole one is a class (int64), one with a point a target (float32 ``[1]``).
 
     Args:
-        train: Has a length, and gives pairs of an input ``[C, *size]`` and its truth, or inputs alone (unlabelled).
+        train: Has a length, and gives pairs of an input ``[C, *size]`` and its truth, or inputs alone (unlabelled). Of
+            a DataLoader, its dataset is used.
         test: Alike.
         validation: Alike; by default a random part of ``train``.
         name: For reports.
@@ -50,9 +51,11 @@ def task_from_datasets(
     """
     if kind is not None and kind not in _KINDS:
         raise DataError(f"{name}: there is no kind {kind!r}, choose {', '.join(_KINDS)}")
-    parts = {"train": train, "test": test} | ({} if validation is None else {"validation": validation})
+    given = {"train": train, "test": test} | ({} if validation is None else {"validation": validation})
+    parts = {part: each.dataset if isinstance(each, DataLoader) else each for part, each in given.items()}
     for part, dataset in parts.items():
         _check(f"{name}: {part}", dataset)
+    train = parts["train"]
     first = _first(name, train)
     kind = kind or _kind(first)
     made = {part: PlainSamples(dataset, kind, f"{name}: {part}") for part, dataset in parts.items()}
@@ -61,16 +64,8 @@ def task_from_datasets(
         kept, held_out = _split(made["train"], share, seed)
     else:
         kept, held_out = made["train"], made["validation"]
-    return Task(
-        name=name,
-        train=kept,
-        validation=held_out,
-        test=made["test"],
-        normalization=_identity(made["train"][0][0]),
-        class_names=names,
-        kind=kind,
-        **settings,
-    )
+    settings = {"normalization": _identity(made["train"][0][0]), **settings}
+    return Task(name=name, train=kept, validation=held_out, test=made["test"], class_names=names, kind=kind, **settings)
 
 
 class PlainSamples(Dataset[tuple[Tensor, Tensor]]):
@@ -95,11 +90,15 @@ class PlainSamples(Dataset[tuple[Tensor, Tensor]]):
         if not is_pair or len(sample) != 2:
             raise DataError(f"{self._origin}: sample {index} is no pair of an input and its truth: return both")
         truth = _tensor(sample[1], f"{self._origin}: the truth of sample {index}")
+        if self._kind == "segmentation" and truth.dim() == inputs.dim() - 1:
+            truth = truth[None]  # a single class needs no channel
         return inputs.float(), _typed(truth, self._kind)
 
 
 def is_dataset(found: Any) -> bool:
-    """Return whether something gives samples by position."""
+    """Return whether something gives samples by position, or loads such."""
+    if isinstance(found, DataLoader):
+        return is_dataset(found.dataset)
     return hasattr(found, "__getitem__") and hasattr(found, "__len__") and not isinstance(found, dict | str | tuple)
 
 
@@ -127,10 +126,10 @@ def _kind(sample: Any) -> str:
     if not all(hasattr(part, "shape") and hasattr(part, "dtype") for part in (inputs, truth)):
         return "classification"  # says what is wrong as soon as it is read
     is_real = "float" in str(truth.dtype)
-    if len(truth.shape) == 0:
+    if tuple(truth.shape) in ((), (1,)):
         return "regression" if is_real else "classification"
-    if tuple(truth.shape) == tuple(inputs.shape[1:]) and "int64" in str(truth.dtype):
-        return "multiclass"
+    if tuple(truth.shape) == tuple(inputs.shape[1:]) and not is_real:
+        return "segmentation" if "bool" in str(truth.dtype) else "multiclass"
     if tuple(truth.shape[1:]) == tuple(inputs.shape[1:]):
         return "segmentation" if not is_real or _is_mask(truth) else "reconstruction"
     return "regression" if len(truth.shape) == 1 and is_real else "custom"
@@ -159,7 +158,9 @@ def _refused(value: Any) -> Tensor:
 def _typed(truth: Tensor, kind: str) -> Tensor:
     if kind == "segmentation":
         return truth if truth.is_floating_point() else truth.to(torch.uint8)
-    if kind in ("multiclass", "classification"):
+    if kind == "classification":
+        return truth.long().reshape(()) if truth.numel() == 1 else truth.long()
+    if kind == "multiclass":
         return truth.long()
     return truth.float().reshape(1) if truth.dim() == 0 else truth.float()
 

@@ -103,6 +103,8 @@ def _kind(path: Path, mode: str, preparation: Preparation, is_mask: bool) -> str
     if is_mask and mode == "P":
         return "8-bit gray"
     kind = _KINDS.get(mode)
+    if kind == _DEEP and preparation.colour == "rgb" and not is_mask:
+        raise DataError(f"{path} is {kind}, which colour=rgb leaves as it is: save it with 8 bits, or leave colour out")
     if preparation.colour and not is_mask and kind != _DEEP:
         return "8-bit gray" if preparation.colour == "gray" else "8-bit RGB"
     if kind is None:

@@ -71,9 +71,10 @@ def _images(paths: Sequence[Path], preparation: Preparation) -> Inputs:
     first = headers[0]
     for other in headers:
         if other.kind != first.kind:
+            is_alike = first.kind[:2] == other.kind[:2]  # in bits, which colour does not change
+            cure = "say colour=rgb or colour=gray" if is_alike else "give all of them as many bits"
             raise DataError(
-                f"{first.path} is {first.kind} but {other.path} is {other.kind}: save all images in one mode, "
-                "or say colour=rgb or colour=gray"
+                f"{first.path} is {first.kind} but {other.path} is {other.kind}: save all images in one mode, or {cure}"
             )
         if other.size != first.size:
             raise DataError(

@@ -6,14 +6,26 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils import _pytree as tree
 
 from torchshrink.errors import ModelError
 from torchshrink.usercode import calling
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model inside of what trains or compiles it: DataParallel, AveragedModel, torch.compile."""
+    while True:
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel | AveragedModel):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            return model
+
+
 def check_module(found: object, what: str) -> nn.Module:
-    """Return what a factory made when it is a module with weights.
+    """Return what a factory made when it is a module with weights, out of its wrapping.
 
     Args:
         found: What it returned.
@@ -35,16 +47,17 @@ def check_module(found: object, what: str) -> nn.Module:
             raise ModelError(
                 f"{what} returned a {type(found).__name__} whose {name} is on the meta device: give it values"
             )
-    return found
+    return unwrapped(found)
 
 
-def check_answer(model: nn.Module, example: Tensor, wanted: Sequence[int] | None) -> None:
+def check_answer(model: nn.Module, example: Tensor, wanted: Sequence[int] | None, classes: int = 0) -> None:
     """Run a module once, as it is used, and refuse it when its answer cannot be compared with a truth.
 
     Args:
         model: It is left as it was.
         example: ``[1, C, *size]``.
         wanted: The shape of the example's truth; None where any will do, of several tensors too.
+        classes: How many have to have a score; a single score tells two apart.
 
     Raises:
         ModelError: When the module raises something, computes in another type than float32, or answers with something
@@ -67,6 +80,12 @@ def check_answer(model: nn.Module, example: Tensor, wanted: Sequence[int] | None
         parts = tree.tree_leaves(answer)
         if not parts or not all(isinstance(part, Tensor) for part in parts):
             raise ModelError(f"{type(model).__name__} returns {_kind(answer)} {shapes}: it must return tensors")
+        scores = answer.shape[1] if isinstance(answer, Tensor) and answer.dim() > 1 else classes
+        if scores < classes and (scores, classes) != (1, 2):
+            raise ModelError(
+                f"{type(model).__name__} returns {scores} scores {shapes}, and the data has {classes} classes: give it "
+                f"an output for each, such as num_classes={classes}"
+            )
     elif not isinstance(answer, Tensor):
         raise ModelError(f"{type(model).__name__} returns {_kind(answer)} {shapes}: it must return one tensor")
     elif list(answer.shape) != list(wanted):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import re
 from collections.abc import Callable
@@ -64,8 +65,12 @@ def factory(reference: str) -> Callable[..., nn.Module]:
         try:
             model: nn.Module = create(name, **{**options, **arguments})
         except (RuntimeError, ValueError, TypeError) as error:
-            reason = " ".join(str(error).split())
-            raise ModelError(f"{library} cannot make {name!r} with {options | arguments}: {reason}") from error
+            reason, given = " ".join(str(error).split()), options | arguments
+            near = difflib.get_close_matches(name, [*module.list_models()], 3)
+            raise ModelError(
+                f"{library} cannot make {name!r}{f' with {given}' if given else ''}: {reason}"
+                + (f"; near it are {', '.join(near)}" if near and name not in near else "")
+            ) from error
         return model
 
     return make

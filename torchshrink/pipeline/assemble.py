@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +52,7 @@ def make_task(recipe: Recipe) -> Task:
     if choice.budget is not None:
         changes["budget"] = Budget.parse(choice.budget)
     if recipe.loss is not None and recipe.loss.name != "teacher":
-        changes["loss"] = _loss(recipe.loss)
+        changes["loss"] = make_loss(recipe.loss)
     task = replace(task, **changes)
     task.check()
     return task
@@ -64,10 +66,17 @@ def _source(recipe: Recipe) -> str:
     return f"{data}{'&' if '?' in data else '?'}kind={kind}"
 
 
-def _loss(choice: Loss) -> Any:
+def make_loss(choice: Loss) -> Any:
+    """Return a loss: built in, torch's, or ``module:callable``, which is one or makes one of the settings.
+
+    Raises:
+        RecipeError: When there is no such loss, or it does not take the settings.
+    """
     if ":" not in choice.name:
         return losses.build(choice.name, **choice.settings)
     make = resolve(choice.name, "loss")
+    if _is_loss(make):
+        return partial(make, **choice.settings) if choice.settings else make
     with calling(f"loss {choice.name!r}"):
         try:
             loss = make(**choice.settings)
@@ -78,12 +87,25 @@ def _loss(choice: Loss) -> Any:
     return loss
 
 
+def _is_loss(found: Callable[..., Any]) -> bool:
+    """Return whether something takes an output and a truth, rather than settings."""
+    if isinstance(found, type | nn.Module):
+        return isinstance(found, nn.Module)
+    try:
+        parameters = inspect.signature(found).parameters.values()
+    except (TypeError, ValueError):  # of some that are written in C
+        return False
+    plain = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(each.kind in plain and each.default is each.empty for each in parameters) == 2
+
+
 def _metric(name: str, choice: MetricChoice) -> Metric:
     """Return a metric: built in, or what ``module:callable`` names, a class of torchmetrics made without arguments."""
     if ":" not in (choice.use or ""):
         return metric(name, choice.use)
     found: Any = resolve(choice.use or "", f"metric {name}")
-    found = found() if isinstance(found, type) else found
+    with calling(f"metric {name}"):
+        found = found() if isinstance(found, type) else found
     return Metric(found, choice.better == "higher") if choice.better else metric(name, found)
 
 
@@ -101,8 +123,8 @@ def make_model(recipe: Recipe, task: Task) -> nn.Module:
         ModelError: When it is no module, or its answer cannot be compared with the task's truth.
     """
     model = _make_model(recipe, task)
-    is_dense = getattr(task, "kind", "segmentation") in kinds.TRUTH_LIKE
-    check_answer(model, task.example_input, task.example_truth.shape if is_dense else None)
+    wanted = task.example_truth.shape if task.kind in kinds.TRUTH_LIKE else None
+    check_answer(model, task.example_input, wanted, task.scores)
     return model
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from torchshrink.errors import ModelError
+from torchshrink.model.checked import unwrapped
 from torchshrink.weights.misfit import misfit
 
 State = dict[str, Tensor]
@@ -53,7 +54,7 @@ def put(content: Any, model: nn.Module, path: Path) -> None:
     Raises:
         ModelError: When nothing fits; what does not is named in whole.
     """
-    model = _inner(model)
+    model = unwrapped(model)
     own = model.state_dict()
     actual = {name.replace(_COMPILED, ""): name for name in own}
     wanted = {name: own[full] for name, full in actual.items()}
@@ -131,13 +132,6 @@ def _rank(origin: str) -> int:
     if any(word in _AVERAGED for part in parts for word in part.split("_")):
         return -1
     return max(_PLAIN.index(part) if part in _PLAIN else len(_PLAIN) for part in parts)
-
-
-def _inner(model: nn.Module) -> nn.Module:
-    """Return the model inside of what wraps it, whose names have no prefix."""
-    while isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        model = model.module
-    return model
 
 
 def _is_counter(name: str) -> bool:
