@@ -65,7 +65,7 @@ def _compare(folder: Path, other: Path, out: Path | None, overwrite: bool, wide:
         rows = [dict(zip(headings, map(_plain, line), strict=True)) for line in lines]
         console.show_json({"runs": [str(folder), str(other)], "rows": rows, "notes": said})
         return
-    show_cells(headings, lines, few=versus.few(runs[0], names), wide=wide)
+    show_cells(headings, lines, few=versus.few(*runs, names), wide=wide)
     for sentence in said:
         console.show(sentence)
     if out is not None:

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from program import call
 
 from torchshrink.converters.ends import ends
-from torchshrink.report import html
+from torchshrink.report import html, versus
 from torchshrink.report.answer import answer, code
 from torchshrink.report.text import judge_of
 
@@ -111,3 +111,14 @@ def test_two_runs_stand_side_by_side(tmp_path: Path) -> None:
     found = call("report", "first", "second", "--json", cwd=tmp_path).json
     assert found["rows"][1]["MB second"] == 1.0
     assert call("report", "first", "--out", "x.html", cwd=tmp_path).code == 2
+
+
+def test_runs_that_are_judged_by_different_figures_are_compared_by_loss() -> None:
+    one: Any = make_content(make_rows())
+    other: Any = make_content(make_rows())
+    other["task"] |= {"decides": "dice", "metrics": {"dice": {"higher_is_better": True, "unit": ""}}, "budget": None}
+    headings, lines = versus.table(one, other, ("a", "b"))
+    assert headings[3:5] == ["loss a", "loss b"]
+    assert [cell.text for cell in lines[0]][3:5] == ["0.1300", "0.1300"]
+    assert "a is judged by loss, b by dice: losses are shown." in versus.sentences(one, other, ("a", "b"))
+    assert versus.table(other, other, ("a", "b"))[0][3] == "dice a"

@@ -199,7 +199,7 @@ def open_page(text: str, folder: Path) -> Any:
     """Open a page as wide as a phone and return what its probe says; ``None`` when it says nothing."""
     (folder / "page.html").write_text(text)
     (folder / "phone.html").write_text(PHONE)
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=3000"]
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=5000"]
     command = [str(CHROMIUM), *options, f"--user-data-dir={folder}/profile", "--dump-dom"]
     command.append((folder / "phone.html").as_uri())
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)

@@ -7,8 +7,10 @@ from collections.abc import Callable, Sequence
 
 from torchshrink.report.answer import answer
 from torchshrink.report.columns import Cell
+from torchshrink.report.judge import Judge
 from torchshrink.report.schema import Report, Row
 from torchshrink.report.text import judge_of
+from torchshrink.report.tradeoff import BY_LOSS
 
 Lines = list[list[Cell]]
 Read = Callable[[Row, int], tuple[float, str]]  # of the first or second run: a figure, and how it is written
@@ -22,7 +24,7 @@ def table(one: Report, other: Report, names: Sequence[str]) -> tuple[list[str], 
         other: Another one.
         names: What the two are called.
     """
-    judges = judge_of(one), judge_of(other)
+    judges = judges_of(one, other)
     found = [{row["name"]: row for row in report["rows"]} for report in (one, other)]
     figures: dict[str, Read] = {
         "MB": lambda row, _: (row["bytes"] / 1e6, "{:.3f}"),
@@ -45,7 +47,9 @@ def sentences(one: Report, other: Report, names: Sequence[str]) -> list[str]:
     said = [f"{name}: {answer(report, judge_of(report)).sentence}" for name, report in both]
     judges = judge_of(one), judge_of(other)
     if judges[0].decides != judges[1].decides:
-        said.append(f"{names[0]} is judged by {judges[0].decides}, {names[1]} by {judges[1].decides}.")
+        said.append(
+            f"{names[0]} is judged by {judges[0].decides}, {names[1]} by {judges[1].decides}: losses are shown."
+        )
     for key, what in (("processor", "processors"), ("cores", "numbers of cores")):
         if one["environment"].get(key) != other["environment"].get(key):
             said.append(f"They were measured on different {what}: their times say nothing about each other.")
@@ -54,9 +58,18 @@ def sentences(one: Report, other: Report, names: Sequence[str]) -> list[str]:
     return said
 
 
-def few(one: Report, names: Sequence[str]) -> list[str]:
+def few(one: Report, other: Report, names: Sequence[str]) -> list[str]:
     """Return the headings that a narrow screen has room for."""
-    return ["file", *(f"{figure} {name}" for figure in ("MB", judge_of(one).decides, "ms") for name in names)]
+    return [
+        "file",
+        *(f"{figure} {name}" for figure in ("MB", judges_of(one, other)[0].decides, "ms") for name in names),
+    ]
+
+
+def judges_of(one: Report, other: Report) -> tuple[Judge, Judge]:
+    """Return what the files of two runs are compared by: what decides in both, or else their losses."""
+    judges = judge_of(one), judge_of(other)
+    return judges if judges[0].decides == judges[1].decides else (BY_LOSS, BY_LOSS)
 
 
 def _cell(row: Row | None, side: int, read: Read) -> Cell:

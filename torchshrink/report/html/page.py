@@ -48,12 +48,13 @@ def side_by_side(runs: tuple[Report, Report], names: Sequence[str]) -> str:
         names: What they are called.
     """
     headings, lines = versus.table(*runs, names)
-    shown = {name: (run["rows"], text.judge_of(run)) for name, run in zip(names, runs, strict=True)}
+    each = zip(names, runs, versus.judges_of(*runs), strict=True)
+    shown = {name: (run["rows"], judge) for name, run, judge in each}
     content = {
         "headings": headings,
         "lines": lines,
         "said": versus.sentences(*runs, names),
-        "few": versus.few(runs[0], names),
+        "few": versus.few(*runs, names),
         "names": names,
         "figures": plots.of_runs(shown),
     }
