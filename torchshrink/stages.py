@@ -156,21 +156,9 @@ def channels(
 
     A little is removed, the rest fine-tuned, and again, so that every choice is made by a model that has recovered.
 
-    Args:
-        model: A trained module.
-        task: Data and loss; the Taylor importance looks at 64 training samples.
-        settings: Of the fine-tuning; every round gets an equal part of the epochs, the last one two.
-        amount: As in `torchshrink.prune.channels`, like the goals and the four arguments after it.
-        amounts: See there.
-        target_macs: See there.
-        target_params: See there.
-        importance: See there.
-        scope: See there.
-        round_to: See there.
-        rounds: How often; 1 removes everything at once, and is better unless every round gets tens of epochs.
-        ignore: See there.
-        teacher: See above.
-        progress: Told about every step.
+    Its settings are those of `torchshrink.prune.channels`; the Taylor importance looks at 64 training samples. Each of
+    the ``rounds`` gets an equal part of the epochs, the last one two. A single one removes everything at once, and is
+    better unless every round gets tens of epochs.
 
     Raises:
         RecipeError: When the settings contradict each other or the model.

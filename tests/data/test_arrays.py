@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from torchshrink.data.arrays import from_xy, read_npz, read_npz_pair
+from torchshrink.data.arrays import from_xy, read_npz
 from torchshrink.data.labelled import split
 from torchshrink.errors import DataError
 
@@ -153,7 +153,7 @@ def test_file_with_both_parts(write_npz):
 def test_two_files(write_npz, tmp_path):
     for name, count in (("train", 3), ("test", 2)):
         write_npz(f"{name}.npz", x=ramp(count, 1, 4), y=np.ones((count, 1, 4)))
-    train, test = read_npz_pair(tmp_path).values()
+    train, test = read_npz(tmp_path).values()
     assert (len(train), len(test)) == (3, 2)
 
 
@@ -161,7 +161,7 @@ def test_two_files(write_npz, tmp_path):
 def test_one_of_two_files(write_npz, tmp_path, present):
     write_npz(f"{present}.npz", x=ramp(3, 1, 4), y=np.ones((3, 1, 4)))
     absent = "test" if present == "train" else "train"
-    assert f"{tmp_path / absent}.npz is missing" in failure(read_npz_pair, tmp_path)
+    assert f"{tmp_path / absent}.npz is missing" in failure(read_npz, tmp_path)
 
 
 def test_missing_keys(write_npz):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from torchshrink.lazy import lazy
 
 if TYPE_CHECKING:
     from torchshrink.data.arrays import from_xy
@@ -14,34 +15,19 @@ if TYPE_CHECKING:
     from torchshrink.data.sources import open_task
     from torchshrink.data.synthetic import cells, pulses
 
-_MODULES = {  # loaded on first use: the process that predicts prepares images without torch
-    "LabelledArrays": "labelled",
-    "cells": "synthetic",
-    "flips_rotations_noise": "augment",
-    "from_xy": "arrays",
-    "open_task": "sources",
-    "pulses": "synthetic",
-    "task_from_arrays": "build",
-    "task_from_datasets": "datasets",
-}
+__all__ = ["LabelledArrays", "cells", "flips_rotations_noise", "from_xy", "open_task", "pulses", "task_from_arrays",
+           "task_from_datasets"]  # fmt: skip
 
-__all__ = [
-    "LabelledArrays",
-    "cells",
-    "flips_rotations_noise",
-    "from_xy",
-    "open_task",
-    "pulses",
-    "task_from_arrays",
-    "task_from_datasets",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(importlib.import_module(f"torchshrink.data.{_MODULES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+# On first use: the process that predicts prepares images without torch.
+__getattr__, __dir__ = lazy(
+    __name__,
+    {
+        "torchshrink.data.arrays": "from_xy",
+        "torchshrink.data.augment": "flips_rotations_noise",
+        "torchshrink.data.build": "task_from_arrays",
+        "torchshrink.data.datasets": "task_from_datasets",
+        "torchshrink.data.labelled": "LabelledArrays",
+        "torchshrink.data.sources": "open_task",
+        "torchshrink.data.synthetic": "cells pulses",
+    },
+)

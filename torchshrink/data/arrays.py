@@ -27,41 +27,33 @@ _HEADERS = {(1, 0): _npy.read_array_header_1_0, (2, 0): _npy.read_array_header_2
 def read_npz(
     path: Path, *, kind: str | None = None, group: str | None = None, classes: int | None = None, level: str = ""
 ) -> dict[str, LazySamples]:
-    """Return the samples of one npz file by part.
+    """Return the samples of one npz file, or of a folder with train.npz and test.npz, by part.
 
     Args:
-        path: Holds ``x_train, y_train, x_test, y_test``, or ``x`` and ``y`` for one part named ``""``; without any
-            ``y``, samples are unlabelled. ``class_names`` or ``classes``, a text array with one entry per class, is
-            optional.
+        path: Holds ``x_train, y_train, x_test, y_test``, or ``x`` and ``y`` for one part named ``""``, as the files of
+            a folder do; without any ``y``, samples are unlabelled. ``class_names`` or ``classes``, a text array with
+            one entry per class, is optional.
         kind: What ``y`` is, when it does not follow from its shape, type and values; see `from_xy`.
         group: An array with an entry for each sample; samples of one group are never divided between parts.
         classes: How many classes there are, where some occur nowhere.
         level: What every input is divided by, see `torchshrink.data.preparation.Preparation`.
 
     Raises:
-        DataError: When the file or one of its arrays cannot be used, see `from_xy`.
+        DataError: When a file is missing or one of its arrays cannot be used, see `from_xy`.
     """
+    if path.suffix.lower() != ".npz" or path.is_dir():
+        files = {name: path / f"{name}.npz" for name in ("train", "test")}
+        for file in files.values():
+            if not file.exists():
+                raise DataError(f"{file} is missing: put train.npz and test.npz side by side")
+        pair = {name: _Arrays(file, "x", "y", group) for name, file in files.items()}
+        return _together(pair, kind, classes, level)
     keys = _keys(path)
     if keys & {"x_train", "y_train", "x_test", "y_test"}:
         ends = {"train": "_train", "test": "_test"} | ({"validation": "_validation"} if "x_validation" in keys else {})
     else:
         ends = {"": ""}
     parts = {name: _Arrays(path, f"x{end}", f"y{end}", group and f"{group}{end}") for name, end in ends.items()}
-    return _together(parts, kind, classes, level)
-
-
-def read_npz_pair(
-    folder: Path, *, kind: str | None = None, group: str | None = None, classes: int | None = None, level: str = ""
-) -> dict[str, LazySamples]:
-    """Return the samples of ``train.npz`` and ``test.npz`` in a folder, both with keys as `read_npz` describes.
-
-    Raises:
-        DataError: When a file is missing or one of its arrays cannot be used, see `from_xy`.
-    """
-    for name in ("train.npz", "test.npz"):
-        if not (folder / name).exists():
-            raise DataError(f"{folder / name} is missing: put train.npz and test.npz side by side")
-    parts = {name: _Arrays(folder / f"{name}.npz", "x", "y", group) for name in ("train", "test")}
     return _together(parts, kind, classes, level)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from torchshrink.data import files, kinds, options
 from torchshrink.data import preparation as preparations
-from torchshrink.data.arrays import read_npz, read_npz_pair
+from torchshrink.data.arrays import read_npz
 from torchshrink.data.folder import read_folders
 from torchshrink.data.inputs import ENDINGS, files_in
 from torchshrink.data.labelled import LazySamples
@@ -51,8 +51,7 @@ def read(path: Path, source: str, given: Mapping[str, str], how: Preparation) ->
     if not path.exists():
         raise DataError(f"{path} does not exist: {EXPECTED}")
     if is_npz:
-        reader = read_npz if suffix == ".npz" and not path.is_dir() else read_npz_pair
-        return reader(path, kind=kind, group=given.get("group"), classes=classes, level=how.level)
+        return read_npz(path, kind=kind, group=given.get("group"), classes=classes, level=how.level)
     if suffix == ".csv":
         target, group = given.get("target"), given.get("group")
         parts = read_table(path, how, kind=kind, target=target, group=group, classes=classes)

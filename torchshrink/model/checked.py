@@ -12,16 +12,20 @@ from torch.utils import _pytree as tree
 from torchshrink.errors import ModelError
 from torchshrink.usercode import calling
 
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 
-def unwrapped(model: nn.Module) -> nn.Module:
-    """Return the model inside of what trains or compiles it: DataParallel, AveragedModel, torch.compile."""
-    while True:
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel | AveragedModel):
-            model = model.module
-        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
-            model = inner
-        else:
-            return model
+
+def wrapped(module: nn.Module) -> nn.Module | None:
+    """Return the module inside of what trains or compiles it; None for any other."""
+    name = "_orig_mod" if "_orig_mod" in module._modules else "module" if isinstance(module, _WRAPPERS) else None
+    return None if name is None else module._modules[name]
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """Return a module out of all its wrapping: DataParallel, AveragedModel, torch.compile."""
+    while (inner := wrapped(module)) is not None:
+        module = inner
+    return module
 
 
 def check_module(found: object, what: str) -> nn.Module:

@@ -12,6 +12,7 @@ from torch.fx import GraphModule, Node
 from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
 
 from torchshrink.errors import ModelError
+from torchshrink.model.checked import unwrapped, wrapped
 from torchshrink.model.signature import Inputs, as_tuple, batch_shapes, first
 from torchshrink.quantize import bags, exits, in_place, masks
 from torchshrink.quantize.modes import CUMULATIVE, owner, random_operations, refuse_random, remember
@@ -23,7 +24,6 @@ _BLOCKS: dict[Any, int] = {
     torch.ops.higher_order.wrap_with_autocast: 4,
 }
 ROUGH = "rough"  # in a graph's meta: a block of the module computes in half precision, the graph in float32
-_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.optim.swa_utils.AveragedModel)
 
 
 def capture(model: nn.Module, example_input: Inputs) -> GraphModule:
@@ -91,7 +91,7 @@ def plain_copy(model: nn.Module) -> nn.Module:
         for value in vars(module).values():
             if isinstance(value, Tensor) and not value.is_leaf:  # as the older weight_norm leaves it
                 memo[id(value)] = value.detach().clone()
-        if (inner := _wrapped(module)) is not None:
+        if (inner := wrapped(module)) is not None:
             memo[id(module)] = copy.deepcopy(inner, memo)
     plain: nn.Module = copy.deepcopy(model, memo)
     for module in plain.modules():
@@ -153,7 +153,7 @@ def plain_names(model: nn.Module, names: Any) -> list[str]:
     """Return names of modules as they are once the wrappers are off."""
     found = []
     for name in names:
-        parts, module = [], _unwrapped(model)
+        parts, module = [], unwrapped(model)
         steps = name.split(".")
         if module is not model and steps[0] in ("module", "_orig_mod"):
             steps = steps[1:]
@@ -162,21 +162,9 @@ def plain_names(model: nn.Module, names: Any) -> list[str]:
             if step in ("module", "_orig_mod") and child is None:
                 continue
             parts.append(step)
-            module = _unwrapped(child) if child is not None else module
+            module = unwrapped(child) if child is not None else module
         found.append(".".join(parts))
     return found
-
-
-def _wrapped(module: nn.Module) -> nn.Module | None:
-    """Return the module inside of a wrapper; None for any other."""
-    name = "_orig_mod" if "_orig_mod" in module._modules else "module" if isinstance(module, _WRAPPERS) else None
-    return None if name is None else module._modules[name]
-
-
-def _unwrapped(module: nn.Module) -> nn.Module:
-    while (inner := _wrapped(module)) is not None:
-        module = inner
-    return module
 
 
 def _make_weights_plain(model: nn.Module) -> None:

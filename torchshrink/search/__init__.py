@@ -5,7 +5,9 @@ Everything is loaded on first use: recipes only need the settings.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from torchshrink.lazy import lazy
 
 if TYPE_CHECKING:
     from torchshrink.search.limits import Limits
@@ -13,14 +15,4 @@ if TYPE_CHECKING:
 
 __all__ = ["Limits", "search"]
 
-
-def __getattr__(name: str) -> Any:
-    if name == "search":
-        from torchshrink.search.run import search
-
-        return search
-    if name == "Limits":
-        from torchshrink.search.limits import Limits
-
-        return Limits
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazy(__name__, {"torchshrink.search.limits": "Limits", "torchshrink.search.run": "search"})
