@@ -113,7 +113,7 @@ TFLITE = "{folder}/scale.tflite"
         (["inspect", ONNX, "--runs", "2"], "litert", 0, "Conv"),
         (["bench", ONNX, "--runs", "5"], "litert", 0, "onnxruntime"),
         (["inspect", TFLITE, "--runs", "2"], "onnxruntime", 0, "MUL"),
-        (["bench", TFLITE, "--runs", "5"], "onnxruntime", 0, "litert"),
+        (["bench", TFLITE, "--runs", "5"], "onnxruntime", 0, "median ms"),
         (["predict", ONNX, "--data", "{folder}", "--out", "{folder}/m"], "onnxruntime", 5, "torchshrink[onnxruntime]"),
         (["bundle", TFLITE, "--out", "{folder}/made"], "litert", 5, "pip install 'torchshrink[litert]'"),
     ],
