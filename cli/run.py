@@ -83,7 +83,6 @@ def sweep(
     sparsities, widths = _percents(sparsity, "--sparsity"), _percents(channels, "--channels")
     with console.Progress() as progress:
         progress.start("load PyTorch")
-        from torchshrink.converters.bridge import Bridge
         from torchshrink.pipeline.chosen import choose
         from torchshrink.pipeline.ladder import ladder
         from torchshrink.pipeline.recipe import Recipe
@@ -101,6 +100,8 @@ def sweep(
         model = Model(factory=factory or "unet", checkpoint=checkpoint)
         named = {} if data is None else {"data": data}
         recipe = choose(Recipe(**named, seed=seed, model=model), None, trust=True, allow_pickle=allow_pickle)
+        from torchshrink.converters.bridge import Bridge
+
         recipe = ladder(recipe, sparsities, widths, epochs, dense_epochs=0 if model_file else 30)
         try:
             run(recipe, out, Bridge(), is_fresh=not resume, progress=progress)

@@ -125,8 +125,6 @@ def search(
         raise typer.BadParameter("--address and --artefacts are for --engine ray", param_hint="--engine")
     with console.Progress() as progress:
         progress.start("load PyTorch")
-        from torchshrink.converters.bridge import Bridge
-        from torchshrink.pipeline.chosen import folder_name
         from torchshrink.search import Limits
         from torchshrink.search import search as run_search
 
@@ -136,6 +134,9 @@ def search(
 
             micro.check_installed()
         settings = load_recipe(recipe, data, trust, allow_pickle, set_)
+        from torchshrink.converters.bridge import Bridge
+        from torchshrink.pipeline.chosen import folder_name
+
         if costs is not None:
             from torchshrink.converters.anatomy.op_costs import Costs
 

@@ -32,7 +32,8 @@ def show_report(content: Report, folder: Path, as_json: bool = False, wide: bool
     few = ("file", "MB", "smaller", text.judge_of(content).decides, "faster", "RAM MB", "proof")
     show_cells([_PROOF.get(each, each) for each in headings], lines, few=few, wide=wide)
     console.show(text.verdict(content))
-    console.show(f"report: {folder / 'report.html'}")
+    page = folder / "report.html"
+    console.show(f"report: {page if page.is_file() else folder / 'report.json'}")
 
 
 def show_cells(

@@ -8,9 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from torchshrink.converters import onnx_file, sparse, tflite_file
-from torchshrink.converters.onnx_file import load
-from torchshrink.converters.tflite_file import Graph, graphs
 from torchshrink.errors import ModelError
 
 
@@ -21,8 +18,10 @@ def read_weights(path: Path) -> list[NDArray[Any]]:
     """
     if path.suffix == ".tflite":
         return _from_tflite(path)
-    if path.suffix == ".onnx":
-        arrays = onnx_file.constants(load(path)).values()
+    if path.suffix == ".onnx":  # each kind of file asks for its own packages only
+        from torchshrink.converters import onnx_file
+
+        arrays = onnx_file.constants(onnx_file.load(path)).values()
     else:
         from safetensors import SafetensorError
         from safetensors.numpy import load_file
@@ -35,9 +34,11 @@ def read_weights(path: Path) -> list[NDArray[Any]]:
 
 
 def _from_tflite(path: Path) -> list[NDArray[Any]]:
+    from torchshrink.converters import sparse, tflite_file
+
     model = tflite_file.read(path)
     found: dict[int, NDArray[Any]] = {}
-    for graph in graphs(model):
+    for graph in tflite_file.graphs(model):
         for index, tensor in enumerate(graph.tensors):
             values = sparse.decode(model, tensor) if tensor.sparsity is not None else graph.constant(index)
             if values is not None and values.ndim >= 2 and not np.issubdtype(values.dtype, np.int32):
@@ -52,15 +53,19 @@ def input_shape(path: Path) -> list[int]:
         ModelError: When the file does not say.
     """
     if path.suffix == ".tflite":
+        from torchshrink.converters import tflite_file
+
         model = tflite_file.read(path)
         tflite_file.check_ends(model, str(path))
-        shape = Graph(model).tensors[model.subgraphs[0].inputs[0]].shape
+        shape = tflite_file.Graph(model).tensors[model.subgraphs[0].inputs[0]].shape
         if shape is None or len(shape) < 2:
             raise ModelError(f"{path} does not say what shape its input has: pass --data")
         batch, *size, channels = (int(side) for side in shape)
         return [batch, channels, *size]
     if path.suffix == ".onnx":
-        shape = load(path).graph.input[0].type.tensor_type.shape
+        from torchshrink.converters import onnx_file
+
+        shape = onnx_file.load(path).graph.input[0].type.tensor_type.shape
         return [int(side.dim_value) or 1 for side in shape.dim]
     from torchshrink import checkpoint  # which needs torch
 

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from torchshrink.converters import tflite_ops
-from torchshrink.converters.tflite_file import Graph
+
+if TYPE_CHECKING:
+    from torchshrink.converters.tflite_file import Graph
 
 T = TypeVar("T")
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import os
-import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from numpy.typing import NDArray
 
 from torchshrink.converters.onnx_file import inputs
 from torchshrink.errors import ConversionError, ModelError
+from torchshrink.quiet import silent_stderr
 from torchshrink.runtime._model_files import dequantize, quantize, to_tflite_layout
 from torchshrink.runtime.onnx_session import open_session
 from torchshrink.runtime.predict import predict_all
@@ -202,20 +201,6 @@ def check_tflite(path: Path, threads: int = 1) -> None:
 def arrays(sample: Sample) -> list[NDArray[Any]]:
     """Return one array for each input."""
     return [sample] if isinstance(sample, np.ndarray) else list(sample)
-
-
-@contextmanager
-def silent_stderr() -> Iterator[None]:
-    """Drop what C++ code writes to the process's stderr, such as which delegate was created."""
-    sys.stderr.flush()
-    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nowhere)
 
 
 def spread(values: NDArray[Any]) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from torchshrink.converters.runtimes import silent_stderr
+from torchshrink.quiet import silent_stderr
 
 ALLOWED = 1.1  # times the float file's time; less is noise
 _ROUNDS, _MOST_SECONDS = 20, 1.0

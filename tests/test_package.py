@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from import_graph import sources
+from model_files import save_tflite_mul
 
 import torchshrink
 from torchshrink import errors
@@ -91,6 +92,32 @@ def test_files_need_no_torch(arguments: list[str], code: int, said: str, tmp_pat
     absent = {module for extra in ("torch", "search", "report") for module in errors.EXTRAS[extra]}
     given = [argument.replace("{folder}", str(tmp_path)) for argument in arguments]
     script = FILE_ONLY.format(absent=absent, arguments=given)
+    done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=False)
+    assert (done.returncode, said in done.stdout + done.stderr) == (code, True), done.stdout + done.stderr
+
+
+ONE_RUNTIME = FILE_ONLY.replace("import torchshrink.converters.contents, torchshrink.converters.probe", "pass")
+TFLITE = "{folder}/scale.tflite"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "absent", "code", "said"),
+    [
+        (["inspect", ONNX, "--runs", "2"], "litert", 0, "Conv"),
+        (["bench", ONNX, "--runs", "5"], "litert", 0, "onnxruntime"),
+        (["inspect", TFLITE, "--runs", "2"], "onnxruntime", 0, "MUL"),
+        (["bench", TFLITE, "--runs", "5"], "onnxruntime", 0, "median ms"),
+        (["predict", ONNX, "--data", "{folder}", "--out", "{folder}/m"], "onnxruntime", 5, "torchshrink[onnxruntime]"),
+        (["bundle", TFLITE, "--out", "{folder}/made"], "litert", 5, "pip install 'torchshrink[litert]'"),
+    ],
+)
+def test_a_file_needs_its_own_runtime_only(
+    arguments: list[str], absent: str, code: int, said: str, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "image.npy", np.zeros((1, 32, 32), np.float32))
+    save_tflite_mul(tmp_path / "scale.tflite", np.float32, (2.0, -3.0))
+    given = [argument.replace("{folder}", str(tmp_path)) for argument in arguments]
+    script = ONE_RUNTIME.format(absent={*errors.EXTRAS["torch"], *errors.EXTRAS[absent]}, arguments=given)
     done = subprocess.run([sys.executable, "-P", "-c", script], capture_output=True, text=True, check=False)
     assert (done.returncode, said in done.stdout + done.stderr) == (code, True), done.stdout + done.stderr
 

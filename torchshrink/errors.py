@@ -13,6 +13,8 @@ ShrinkError
 
 from __future__ import annotations
 
+import re
+
 # Which extra brings a module: "torchshrink[torch]".
 EXTRAS = {
     "torch": (
@@ -77,6 +79,12 @@ class MissingExtraError(ShrinkError):
     """An optional dependency that is not installed."""
 
     exit_code = 5
+
+
+def missing_extra_of(text: str) -> MissingExtraError | None:
+    """Return the same as `missing_extra` of what another process said."""
+    found = re.search(r"No module named '([\w.]+)'", text)
+    return missing_extra(ModuleNotFoundError(name=found[1])) if found else None
 
 
 def missing_extra(error: ModuleNotFoundError) -> MissingExtraError | None:

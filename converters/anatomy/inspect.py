@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torchshrink.converters import probe, tflite_file
-from torchshrink.converters.anatomy import findings, onnx_operations, op_times, tflite_operations
+from torchshrink.converters.anatomy import findings
 from torchshrink.converters.anatomy.kernels import Runtime
 from torchshrink.converters.anatomy.operations import Detour, Operation, Precision, detours
 from torchshrink.errors import ModelError, RecipeError
@@ -102,7 +101,9 @@ def inspect(path: Path | str, *, runs: int = 30, threads: int = 1, shape: Sequen
     check_threads(threads)
     path = Path(path)
     runtime: Runtime
-    if path.suffix == ".onnx":
+    if path.suffix == ".onnx":  # each kind of file asks for its own runtime only
+        from torchshrink.converters.anatomy import onnx_operations
+
         runtime = "ONNX Runtime"
         operations, file_ms = apart.call(onnx_operations.timed, path, threads=threads, runs=runs, shape=shape)
     elif path.suffix == ".tflite":
@@ -132,11 +133,18 @@ def _of_processor(operations: Sequence[Operation], runtime: Runtime) -> tuple[st
     """Say that int8 saves no time here, unless the probe shows that it does."""
     if has_dot_products() or not findings.multiplies(operations):
         return ()
+    try:  # the probe makes files of both formats
+        from torchshrink.converters import probe
+    except ModuleNotFoundError:
+        return findings.processor(operations, instructions(), False)
     gain = probe.int8_gain((runtime,))[runtime]
     return findings.processor(operations, instructions(), False, gain) if gain < probe.WORTH_IT else ()
 
 
 def _timed_tflite(path: Path, runs: int, threads: int) -> tuple[list[Operation], float]:
+    from torchshrink.converters import tflite_file
+    from torchshrink.converters.anatomy import op_times, tflite_operations
+
     model = tflite_file.read(path)
     tflite_file.check_ends(model, str(path))
     operations, positions = tflite_operations.read(model)
@@ -190,7 +198,12 @@ def find_islands(path: Path) -> tuple[str, ...]:
         ConversionError: When ONNX Runtime refuses the file.
     """
     if path.suffix == ".tflite":
+        from torchshrink.converters import tflite_file
+        from torchshrink.converters.anatomy import tflite_operations
+
         operations, _ = tflite_operations.read(tflite_file.read(path))
     else:
+        from torchshrink.converters.anatomy import onnx_operations
+
         operations = onnx_operations.read(path)
     return tuple(operation.label for detour in detours(operations) for operation in detour.operations)

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-from ai_edge_litert import schema_py_generated as schema
-
 from torchshrink.converters.anatomy.operations import Operation
 from torchshrink.converters.tflite_ops import row
 
@@ -78,6 +76,8 @@ def has_int8(kind: str, runtime: Runtime) -> bool:
     """Return whether a runtime has a kernel for int8 tensors of an operation."""
     if runtime == "ONNX Runtime":
         return kind in _IN_ONNXRUNTIME | _LAYOUT
+    from ai_edge_litert import schema_py_generated as schema  # which only users of LiteRT have
+
     return hasattr(schema.BuiltinOperator, kind) and row(kind).int8 is not False and not kind.startswith("STABLEHLO")
 
 

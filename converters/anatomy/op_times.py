@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from torchshrink.converters import tflite_file
 from torchshrink.converters.anatomy.tflite_operations import constant_tensors
-from torchshrink.converters.runtimes import silent_stderr
 from torchshrink.converters.tflite_file import Graph
 from torchshrink.errors import ModelError
+from torchshrink.quiet import silent_stderr
 
 _ROUNDS = 3  # so that a machine that slows down slows all alike
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from onnx import ModelProto
 
-from torchshrink.converters import tflite_file
-from torchshrink.converters.anatomy import findings, kernels, onnx_operations, tflite_operations
+from torchshrink.converters.anatomy import findings, kernels
 from torchshrink.converters.anatomy.inspect import FORMATS
 from torchshrink.converters.anatomy.kernels import Runtime
 from torchshrink.converters.anatomy.operations import Operation
 from torchshrink.converters.contents import read_weights
-from torchshrink.converters.onnx_file import DEQUANTIZE, QUANTIZE, constants, load, producers
 from torchshrink.runtime.processors import has_dot_products, instructions
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 _WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 _INTEGERS = "QLinear"  # begins ONNX Runtime's names of what computes in int8
@@ -34,8 +34,15 @@ def expected(path: Path) -> tuple[str, ...]:
         ModelError: When the file cannot be read.
     """
     runtime: Runtime = "ONNX Runtime" if path.suffix == ".onnx" else "LiteRT"
-    is_onnx = runtime == "ONNX Runtime"
-    operations = _integer(load(path)) if is_onnx else tflite_operations.read(tflite_file.read(path))[0]
+    if runtime == "ONNX Runtime":  # each kind of file asks for its own packages only
+        from torchshrink.converters.onnx_file import load
+
+        operations = _integer(load(path))
+    else:
+        from torchshrink.converters import tflite_file
+        from torchshrink.converters.anatomy import tflite_operations
+
+        operations, _ = tflite_operations.read(tflite_file.read(path))
     slower = list(dict.fromkeys(each.full_kind for each in operations if kernels.is_slower(each, runtime)))
     said = findings.processor(operations, instructions(), has_dot_products())
     if not slower:
@@ -75,6 +82,9 @@ def timed(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _integer(model: ModelProto) -> list[Operation]:
     """Return the operations of an ONNX graph that compute between dequantized values and quantized ones."""
+    from torchshrink.converters.anatomy import onnx_operations
+    from torchshrink.converters.onnx_file import DEQUANTIZE, QUANTIZE, constants, producers
+
     sources, shapes = producers(model), {name: array.shape for name, array in constants(model).items()}
     read: dict[str, set[str]] = {}
     for node in model.graph.node:

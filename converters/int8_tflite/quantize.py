@@ -34,6 +34,7 @@ from torchshrink.converters.int8_tflite.matching import Match
 from torchshrink.converters.ranges import Range, Ranges
 from torchshrink.converters.tflite_file import Graph
 from torchshrink.errors import ConversionError
+from torchshrink.quiet import silent_stderr
 
 
 def quantize(
@@ -137,7 +138,7 @@ def _quantized(
     """Let ai-edge-quantizer work, here or in the environment that has it."""
     try:
         if environment.is_here():
-            with runtimes.silent_stderr():
+            with silent_stderr():
                 return _quantizer_worker.quantize(content, left_alone, statistics)
         return _elsewhere(content, left_alone, statistics)
     except ValueError as error:

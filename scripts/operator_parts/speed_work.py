@@ -18,10 +18,11 @@ import torch
 from torch import nn
 
 from torchshrink import quantize
-from torchshrink.converters import onnx_file, runtimes, tflite_file, to_onnx, to_tflite
+from torchshrink.converters import onnx_file, tflite_file, to_onnx, to_tflite
 from torchshrink.converters.anatomy import op_times, tflite_operations
 from torchshrink.converters.anatomy.inspect import inspect
 from torchshrink.converters.anatomy.operations import Operation
+from torchshrink.quiet import silent_stderr
 
 ROUNDS, RUNS = 7, 30
 FILES = {"onnx": "ONNX Runtime", "tflite": "LiteRT"}
@@ -127,7 +128,7 @@ def outside_xnnpack(path: Path, count: int) -> list[list[str]]:
     for operation, position in zip(operations, positions, strict=True):
         single = path.with_name("single.tflite")
         tflite_file.write(op_times.alone(model, position), single)
-        with runtimes.silent_stderr():
+        with silent_stderr():
             interpreter = Interpreter(str(single), num_threads=1)
             interpreter.allocate_tensors()
         if all(each["op_name"] != "DELEGATE" for each in interpreter._get_ops_details()):

@@ -330,3 +330,22 @@ def test_environment_names_versions() -> None:
     assert found["packages"]["torch"].startswith("2.")
     json.dumps(found)
     assert found["processor"]
+
+
+def test_a_run_is_kept_where_nothing_draws_its_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def absent(module: str) -> Any:
+        def render(*_: Any) -> None:
+            raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+
+        return render
+
+    monkeypatch.setattr(document, "load", lambda out: {})
+    monkeypatch.setattr(document, "render", absent("matplotlib"))
+    document.save({"rows": []}, tmp_path)
+    assert json.loads((tmp_path / "report.json").read_text())["rows"] == []
+    assert "pip install 'torchshrink[report]'; then torchshrink report" in caplog.text
+    monkeypatch.setattr(document, "render", absent("something_else"))
+    with pytest.raises(ModuleNotFoundError):
+        document.save({"rows": []}, tmp_path)

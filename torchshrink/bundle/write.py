@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from torchshrink.bundle import card, check, image, languages, library, micro, packages
 from torchshrink.bundle.describe import describe
-from torchshrink.errors import MissingExtraError, ModelError, OutputError, ParityError
+from torchshrink.errors import ModelError, OutputError, ParityError
 from torchshrink.files import real, sha256
 from torchshrink.runtime.predict import predict
 
@@ -191,13 +191,7 @@ def _record(folder: Path, file: Path, spec: dict[str, Any]) -> None:
     mean, std = (np.array(spec[name], np.float32).reshape(shape) for name in ("mean", "std"))
     divisor = {"uint8 / 255": 255, "uint16 / 65535": 65535}.get(spec["raw"], 1)
     values = (raw.astype(np.float32) / np.float32(divisor) - mean) / std
-    try:
-        found = predict(file, values, raw=bool(spec["output"]["scale"]))
-    except ModelError as error:
-        if "ModuleNotFoundError" in str(error):
-            extra = "litert" if file.suffix == ".tflite" else "onnxruntime"
-            raise MissingExtraError(f"{file} cannot be run here: pip install 'torchshrink[{extra}]'") from error
-        raise
+    found = predict(file, values, raw=bool(spec["output"]["scale"]))
     (folder / "selftest").mkdir()
     np.save(folder / "selftest" / "input.npy", raw)
     last = np.moveaxis(found, 1, -1).astype(_TYPES[spec["output"]["code"]])

@@ -60,7 +60,7 @@ def read(path: Path, any_origin: bool = False) -> Shipped:
         raise ModelError(f"no such model file: {path}")
     try:
         entry, output, text = _READERS[path.suffix](path)
-    except ModelError:
+    except (ModelError, ModuleNotFoundError):
         raise
     except Exception as error:  # whatever the bytes happen to mean
         reason = " ".join(str(error).split())[:200] or type(error).__name__

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
-from torchshrink.errors import DataError
+from torchshrink.errors import DataError, missing_extra
 from torchshrink.files import atomic, is_inside, read
 from torchshrink.report import schema
 from torchshrink.report.plot import plot
 from torchshrink.report.schema import SCHEMA, Report
 from torchshrink.report.text import judge_of, markdown, table_csv
 
+_logger = logging.getLogger(__name__)
+
 
 def save(report: dict[str, Any], out: Path) -> None:
-    """Write report.json into a folder, and everything that is made of it."""
+    """Write report.json into a folder, and everything that is made of it, where the extra ``report`` is installed."""
     with atomic(out / "report.json") as temporary:
         temporary.write_text(json.dumps({"schema": SCHEMA, **report}, indent=1))
-    render(load(out), out)
+    try:
+        render(load(out), out)
+    except ModuleNotFoundError as error:  # no reason to lose what took hours
+        if (missing := missing_extra(error)) is None:
+            raise
+        _logger.warning("%s; then torchshrink report %s makes the page", missing, out)
 
 
 def render(report: Report, out: Path) -> list[Path]:

@@ -54,5 +54,7 @@ def call(
         result: _Result = found
         return result
     if kind == _host.FAILED:
+        if missing := errors.missing_extra_of(found):
+            raise missing
         raise ModelError(f"{path} cannot be used: {found}; export it again, or copy it again")
     raise getattr(errors, kind)(found)

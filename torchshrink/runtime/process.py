@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from torchshrink.errors import ModelError
+from torchshrink.errors import ModelError, missing_extra_of
 from torchshrink.runtime import _model_files, _worker, processors
 from torchshrink.settings import check_threads
 
@@ -112,6 +112,7 @@ class Worker:
 
         Raises:
             ModelError: When the worker reports an error, dies, or takes longer than ``timeout_s``.
+            MissingExtraError: When its runtime is not installed.
         """
         line = self._exchange(json.dumps({"do": do, **arguments}) + "\n")
         runtime, action = _RUNTIME_NAMES[self.path.suffix], f"{_VERBS.get(do, do)} {self.path}"
@@ -119,6 +120,8 @@ class Worker:
             raise self._error(f"{runtime} could not {action}: {self._cause_of_death()}")
         reply: dict[str, Any] = json.loads(line)
         if "error" in reply:
+            if missing := missing_extra_of(reply["error"]):
+                raise missing
             hint = "; export it again, or copy it again" if do == "load" else ""
             raise self._error(f"{runtime} cannot {action}: {reply['error'].rstrip('.')}{hint}")
         return reply

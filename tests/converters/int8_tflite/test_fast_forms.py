@@ -10,9 +10,10 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-from torchshrink.converters import runtimes, tflite_file
+from torchshrink.converters import tflite_file
 from torchshrink.converters.int8_tflite import fast_forms
 from torchshrink.converters.tflite_file import Graph
+from torchshrink.quiet import silent_stderr
 
 INT8, FLOAT32, Op = schema.TensorType.INT8, schema.TensorType.FLOAT32, schema.BuiltinOperator
 CODES = np.arange(-128, 128, dtype=np.int8).reshape(1, 16, 16, 1)
@@ -46,7 +47,7 @@ def test_the_same_codes_in_a_kernel_of_xnnpack(
     tflite_file.write(model, tmp_path / "model.tflite")
     exact = EXPECTED[kind](CODES * np.float64(scales[0])) / scales[1]
     for resolver in (OpResolverType.AUTO, OpResolverType.BUILTIN_REF):
-        with runtimes.silent_stderr():
+        with silent_stderr():
             opened = Interpreter(str(tmp_path / "model.tflite"), experimental_op_resolver_type=resolver)
             opened.allocate_tensors()
         opened.set_tensor(opened.get_input_details()[0]["index"], CODES)
