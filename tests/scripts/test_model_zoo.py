@@ -75,6 +75,18 @@ def test_a_target_is_met_when_all_models_were_tried(monkeypatch: pytest.MonkeyPa
     assert "| tflite-int8 | 19 | 0 | 1 | 0 | 20 | met |" in others_page.write(rows)
 
 
+def test_trained_weights_have_a_table_of_their_own() -> None:
+    real = [
+        {"name": "a net", "plain": 12.04, "ladder": 30.5, "steps": ["calibrated: 12.0 dB"], "seconds": 7,
+         "plain_same": 0.5, "ladder_same": 1.0},
+        {"name": "a file", "file": "a.onnx", "onnx": 21.0, "tflite": "ModelError: no", "seconds": 9},
+    ]  # fmt: skip
+    page = others_page.write([], real)
+    assert "| a net | 12.0 | 30.5 | 50%, 100% | calibrated: 12.0 dB | 7 |" in page
+    assert "| a file | 21.0 dB | refused: ModelError: no | 9 |" in page
+    assert "Trained weights" not in others_page.write([])
+
+
 def test_a_slower_file_that_says_so_is_no_shortfall() -> None:
     said = row("signal_m5", {"tflite-int8": right(said="int8 needs 1.5x the time")}, tflite_ms=[1.0, 1.5])
     assert "without a word" not in others_page.write([said])
