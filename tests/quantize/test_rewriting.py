@@ -167,6 +167,25 @@ def test_what_is_rewritten_computes_the_same(name: str) -> None:
     torch.testing.assert_close(graph(inputs), model(inputs), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("settings", "is_plain"),
+    [
+        ({"kernel_size": 2}, True),  # of the shortcuts of ResNet-D
+        ({"kernel_size": 2, "count_include_pad": False}, True),
+        ({"kernel_size": 2, "padding": 1, "count_include_pad": False}, True),
+        ({"kernel_size": 3, "stride": 1, "padding": 1}, True),
+        ({"kernel_size": 3, "stride": 2}, False),
+        ({"kernel_size": (2, 5), "padding": (0, 1)}, False),
+    ],
+)
+def test_pools_whose_windows_end_with_the_values_do_not_round_up(settings: dict[str, Any], is_plain: bool) -> None:
+    model, graph = rewritten(lambda x: F.avg_pool2d(x, ceil_mode=True, **settings))
+    (pool,) = (node for node in graph.graph.nodes if "avg_pool2d" in str(node.target))
+    assert (True not in pool.args[4:5]) is is_plain
+    inputs = torch.randn(3, 2, 8, 12, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(graph(inputs), model(inputs), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", [name for name in KEPT if name != "parts of the batch"])
 def test_what_has_no_other_form_is_left_alone(name: str) -> None:
     function, expected = KEPT[name]

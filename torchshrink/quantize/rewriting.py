@@ -224,12 +224,25 @@ def _avg_pool(
     count_include_pad: bool = True,
     divisor: int | None = None,
 ) -> Node | None:
-    """Write padding that counts as an operation of its own: TFLite's kernel averages over what is inside only."""
-    if not any(padding) or not count_include_pad or ceil_mode or divisor is not None:
-        return None
+    """Write padding that counts as an operation of its own: TFLite's kernel averages over what is inside only.
+
+    Where windows end with the values, rounding their number up (``ceil_mode``) is left out.
+    """
     dims = source.meta["val"].dim() - 2
-    each = list(padding) * dims if len(padding) == 1 else list(padding)
-    edges = [amount for size in reversed(each) for amount in (size, size)]
+    sizes, each, steps = kernel * dims, list(padding) * dims, (list(stride) or kernel) * dims
+    shape = source.meta["val"].shape[-dims:]
+    fits = all(
+        isinstance(length, int) and (length + 2 * edge - size) % step == 0
+        for length, edge, size, step in zip(shape, each, sizes, steps, strict=False)
+    )
+    if divisor is not None or (ceil_mode and not fits):
+        return None
+    if not any(padding):
+        return write.call(write.node.target, source, kernel, list(stride) or kernel) if ceil_mode else None
+    if not count_include_pad:
+        settings = (kernel, list(stride) or kernel, list(padding), False, False)
+        return write.call(write.node.target, source, *settings) if ceil_mode else None
+    edges = [amount for size in reversed(each[:dims]) for amount in (size, size)]
     return write.call(write.node.target, write.call(aten.pad.default, source, edges), kernel, list(stride) or kernel)
 
 
