@@ -14,7 +14,6 @@ from torchshrink.cli.inputs import check_output, load_network, load_task
 from torchshrink.errors import ModelError, RecipeError
 from torchshrink.parallel.launch import is_main
 from torchshrink.progress import SILENT, Progress
-from torchshrink.settings import Weights
 
 if TYPE_CHECKING:
     from torch import nn
@@ -165,7 +164,7 @@ def qat(
     keep_float: options.KeepFloat = None,
     portable: options.Portable = True,
     weights: Annotated[
-        Weights,
+        Literal["int8", "int4"],
         typer.Option(
             help="int4 halves the bytes of TFLite files and takes longer there.", rich_help_panel=options.INT8
         ),

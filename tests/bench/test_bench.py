@@ -32,7 +32,7 @@ def test_everything_exported_exists(name: str) -> None:
 
 
 def test_exports_agree() -> None:
-    assert set(torchshrink.bench.__all__) == set(torchshrink.bench._MODULES)
+    assert set(torchshrink.bench.__all__) == set(dir(torchshrink.bench))
 
 
 def test_unknown_name_is_an_attribute_error() -> None:

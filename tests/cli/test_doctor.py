@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import sys
 from importlib.metadata import PackageNotFoundError, requires
 
@@ -55,8 +56,8 @@ def _problems(monkeypatch: pytest.MonkeyPatch, installed: dict[str, str], needs:
             raise PackageNotFoundError(package)
         return installed[package]
 
-    monkeypatch.setattr(doctor, "version", version)
-    monkeypatch.setattr(doctor, "requires", needs.get)
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    monkeypatch.setattr(importlib.metadata, "requires", needs.get)
     return doctor._problems()
 
 

@@ -296,8 +296,8 @@ def test_csv_holds_plain_numbers(rows: list[dict[str, Any]]) -> None:
     assert lines[4]["entropy_bytes"] == ""  # unknown in these rows
     assert report.table_csv([]) == (
         "name,variant,format,precision,path,bytes,gzip_bytes,entropy_bytes,params,nonzero,sparsity,macs,loss,dice,iou,"
-        "latency_median_ms,latency_p90_ms,threads,runs,peak_rss_mb,runtime_rss_mb,model_rss_mb,parity_reference,"
-        "parity_max_abs,parity_mean_abs,parity_lsb_match,islands,matched_ranges,graph_noise_db\r\n"
+        "latency_median_ms,latency_p90_ms,threads,runs,peak_rss_mb,runtime_rss_mb,model_rss_mb,arena_bytes,"
+        "parity_reference,parity_max_abs,parity_mean_abs,parity_lsb_match,islands,matched_ranges,graph_noise_db\r\n"
     )
 
 
