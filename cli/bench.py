@@ -26,7 +26,7 @@ def bench(
         str | None, typer.Option(help="Take the input from this data's test part instead of random numbers.")
     ] = None,
     threads: Annotated[str, typer.Option(help="Threads of every runtime, such as 1,2: a table for each.")] = "1",
-    runs: Annotated[int, typer.Option(min=5, help="Timed inferences per file.")] = 50,
+    runs: Annotated[int, typer.Option(min=5, max=options.MOST_RUNS, help="Timed inferences per file.")] = 50,
     sizes: Annotated[
         str | None, typer.Option(help="Measure memory at these sides of the input too, such as 128,256,512.")
     ] = None,

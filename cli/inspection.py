@@ -48,7 +48,10 @@ def inspect(
     out: Annotated[Path | None, typer.Option(help="A JSON file to write.")] = None,
     plot: Annotated[Path | None, typer.Option(help="A picture to write: .png, .svg or .pdf.")] = None,
     runs: Annotated[
-        int | None, typer.Option(min=1, help="Timed inferences of an .onnx or .tflite file; 30 unless given.")
+        int | None,
+        typer.Option(
+            min=1, max=options.MOST_RUNS, help="Timed inferences of an .onnx or .tflite file; 30 unless given."
+        ),
     ] = None,
     shape: Annotated[
         str | None,

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+MOST_RUNS = 1_000_000  # of an inference, which would not end
 _MOST_SEED = 4_000_000_000  # of `torchshrink.settings`, which loads pydantic: help must be there at once
 
 # Where an option stands in a long help; what is a command's own stands first, under "Options".

@@ -155,6 +155,7 @@ def test_existing_output_is_kept(tmp_path: Path) -> None:
         ("convert", "m.onnx", "--target", "gpu"),
         ("export", "m.safetensors", "--out", "m.onnx", "--batch", "0"),
         ("run", "--track", "nonsense"),
+        ("bench", "model.onnx", "--runs", "99999999999999999999"),
         ("prune", "m.safetensors", "--out", "x.safetensors", "--schedule", "linear"),
         ("prune", "m.safetensors", "--out", "x.safetensors", "--channels", "0.5", "--importance", "best"),
     ],

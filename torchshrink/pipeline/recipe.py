@@ -162,7 +162,7 @@ class Measuring(Strict):
     """
 
     threads: Threads = 1
-    runs: Int = Field(50, ge=5)
+    runs: Int = Field(50, ge=5, le=1_000_000)
 
 
 def _default_variants() -> dict[str, Variant]:
