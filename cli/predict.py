@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 def predict(
     file: Annotated[Path, typer.Argument(help="An ONNX or TFLite file that torchshrink made.")],
     data: Annotated[
-        Path, typer.Option(help="An image, an .npz with x or an .npy [N, C, *size], or a folder of such files.")
+        Path, typer.Option(help="An image, a WAV, an .npz with x or an .npy [N, C, *size], or a folder of such files.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the masks, which keep the names of their sources.")],
+    out: Annotated[Path, typer.Option(help="Folder for masks, which keep the names of their sources, or a table.")],
     tile: Annotated[
         int | None,
         typer.Option(min=1, help="Side of a tile, for files that take any size; otherwise it is the file's own."),
@@ -35,7 +35,7 @@ def predict(
     overwrite: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
-    """Run a shipped file over images or signals of any size, tile by tile in little memory, and write masks."""
+    """Run a shipped file over images or signals and write masks, tile by tile in little memory, or a table."""
     with console.Progress() as progress:
         from torchshrink.predict.run import predict
 
@@ -53,6 +53,7 @@ def predict(
     if as_json:
         content = asdict(found) | {
             "outputs": {str(source): [str(path) for path in paths] for source, paths in found.outputs.items()},
+            "table": str(found.table) if found.table else None,
             "probabilities": {str(source): str(path) for source, path in found.probabilities.items()},
         }
         console.show_json({"files": len(found.outputs), "out": str(out), **content})
@@ -63,8 +64,12 @@ def predict(
 def _show(found: Prediction, out: Path) -> None:
     count = len(found.outputs)
     size = "x".join(map(str, found.tile))
+    told = f"{found.runtime}, peak RAM {found.peak_rss_mb:.0f} MB"
+    if found.table:
+        console.show(f"{found.table}: {found.tiles} inputs of {count} file{'s' * (count != 1)}, {told}")
+        return
     shared = "x".join(map(str, found.overlap))
     console.show(
         f"{out}: masks of {count} file{'s' * (count != 1)} in {found.seconds:.1f} s, {found.tiles} tiles of {size} "
-        f"that share {shared}, {found.runtime}, peak RAM {found.peak_rss_mb:.0f} MB"
+        f"that share {shared}, {told}"
     )

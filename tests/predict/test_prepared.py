@@ -97,7 +97,7 @@ def test_of_several_classes_the_largest_score_is_the_answer(tmp_path: Path) -> N
     assert [int(mask.min()) for mask in masks] == [0, 255, 0]
 
 
-@pytest.mark.parametrize("kind", ["classification", "regression", "reconstruction"])
+@pytest.mark.parametrize("kind", ["reconstruction", "unlabelled", "custom"])
 def test_what_makes_no_masks_is_refused(kind: str, tmp_path: Path) -> None:
     file = a_file(tmp_path / "model.onnx", (8, 8), [1.0], kind=kind)
     an_image(tmp_path / "image.png", 8, 8)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import wave
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,6 +105,14 @@ def scale_onnx(path: Path, factor: float, sides: Sides, normalization: dict[str,
     node = helper.make_node("Mul", ["input", "factor"], ["output"])
     content = metadata(normalization, len(normalization["mean"])) | other
     return save_onnx(path, [node], shape, shape, {"factor": np.float32(factor)}, content)
+
+
+def mean_onnx(path: Path, sides: Sides, normalization: dict[str, Any], **other: Any) -> Path:
+    """The mean of each channel, as the outputs for a whole input."""
+    channels, axes = len(normalization["mean"]), np.arange(2, 2 + len(sides))
+    node = helper.make_node("ReduceMean", ["input", "axes"], ["output"], keepdims=0)
+    content = metadata(normalization, channels) | other
+    return save_onnx(path, [node], (1, channels, *sides), (1, channels), {"axes": axes}, content)
 
 
 def conv_tflite(
@@ -592,3 +602,73 @@ def test_what_a_file_says(tmp_path: Path) -> None:
     assert (signal.channels, signal.sides, signal.mean, signal.std, signal.raw) == (1, (64,), (0.5,), (2.0,), "float32")
     colour = shipped.read(conv_tflite(tmp_path / "m.tflite", (8, 16), RGB, 2))
     assert (colour.channels, colour.sides, colour.class_names) == (3, (8, 16), ("class 0", "class 1"))
+
+
+# --- answers for whole inputs ---
+
+
+def table(path: Path) -> list[list[str]]:
+    with path.open(newline="", encoding="utf-8") as stream:
+        return list(csv.reader(stream))
+
+
+def test_a_classifier_answers_for_each_image_of_a_tree(tmp_path: Path) -> None:
+    model = mean_onnx(tmp_path / "m.onnx", (4, 6), RGB, kind="classification", class_names=["=red", "green", "blue"])
+    for name, channel in (("a/one.png", 0), ("b/two.png", 2)):
+        pixels = np.zeros((4, 6, 3), np.uint8)
+        pixels[..., channel] = 255
+        (tmp_path / "set" / name).parent.mkdir(parents=True)
+        Image.fromarray(pixels).save(tmp_path / "set" / name)
+    found = predict(model, tmp_path / "set", tmp_path / "out")
+    assert (found.tiles, found.table) == (2, tmp_path / "out/predictions.csv")
+    header, one, two = table(tmp_path / "out/predictions.csv")
+    assert header == ["file", "sample", "class", "'=red", "green", "blue"]  # no formula for a spreadsheet
+    assert [Path(line[0]).name for line in (one, two)] == ["one.png", "two.png"]
+    assert (one[1:3], two[1:3]) == (["0", "'=red"], ["0", "blue"])
+    expected = (np.array([1, 0, 0]) - RGB["mean"]) / RGB["std"]
+    assert np.allclose(np.array(one[3:], float), expected, atol=1e-5)
+    with pytest.raises(OutputError, match=r"predictions\.csv exists"):
+        predict(model, tmp_path / "set", tmp_path / "out")
+
+
+def test_numbers_for_each_sample_of_an_array(tmp_path: Path) -> None:
+    model = mean_onnx(tmp_path / "m.onnx", (5,), SIGNAL, kind="regression", class_names=["level"])
+    x = np.arange(15, dtype=np.float32).reshape(3, 1, 5)
+    np.save(tmp_path / "x.npy", x)
+    predict(model, tmp_path / "x.npy", tmp_path / "out")
+    header, *lines = table(tmp_path / "out/predictions.csv")
+    assert header == ["file", "sample", "level"]
+    assert [int(line[1]) for line in lines] == [0, 1, 2]
+    assert np.allclose([float(line[2]) for line in lines], (x.mean((1, 2)) - 0.5) / 2, atol=1e-5)
+
+
+def test_sounds_are_answered_for_as_training_read_them(tmp_path: Path) -> None:
+    content = {"kind": "regression", "class_names": ["level"], "prepared": "size=8"}
+    model = mean_onnx(tmp_path / "m.onnx", (8,), SIGNAL | {"raw": "int16 at 8000 Hz"}, **content)
+    with wave.open(str(tmp_path / "s.wav"), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8000)
+        file.writeframes(np.full(4, 16384, "<i2").tobytes())  # shorter: zeros follow
+    predict(model, tmp_path / "s.wav", tmp_path / "out")
+    ((_, number),) = (line[1:] for line in table(tmp_path / "out/predictions.csv")[1:])
+    assert float(number) == pytest.approx((16384 / 2 - 0.5) / 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "settings", "said"),
+    [
+        (np.zeros((3, 6), np.uint8), {}, "holds an input of 1x3x6, but the model takes 1x4x6"),
+        (np.zeros((4, 6), np.uint16), {}, "uint16"),
+        (np.zeros((4, 6), np.uint8), {"overlap": 1}, "leave out --overlap"),
+        (np.zeros((4, 6), np.uint8), {"probabilities": True}, "leave out --overlap and --probabilities"),
+    ],
+)
+def test_whole_inputs_that_do_not_fit(
+    content: NDArray[Any], settings: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    model = mean_onnx(tmp_path / "m.onnx", (4, 6), GRAY, kind="classification")
+    Image.fromarray(content).save(tmp_path / "a.png")
+    with pytest.raises(ShrinkError, match=said):
+        predict(model, tmp_path / "a.png", tmp_path / "out", **settings)
+    assert not (tmp_path / "out/predictions.csv").exists()

@@ -8,13 +8,14 @@ of `torchshrink.errors`. Memory is in MB of 1e6 bytes.
 
 from __future__ import annotations
 
+import csv
 import importlib
 import json
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from torchshrink.data import preparation
-from torchshrink.errors import ModelError, ShrinkError
+from torchshrink.data.inputs import alike
+from torchshrink.errors import DataError, ModelError, ShrinkError
+from torchshrink.files import atomic
+from torchshrink.harmless import csv_cell
 from torchshrink.predict import prepared, streams, tiles
 from torchshrink.runtime import _model_files, _worker
 from torchshrink.runtime.limits import limit_memory
@@ -52,6 +56,8 @@ class Job:
         files: ``{"source", "masks": [path, ...], "probabilities": path or null}`` each.
         prepared: What training did to files, see `torchshrink.data.preparation`.
         is_scores: Whether outputs are scores of classes of which one is right, instead of a probability for each.
+        table: Where to write one line for each whole input, instead of masks; empty for masks.
+        names: Of the outputs, for the table.
     """
 
     model: str
@@ -66,6 +72,8 @@ class Job:
     files: list[dict[str, Any]]
     prepared: str = ""
     is_scores: bool = False
+    table: str = ""
+    names: list[str] = field(default_factory=list)
 
 
 class Network:
@@ -85,21 +93,32 @@ class Network:
         self._mean, self._std = (np.array(values, np.float32)[:, None, None] for values in (job.mean, job.std))
 
     def __call__(self, raw: NDArray[np.float32]) -> NDArray[np.float32]:
-        job, runtime = self._job, self._runtime
-        sample = ((raw - self._mean) / self._std).reshape(self._shape)
-        try:
-            output = runtime.finish(runtime.run(runtime.prepare([sample])), False)[0]
-        except Exception as error:
-            raise ModelError(f"{runtime.name} cannot run {job.model}: {_one_line(error)}") from error
+        job, output = self._job, self._run(raw)
         wanted = (1, job.classes, *job.tile)
         if output.size != np.prod(wanted) or output.shape[1] != job.classes:
             raise ModelError(
                 f"{job.model} makes {list(output.shape)} of {list(self._shape)}, not {list(wanted)}: a mask needs an "
                 "output of the size of the input"
             )
+        return output.reshape(job.classes, *raw.shape[1:])
+
+    def answer(self, raw: NDArray[np.float32]) -> list[float]:
+        """Return the outputs for a whole input."""
+        output = self._run(raw)
+        if output.size != self._job.classes:
+            raise ModelError(f"{self._job.model} makes {list(output.shape)}, not {self._job.classes} outputs")
+        return [float(value) for value in output.ravel()]
+
+    def _run(self, raw: NDArray[np.float32]) -> NDArray[np.float32]:
+        job, runtime = self._job, self._runtime
+        sample = ((raw - self._mean) / self._std).reshape(self._shape)
+        try:
+            output: NDArray[np.float32] = runtime.finish(runtime.run(runtime.prepare([sample])), False)[0]
+        except Exception as error:
+            raise ModelError(f"{runtime.name} cannot run {job.model}: {_one_line(error)}") from error
         if not np.isfinite(output).all():
             raise ModelError(f"{job.model} gives outputs that are not finite: verify it with torchshrink verify")
-        return output.reshape(job.classes, *raw.shape[1:])
+        return output
 
 
 class Tiling:
@@ -156,6 +175,47 @@ def work(job: Job, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
     return {"peak_rss_mb": _worker.peak_rss_mb(), "runtime": network.name, "tiles": total}
 
 
+def answer(job: Job, report: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Check all files, then write a line for each whole input: file, number, class where one is right, outputs."""
+    paths = [Path(file["source"]) for file in job.files]
+    counts = [_wholes(job, path)[0] for path in paths]
+    network, done, total = Network(job), 0, sum(counts)
+    with atomic(Path(job.table)) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        table = csv.writer(stream)
+        first = ["file", "sample", *(["class"] if job.is_scores else [])]
+        table.writerow([csv_cell(name) for name in (*first, *job.names)])
+        for path in paths:
+            for number, raw in enumerate(_wholes(job, path)[1]):
+                found = network.answer(_fitting(job, path, raw))
+                best = [job.names[int(np.argmax(found))]] if job.is_scores else []
+                table.writerow([csv_cell(str(path)), number, *map(csv_cell, best), *found])
+                done += 1
+                report({"done": done, "total": total, "note": path.name})
+    return {"peak_rss_mb": _worker.peak_rss_mb(), "runtime": network.name, "tiles": total}
+
+
+def _wholes(job: Job, path: Path) -> tuple[int, Iterator[NDArray[np.float32]]]:
+    """Return how many inputs a file holds, and these, ``[C, *size]``, as training read them."""
+    how = preparation.stored(job.prepared)
+    if path.suffix.lower() in streams.ARRAY_ENDINGS:
+        source = prepared.open_source(path, job.channels, len(job.tile), job.raw, how)
+        divisor = np.float32(source.divisor)
+        return source.count, (read(0, source.height).astype(np.float32) / divisor for read in source.samples())
+    inputs = alike([path], how)
+    if inputs.raw != job.raw:
+        raise DataError(f"{path} holds {inputs.raw}, but the model was trained on {job.raw}: store it as that")
+    return 1, (inputs.read(each) for each in (path,))
+
+
+def _fitting(job: Job, path: Path, raw: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return an input as an image, a signal as one of one row."""
+    wanted, found = (job.channels, *job.tile), (len(raw), *raw.shape[1:][-len(job.tile) :])
+    if found != wanted:
+        sizes = ("x".join(map(str, size)) for size in (found, wanted))
+        raise DataError("{} holds an input of {}, but the model takes {}: resize it".format(path, *sizes))
+    return raw.reshape(len(raw), *([1, *job.tile][-2:]))
+
+
 def _write(job: Job, sink: streams.Sink, floats: streams.NpyFile | None, sample: int, first: int, band: Band) -> None:
     """Write the masks of probabilities ``[K, rows, W]``, and these; of scores, which of them is the largest."""
     if job.is_scores:
@@ -206,7 +266,8 @@ def main() -> None:
         replies.write(json.dumps(content) + "\n")
 
     try:
-        result = work(Job(**json.load(sys.stdin)), report)
+        job = Job(**json.load(sys.stdin))
+        result = (answer if job.table else work)(job, report)
         report(result | ({"modules": sorted(sys.modules)} if "--modules" in sys.argv else {}))
     except ShrinkError as error:
         report({"error": str(error), "kind": type(error).__name__})

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from torchshrink import errors
+from torchshrink.data.inputs import ENDINGS, files_in
 from torchshrink.errors import DataError, ModelError, OutputError, RecipeError
 from torchshrink.files import real
 from torchshrink.predict import _worker, shipped, streams
@@ -28,6 +29,8 @@ from torchshrink.runtime.process import cause_of_death, start
 from torchshrink.settings import check_threads
 
 _SCRIPT = Path(_worker.__file__)
+_TABLE = "predictions.csv"
+_MASKS, _ANSWERS = ("segmentation", "multiclass"), ("classification", "regression")  # kinds of tasks
 _GRACE_S = 5.0  # to remove temporary files
 _TIMEOUT_S = 600.0  # for a row of tiles
 
@@ -37,7 +40,7 @@ class Prediction:
     """What was done.
 
     Attributes:
-        outputs: The masks written for each source, one per class for images.
+        outputs: The masks written for each source, one per class for images; or the table.
         probabilities: The file of probabilities of each source, if asked for.
         tile: The size of a tile, ``(L,)`` or ``(H, W)``.
         overlap: What neighbouring tiles share at least, along each of these.
@@ -45,6 +48,7 @@ class Prediction:
         seconds: The whole time, starting the process included.
         peak_rss_mb: The most memory that the process held, in MB of 1e6 bytes.
         runtime: What ran the file.
+        table: The answers for whole inputs, instead of masks.
     """
 
     outputs: dict[Path, list[Path]]
@@ -55,6 +59,7 @@ class Prediction:
     seconds: float
     peak_rss_mb: float
     runtime: str
+    table: Path | None = None
 
 
 def predict(
@@ -69,7 +74,7 @@ def predict(
     overwrite: bool = False,
     progress: Progress = SILENT,
 ) -> Prediction:
-    """Run a shipped file over images or signals and write masks under the names of their sources.
+    """Run a shipped file over images or signals and write masks under the names of their sources, or a table.
 
     Inputs are resized, converted and scaled as in training and normalised as the file's metadata says; masks have the
     size of their sources again. Images larger than a tile are cut into overlapping tiles of which the centres are kept;
@@ -77,13 +82,16 @@ def predict(
     would give for the whole image, except within that distance of the lower and right border where these are
     reflected. See `torchshrink.predict.tiles.plan`.
 
+    A model that classifies, or tells numbers, is given whole inputs, cropped too where training was. The table has a
+    line for each: its file, its number there, the class with the largest output, and all outputs.
+
     Args:
         file: An ``.onnx`` or ``.tflite`` file that torchshrink made, of any precision.
         data: An image (PNG, TIFF, JPEG), an ``.npz`` with ``x`` or an ``.npy`` of ``[N, C, *size]``, or a folder of
-            them, or one with a folder ``images``.
-        out: The folder for ``NAME.png``, 0 and 255, in a folder per class where there are several; for arrays
-            ``NAME.npz`` with ``y`` of 0 and 1, ``[N, K, *size]``. Positive is a probability above 0.5; of a model
-            that tells several classes apart, the class with the largest score.
+            them, or one with a folder ``images``. For whole inputs also sounds (WAV), and folders in folders.
+        out: The folder for ``predictions.csv``, or for ``NAME.png``, 0 and 255, in a folder per class where there are
+            several; for arrays ``NAME.npz`` with ``y`` of 0 and 1, ``[N, K, *size]``. Positive is a probability above
+            0.5; of a model that tells several classes apart, the class with the largest score.
         tile: The side of a tile; by default the file's own input, and nothing else unless the file takes any size.
         overlap: What neighbouring tiles share at least; by default a quarter of the tile.
         threads: How many the runtime may use.
@@ -100,13 +108,20 @@ def predict(
     began = time.perf_counter()
     check_threads(threads)
     model = shipped.read(Path(file))
-    if model.kind not in ("segmentation", "multiclass"):
+    if model.kind not in (*_MASKS, *_ANSWERS):
         said = f"was trained for {model.kind}" if model.kind else "does not say what its outputs are"
-        raise ModelError(f"{model.path} {said}, and predict writes masks: torchshrink bundle makes a runner of it")
+        raise ModelError(
+            f"{model.path} {said}, and predict writes masks or a table: torchshrink bundle makes a runner of it"
+        )
+    is_whole = model.kind in _ANSWERS
+    if is_whole and (overlap is not None or probabilities):
+        raise RecipeError(f"{model.path} answers for whole inputs: leave out --overlap and --probabilities")
     sides = _tile(model, tile)
-    overlaps = _overlap(sides, overlap)
-    sources = _find(Path(os.path.expanduser(data)))
-    outputs = {source: _masks(source, Path(out), model.class_names) for source in sources}
+    overlaps = _overlap(sides, 0 if is_whole else overlap)
+    place = Path(os.path.expanduser(data))
+    sources = _find_whole(place) if is_whole else _find(place)
+    table = [Path(out, _TABLE)] if is_whole else []
+    outputs = {source: table or _masks(source, Path(out), model.class_names) for source in sources}
     floats = {source: Path(out, "probabilities", f"{source.stem}.npy") for source in sources} if probabilities else {}
     _check_outputs(sources, [*(path for paths in outputs.values() for path in paths), *floats.values()], overwrite)
     job = Job(
@@ -120,7 +135,9 @@ def predict(
         raw=model.raw,
         classes=len(model.class_names),
         prepared=model.prepared,
-        is_scores=model.kind == "multiclass",
+        is_scores=model.kind in ("multiclass", "classification"),
+        table=str(table[0]) if is_whole else "",
+        names=list(model.class_names),
         files=[
             {
                 "source": str(source),
@@ -141,6 +158,7 @@ def predict(
         seconds=time.perf_counter() - began,
         peak_rss_mb=found["peak_rss_mb"],
         runtime=found["runtime"],
+        table=table[0] if table else None,
     )
 
 
@@ -267,6 +285,21 @@ def _find(data: Path) -> list[Path]:
     raise DataError(f"{data} holds nothing to predict: put {', '.join(endings)} files there")
 
 
+def _find_whole(data: Path) -> list[Path]:
+    """Return the files of whole inputs: images and sounds of a folder and those in it, and its arrays."""
+    endings = (*ENDINGS, *streams.ARRAY_ENDINGS)
+    if data.is_file() and data.suffix.lower() not in endings:
+        raise DataError(f"{data} is a {data.suffix or 'nameless'} file: expected {', '.join(endings)}, or a folder")
+    if data.is_file():
+        return [data]
+    if not data.is_dir():
+        raise DataError(f"{data} does not exist: pass a folder of images, sounds or arrays, or one file")
+    arrays = sorted(path for path in data.iterdir() if path.suffix.lower() in streams.ARRAY_ENDINGS)
+    if not (found := [*files_in(data), *arrays]):
+        raise DataError(f"{data} holds nothing to predict: put {', '.join(endings)} files there")
+    return found
+
+
 def _masks(source: Path, out: Path, class_names: tuple[str, ...]) -> list[Path]:
     """Return where the masks of a source go."""
     if source.suffix.lower() in streams.ARRAY_ENDINGS:
@@ -282,7 +315,7 @@ def _masks(source: Path, out: Path, class_names: tuple[str, ...]) -> list[Path]:
 def _check_outputs(sources: list[Path], outputs: list[Path], overwrite: bool) -> None:
     """Refuse to replace an input ever, and other files unless told to."""
     inputs = {real(source) for source in sources}
-    for path in outputs:
+    for path in dict.fromkeys(outputs):
         if real(path) in inputs:
             raise OutputError(f"{path} is an input: choose another --out")
         if path.exists() and not overwrite:
