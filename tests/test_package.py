@@ -136,7 +136,8 @@ def test_every_module_comes_with_an_extra_or_always() -> None:
     core = {"numpy", "packaging", "PIL", "pydantic", "rich", "typer", "typing_extensions", "yaml"}
     trackers = {"fsspec", "mlflow", "ray", "tensorboardX", "psycopg", "tf_keras"}
     loops = {"lightning", "pytorch_lightning", "transformers"}  # of who has them already
-    known = core | trackers | loops | {module for modules in errors.EXTRAS.values() for module in modules}
+    apart = {"litert_torch"}  # in an environment of its own only
+    known = core | trackers | loops | apart | {module for modules in errors.EXTRAS.values() for module in modules}
     assert imported - set(sys.stdlib_module_names) - {"torchshrink", "__future__"} - known == set()
     with (root / "pyproject.toml").open("rb") as file:
         extras = tomllib.load(file)["project"]["optional-dependencies"]

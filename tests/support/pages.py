@@ -121,7 +121,7 @@ def clear(line: str, folder: Path) -> None:
     arguments = shlex.split(line)
     if arguments[-1] == "--init":
         (folder / "recipe.yaml").unlink(missing_ok=True)
-    if "run" in arguments and "--out" not in arguments:
+    if "run" in arguments and not {"--out", "--init"} & set(arguments):
         shutil.rmtree(folder / "runs" / "recipe", ignore_errors=True)
     for option in ("--out", "--save", "--overlay", "--init"):
         if option in arguments[:-1]:
