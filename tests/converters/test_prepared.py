@@ -150,8 +150,9 @@ def test_another_python_is_another_process(script: Path, monkeypatch: pytest.Mon
 
 
 ASKER = """\
-    import os, pathlib, sys
+    import os, pathlib, signal, sys
     from torchshrink.converters import prepared
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored by what a shell started in the background
     prepared._HOST = prepared.Host()
     folder = pathlib.Path(sys.argv[1])
     script = folder / "script.py"

@@ -50,12 +50,9 @@ def test_what_does_not_run_here_is_not_judged(monkeypatch: pytest.MonkeyPatch) -
 def test_to_tflite_says_it(
     precision: Any, target: Any, count: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    class Files:
-        fp32 = tmp_path / "float.tflite"
-
     class Converted:
-        def __enter__(self) -> list[Files]:
-            return [Files()]
+        def __enter__(self) -> list[tflite.FloatFiles]:
+            return [tflite.FloatFiles(tmp_path / "float.tflite", tmp_path)]
 
         def __exit__(self, *_: object) -> None: ...
 
