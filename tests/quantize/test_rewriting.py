@@ -61,6 +61,10 @@ REWRITTEN: dict[str, tuple[Callable[[Tensor], Tensor], list[str]]] = {
     "subtract alpha -1": (lambda x: torch.sub(x, x.flip(3), alpha=-1), ["flip", "mul", "add"]),
     "constants": (Normalized(are_parameters=False), ["add", "mul"]),
     "silu": (F.silu, ["sigmoid", "mul"]),
+    "hardswish after a matrix product": (
+        nn.Sequential(nn.Linear(12, 12), nn.Flatten(1, 2), nn.Hardswish()),
+        ["linear", "flatten", "add", "hardtanh", "mul", "mul"],
+    ),
     "hardsigmoid": (F.hardsigmoid, ["add", "hardtanh", "mul"]),
     "prelu": (nn.PReLU(), ["leaky_relu"]),
     "channel shuffle": (lambda x: torch.channel_shuffle(x, 2), ["reshape", "transpose", "reshape"]),
@@ -124,6 +128,7 @@ KEPT: dict[str, tuple[Callable[[Tensor], Tensor], list[str]]] = {
     "sum": (lambda x: x + x.flip(3), ["flip", "add"]),
     "quotient": (lambda x: x / (2 + x.abs()), ["abs", "add", "div"]),
     "slopes": (nn.PReLU(4), ["prelu"]),
+    "hardswish": (F.hardswish, ["hardswish"]),
     "clamp above": (lambda x: x.clamp(max=1), ["clamp"]),
     "clamp below": (lambda x: x.clamp(min=1), ["clamp"]),
     "average inside": (lambda x: F.avg_pool2d(x, 3, 1, 1, count_include_pad=False), ["avg_pool2d"]),

@@ -30,6 +30,11 @@ _POOLS = {
     aten.adaptive_max_pool1d.default: aten.max_pool1d.default,
     aten.adaptive_max_pool2d.default: aten.max_pool2d.default,
 }
+_PRODUCTS = {aten.linear.default, aten.matmul.default, aten.bmm.default, aten.mm.default, aten.addmm.default}
+_BETWEEN = {
+    aten.batch_norm.default, aten.add.Tensor, aten.dropout.default, aten.reshape.default, aten.view.default,
+    aten.flatten.using_ints, aten.squeeze.dim, aten.unsqueeze.default,
+}  # fmt: skip
 _SPLITS = {aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default}
 _SEPARATIONS = {aten.unbind.int}
 _EXTREMES = {aten.max.dim: aten.amax.default, aten.min.dim: aten.amin.default}
@@ -105,6 +110,16 @@ def _silu(write: Writer, source: Node) -> Node:
 def _hardsigmoid(write: Writer, source: Node) -> Node:
     clipped = write.call(aten.hardtanh.default, write.call(aten.add.Tensor, source, write.constant(3)), 0.0, 6.0)
     return write.call(aten.mul.Tensor, clipped, write.constant(1 / 6))
+
+
+def _hardswish(write: Writer, source: Node) -> Node | None:
+    """Write its factors after a matrix product: TensorFlow adds the 3 into a second product, and no whole is left."""
+    before = source
+    while before.target in _BETWEEN:
+        before = before.all_input_nodes[0]
+    if before.target not in _PRODUCTS:
+        return None
+    return write.call(aten.mul.Tensor, source, _hardsigmoid(write, source))
 
 
 def _prelu(write: Writer, source: Node, slope: Node) -> Node | None:
@@ -368,6 +383,8 @@ _REWRITES: dict[Any, Callable[..., Node | None]] = COMPOSITES | {
     aten.silu_.default: _silu,
     aten.hardsigmoid.default: _hardsigmoid,
     aten.hardsigmoid_.default: _hardsigmoid,
+    aten.hardswish.default: _hardswish,
+    aten.hardswish_.default: _hardswish,
     aten.prelu.default: _prelu,
     aten.to.dtype: _cast,
     aten.to.dtype_layout: _cast,
