@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import thinned
 import torch
+import toys
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.fx import GraphModule
@@ -373,18 +374,7 @@ def clustered_unet(pruned_unet: UNet) -> UNet:
 @pytest.fixture(scope="module")
 def clustered_qat(clustered_unet: UNet, inputs: Tensor) -> PreparedModule:
     """Trained as `trained_qat` is."""
-    prepared = quantize.prepare_qat(clustered_unet, inputs)
-    optimizer = torch.optim.AdamW(prepared.parameters(), lr=1e-2, weight_decay=0.3)
-    truth = (inputs > 0.5).float()
-    for step in range(20):
-        if step == 12:
-            prepared.freeze()
-        nn.functional.binary_cross_entropy(prepared(inputs), truth).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        prepared.apply_masks()
-    prepared.eval()(inputs)
-    return prepared
+    return toys.trained(quantize.prepare_qat(clustered_unet, inputs), inputs)
 
 
 @pytest.fixture(scope="module")

@@ -490,10 +490,12 @@ def test_a_bias_beyond_int32_is_kept() -> None:
 
 
 def test_weights_that_are_rounded_once_more_are_no_other_weights() -> None:
-    """A norm that takes the largest part of a sum away leaves the rounding of the weights that it is folded into."""
+    """Each norm is rounded into the weights before it; twelve in a row are more than the rounding of one."""
     torch.manual_seed(0)
-    inputs = 10_000 + torch.randn(4, 3, 8, 8)
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, momentum=None), nn.ReLU(), convolution(4, 2))
+    inputs = torch.randn(4, 3, 8, 8)
+    sizes = zip([3, *[4] * 11], [4] * 12, strict=True)
+    layers = [each for size in sizes for each in (nn.Conv2d(*size, 1), nn.BatchNorm2d(4, momentum=None), nn.ReLU())]
+    model = nn.Sequential(*layers, nn.ReLU(), nn.Conv2d(4, 2, 1))
     model(inputs)
     reference = model.eval()(inputs)
     assert snr_db(plain(quantize.prepare_ptq(model, inputs))(inputs), reference) > 40

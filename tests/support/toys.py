@@ -96,10 +96,8 @@ def pruned_unet(inputs: Tensor) -> UNet:
     return model.eval()
 
 
-@pytest.fixture(scope="session")
-def trained_qat(pruned_unet: UNet, inputs: Tensor) -> PreparedModule:
-    """The pruned U-Net after quantization-aware training by an optimizer with momentum and strong weight decay."""
-    prepared = quantize.prepare_qat(pruned_unet, inputs)
+def trained(prepared: PreparedModule, inputs: Tensor) -> PreparedModule:
+    """Train a prepared model for 20 steps, frozen from the 12th on, by an optimizer with momentum and weight decay."""
     optimizer = torch.optim.AdamW(prepared.parameters(), lr=1e-2, weight_decay=0.3)
     truth = (inputs > 0.5).float()
     for step in range(20):
@@ -111,6 +109,12 @@ def trained_qat(pruned_unet: UNet, inputs: Tensor) -> PreparedModule:
         prepared.apply_masks()
     prepared.eval()(inputs)  # the scales of the weights as the last step left them
     return prepared
+
+
+@pytest.fixture(scope="session")
+def trained_qat(pruned_unet: UNet, inputs: Tensor) -> PreparedModule:
+    """The pruned U-Net after quantization-aware training by an optimizer with momentum and strong weight decay."""
+    return trained(quantize.prepare_qat(pruned_unet, inputs), inputs)
 
 
 @pytest.fixture(scope="session")
