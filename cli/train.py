@@ -11,6 +11,7 @@ import typer
 
 from torchshrink.cli import console, options
 from torchshrink.cli.inputs import check_output, load_network, load_task
+from torchshrink.digits import written
 from torchshrink.errors import ModelError, RecipeError
 from torchshrink.parallel.launch import is_main
 from torchshrink.progress import SILENT, Progress
@@ -395,6 +396,8 @@ def _show(content: dict[str, Any], as_json: bool) -> None:
     if as_json:
         console.show_json(content)
         return
-    figures = [f"{name} {value:.4f}" for name, value in content.items() if isinstance(value, float) and name != "loss"]
-    parts = [f"{content['bytes'] / 1e6:.3f} MB", f"test loss {content['loss']:.4f}", *figures]
+    figures = [
+        f"{name} {written(value)}" for name, value in content.items() if isinstance(value, float) and name != "loss"
+    ]
+    parts = [f"{content['bytes'] / 1e6:.3f} MB", f"test loss {written(content['loss'])}", *figures]
     console.show(f"{content['path']}: {', '.join(parts)}")

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from torchshrink import kinds
 from torchshrink.data.ahead import Ahead, RandomOrder
+from torchshrink.digits import written
 from torchshrink.errors import DataError, ModelError, RecipeError
 from torchshrink.losses import imitation
 from torchshrink.metrics import evaluate, guarded
@@ -138,8 +139,8 @@ def fit(
         figures = [validation.loss, *validation.metrics.values(), validation.cost(task)]
         *shown, cost = group.agree(figures, device)
         history.epochs.append({"train_loss": train_loss, **dict(zip(names, shown, strict=True))})
-        told = f"validation loss {shown[0]:.4f}"
-        told += "" if task.decides == "loss" else f", {task.decides} {abs(cost):.4f}"
+        told = f"validation loss {written(shown[0])}"
+        told += "" if task.decides == "loss" else f", {task.decides} {written(abs(cost))}"
         told += f", waited for data {run.waited:.0%} of the time" if run.waited > _MUCH_WAITING else ""
         progress.update(run.step, steps, f"epoch {epoch}/{settings.epochs} {told}")
         _logger.debug("epoch %d: %s", epoch, told, extra={"figures": history.epochs[-1]})

@@ -154,6 +154,14 @@ def test_verdict_is_of_a_file_within_the_budget_if_one_is_smaller() -> None:
     assert "beyond the budget of 5 %" in report.verdict(content)
 
 
+def test_small_losses_show_digits(rows: list[dict[str, Any]]) -> None:
+    small = [item | {"loss": item["loss"] / 1e4} for item in rows]
+    headings, lines = columns.table(small)
+    found = {line[0].text: dict(zip(headings, [cell.text for cell in line], strict=True)) for line in lines}
+    assert found["pruned/tflite-int8"]["loss"] == "5.1e-05"
+    assert report.verdict(of(small)).endswith("at a test loss of 5.1e-05 (+1.2e-06).")
+
+
 def test_verdict_on_a_single_file() -> None:
     assert report.verdict(of([row("small", "onnx", "int8")])) == (
         "small/onnx-int8 is as large and as fast as the dense fp32 file, and its process needs as much RAM as "

@@ -12,10 +12,10 @@ FOLDERS = {"torchshrink": "torchshrink", "converters": "torchshrink.converters",
 # From the ground up: a room imports rooms before it only, in its own folder and in those above.
 FLOORS: dict[str, tuple[str, ...]] = {
     "torchshrink": (
-        "__init__", "lazy", "errors", "settings", "progress", "quiet", "harmless", "files", "usercode", "parallel",
-        "losses", "meters", "kinds", "metadata", "model", "weights", "checkpoint", "prune", "task", "unlabelled",
-        "metrics", "constant", "data", "quantize", "loops", "report", "runtime", "bench", "predict", "bundle",
-        "own_loop", "training", "stages", "student", "sensitivity", "pipeline", "search", "__main__",
+        "__init__", "lazy", "errors", "settings", "progress", "quiet", "harmless", "digits", "files", "usercode",
+        "parallel", "losses", "meters", "kinds", "metadata", "model", "weights", "checkpoint", "prune", "task",
+        "unlabelled", "metrics", "constant", "data", "quantize", "loops", "report", "runtime", "bench", "predict",
+        "bundle", "own_loop", "training", "stages", "student", "sensitivity", "pipeline", "search", "__main__",
     ),
     "converters": (
         "environment", "_fork_host", "prepared", "onnx_file", "ranges", "runtimes", "qdq", "tflite_checks",

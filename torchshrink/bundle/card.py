@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from torchshrink.bundle import micro
+from torchshrink.digits import written
 
 UNKNOWN = "not measured"
 
@@ -95,8 +96,8 @@ def _data(task: dict[str, Any]) -> str:
 def _quality(row: dict[str, Any]) -> str:
     if not row:
         return UNKNOWN
-    figures = [f"{name} {value:.4f}" for name, value in row["metrics"].items()]
-    return ", ".join([*figures, f"loss {row['loss']:.4f}"]) + " on the test set, computed with this file"
+    figures = [f"{name} {written(value)}" for name, value in row["metrics"].items()]
+    return ", ".join([*figures, f"loss {written(row['loss'])}"]) + " on the test set, computed with this file"
 
 
 def _processors(row: dict[str, Any]) -> str:

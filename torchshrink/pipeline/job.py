@@ -16,6 +16,7 @@ from torch.utils import _pytree as tree
 from torchshrink import bench, checkpoint, quantize, stages
 from torchshrink.bench.environment import environment
 from torchshrink.constant import constant
+from torchshrink.digits import written
 from torchshrink.errors import ConversionError, ModelError, RecipeError, ShrinkError
 from torchshrink.files import atomic, sha256
 from torchshrink.model import graphs
@@ -297,7 +298,7 @@ class Job:
         if parity["passed"] and artefact.precision == "int8":
             reached, wanted = tally.scores.loss, tally.wanted.loss
             if not abs(reached - wanted) <= LOSS_LIMIT * abs(wanted) + _LEAST_LOSS:
-                reason = f"test loss {reached:.4f} instead of the PyTorch graph's {wanted:.4f}"
+                reason = f"test loss {written(reached)} instead of the PyTorch graph's {written(wanted)}"
                 parity |= {"passed": False, "reason": reason}
         if not parity["passed"]:
             where = self.bridge.locate(artefact, source, self.task.example_input)

@@ -161,7 +161,7 @@ def _other(goal: str, row: Row | None, judge: Judge, dense: Row) -> str:
     return (
         f"{title}: {row['name']} ({row['bytes'] / 1e6:.3f} MB, {row['latency_ms']['median']:.2f} ms, "
         f"{row['peak_rss_mb']:.0f} MB of RAM, {judge.title} {judge.text(judge.figure(row))}, "
-        f"{judge.change(row, dense):+.4f})."
+        f"{judge.change_text(row, dense)})."
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torchshrink import harmless
+from torchshrink.digits import written
 from torchshrink.report.noise import worst_db
 from torchshrink.report.schema import Row
 from torchshrink.report.tradeoff import reference
@@ -85,7 +86,7 @@ _BEFORE = (
     _plain("nonzero"),
     _plain("sparsity", "sparse", "{:.0%}"),
     _plain("macs"),
-    _plain("loss", "loss", "{:.4f}"),
+    _plain("loss", "loss", lambda row: written(row["loss"])),
 )
 _AFTER = (
     Column(lambda row, _: row["latency_ms"]["median"], "latency_median_ms", "ms", "{:.2f}"),
@@ -120,7 +121,11 @@ def columns(rows: Sequence[Row]) -> list[Column]:
 def _metric(name: str, names: Sequence[str]) -> Column:
     """Return the column of a metric; beside dice alone, IoU tells people nothing new."""
     heading = "" if name == "iou" and set(names) == {"dice", "iou"} else name
-    return Column(lambda row, _: row["metrics"].get(name, math.nan), name, heading, "{:.4f}")
+
+    def value(row: Row) -> float:
+        return float(row["metrics"].get(name, math.nan))
+
+    return Column(lambda row, _: value(row), name, heading, lambda row: written(value(row)))
 
 
 def table(rows: Sequence[Row]) -> tuple[list[str], list[list[Cell]]]:

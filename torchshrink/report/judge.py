@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torchshrink.digits import written, written_change
 from torchshrink.report.schema import Row
 from torchshrink.settings import Budget
 
@@ -75,7 +76,7 @@ class Judge:
 
     def text(self, figure: float) -> str:
         """Return a figure with its unit."""
-        return f"{figure:.4f}{self.unit and f' {self.unit}'}"
+        return f"{written(figure)}{self.unit and f' {self.unit}'}"
 
     def allowance(self) -> str:
         """Return the budget in words."""
@@ -85,3 +86,7 @@ class Judge:
     def change(self, row: Row, dense: Row) -> float:
         """Return by how much a file's figure is above the dense model's."""
         return self.figure(row) - self.figure(dense)
+
+    def change_text(self, row: Row, dense: Row) -> str:
+        """Return the change as it is written, beside a file's figure."""
+        return written_change(self.change(row, dense), self.figure(dense))

@@ -45,7 +45,7 @@ def verdict(report: Report) -> str:
     compared = _compared(_ratio(dense["bytes"], best["bytes"]), _ratio(latency_before, latency))
     slow = [pair for pair in processors.slow_int8(rows) if pair[0] is best]
     warning = f" {processors.saves_no_time(slow, report['environment'])}" if slow else ""
-    change = f"{judge.change(best, torch_row):+.4f}"
+    change = judge.change_text(best, torch_row)
     if has_budget and not judge.cost(best) <= judge.limit(torch_row):
         change += f", beyond the budget of {judge.allowance()}"
     return (
@@ -165,7 +165,7 @@ def _recommended(item: Recommendation, rows: Sequence[Row], judge: Judge) -> str
     if (row := item.row or item.closest) is None:
         return f"{goal}: no exported file was verified."
     torch_row = reference(rows, "torch")
-    change = f"{judge.change(row, torch_row):+.4f}"
+    change = judge.change_text(row, torch_row)
     if item.row is not None:
         return (
             f"{goal}: {row['name']}, {row['bytes'] / 1e6:.3f} MB, {row['latency_ms']['median']:.2f} ms, "

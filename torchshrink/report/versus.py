@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from torchshrink.digits import written
 from torchshrink.report.answer import answer
 from torchshrink.report.columns import Cell
 from torchshrink.report.judge import Judge
@@ -13,7 +14,8 @@ from torchshrink.report.text import judge_of
 from torchshrink.report.tradeoff import BY_LOSS
 
 Lines = list[list[Cell]]
-Read = Callable[[Row, int], tuple[float, str]]  # of the first or second run: a figure, and how it is written
+# Of the first or second run: a figure, and how it is written.
+Read = Callable[[Row, int], tuple[float, str | Callable[[float], str]]]
 
 
 def table(one: Report, other: Report, names: Sequence[str]) -> tuple[list[str], Lines]:
@@ -28,7 +30,7 @@ def table(one: Report, other: Report, names: Sequence[str]) -> tuple[list[str], 
     found = [{row["name"]: row for row in report["rows"]} for report in (one, other)]
     figures: dict[str, Read] = {
         "MB": lambda row, _: (row["bytes"] / 1e6, "{:.3f}"),
-        judges[0].decides: lambda row, side: (judges[side].figure(row), "{:.4f}"),
+        judges[0].decides: lambda row, side: (judges[side].figure(row), written),
         "ms": lambda row, _: (row["latency_ms"]["median"], "{:.2f}"),
         "RAM MB": lambda row, _: (row["peak_rss_mb"], "{:.0f}"),
     }
@@ -76,4 +78,4 @@ def _cell(row: Row | None, side: int, read: Read) -> Cell:
     if row is None:
         return Cell("", math.nan)
     value, form = read(row, side)
-    return Cell(form.format(value), value)
+    return Cell(form.format(value) if isinstance(form, str) else form(value), value)

@@ -9,6 +9,7 @@ from typing import Literal
 from torch import nn
 
 from torchshrink import stages
+from torchshrink.digits import written, written_change
 from torchshrink.errors import RecipeError
 from torchshrink.progress import SILENT, Progress
 from torchshrink.sensitivity.measurement import SAMPLES, cost, int8_increases
@@ -54,14 +55,14 @@ class Choice:
     def __str__(self) -> str:
         """Return what was chosen, and what each layer costs, in words."""
         sign = -1 if self.higher_is_better else 1
-        changed = f"{'changes' if sign < 0 else 'raises'} the validation {self.decides} of {self.loss:.4f} by"
+        changed = f"{'changes' if sign < 0 else 'raises'} the validation {self.decides} of {written(self.loss)} by"
         if not self.layers:
-            return f"no layer is kept float: int8 {changed} {sign * self.increase:+.4f}"
-        kept = ", ".join(f"{name} (alone {sign * self.costs[name]:+.4f})" for name in self.layers)
+            return f"no layer is kept float: int8 {changed} {written_change(sign * self.increase, self.loss)}"
+        kept = ", ".join(f"{name} (alone {written_change(sign * self.costs[name], self.loss)})" for name in self.layers)
         limit = "within" if self.is_within else "more than"
         return (
-            f"kept float: {kept}; int8 then {changed} {sign * self.increase:+.4f} "
-            f"instead of {sign * self.all_int8:+.4f}, {limit} the budget of {self.budget:.0%}"
+            f"kept float: {kept}; int8 then {changed} {written_change(sign * self.increase, self.loss)} "
+            f"instead of {written_change(sign * self.all_int8, self.loss)}, {limit} the budget of {self.budget:.0%}"
         )
 
 
@@ -95,6 +96,7 @@ def choose(
     if not budget >= 0:
         raise RecipeError(f"budget={budget}: the share of the loss that int8 may add must be at least 0")
     float_cost = cost(model, task, samples)
+    judged = -float_cost if task.higher_is_better else float_cost
     alone = int8_increases(model, task, samples, progress=progress)
     costs = {name: each.cost for name, each in alone.items()}
     ranked = sorted(costs, key=lambda name: (-alone[name].cost, -alone[name].loss, name))
@@ -105,13 +107,14 @@ def choose(
             graph = stages.ptq(model, task, samples, keep_float=ranked[:count])
             increases[count] = cost(graph, task, samples) - float_cost
             worse = -increases[count] if task.higher_is_better else increases[count]
-            progress.note(f"int8 with {count} of {len(ranked)} layers float: {task.decides} {worse:+.4f}")
+            progress.note(
+                f"int8 with {count} of {len(ranked)} layers float: {task.decides} {written_change(worse, judged)}"
+            )
         return increases[count]
 
     progress.start("find the layers that must stay float")
-    figure = -float_cost if task.higher_is_better else float_cost
     in_units = task.budget is not None and not task.budget.is_share
-    allowed = task.budget.amount if task.budget and in_units else budget * abs(figure)
+    allowed = task.budget.amount if task.budget and in_units else budget * abs(judged)
     fails, fits = -1, int(MOST * len(ranked))
     if increase(0) <= allowed:
         fits = 0
@@ -122,7 +125,7 @@ def choose(
             fails, fits = (fails, middle) if increase(middle) <= allowed else (middle, fits)
     found = tuple(ranked[:fits])
     return Choice(
-        found, costs, figure, increase(0), increase(fits), budget, task.decides, task.higher_is_better, allowed
+        found, costs, judged, increase(0), increase(fits), budget, task.decides, task.higher_is_better, allowed
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torchshrink.digits import written, written_change
 from torchshrink.files import atomic
 
 if TYPE_CHECKING:
@@ -67,9 +68,10 @@ def verdict(inspection: Inspection) -> str:
         return ""
     sensitivity, suggestion = inspection.sensitivity, inspection.suggestion
     return (
-        f"Loss {sensitivity.loss:.4f} on {sensitivity.samples} validation samples; the columns on the right say how "
-        "much it rises when that layer alone is pruned or in int8. With every layer at its suggested sparsity, "
-        f"{inspection.suggested_sparsity:.1%} of all weights are zero and the loss rises by {suggestion.increase:+.4f} "
+        f"Loss {written(sensitivity.loss)} on {sensitivity.samples} validation samples; the columns on the right say "
+        "how much it rises when that layer alone is pruned or in int8. With every layer at its suggested sparsity, "
+        f"{inspection.suggested_sparsity:.1%} of all weights are zero and the loss rises by "
+        f"{written_change(suggestion.increase, sensitivity.loss)} "
         f"before fine-tuning (budget {suggestion.budget:g})."
     )
 

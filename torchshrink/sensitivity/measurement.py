@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as tree
 
+from torchshrink.digits import written_change
 from torchshrink.errors import DataError, ModelError, RecipeError, ShrinkError
 from torchshrink.metrics import Scoring
 from torchshrink.model.macs import evaluating
@@ -179,7 +180,7 @@ def suggest(
             amounts = choose(thresholds[middle])
             with substitutes.all_pruned(found, amounts, called):
                 increase = judge() - judge.loss
-            progress.update(done + 1, _EVALUATIONS, f"loss {increase:+.4f}")
+            progress.update(done + 1, _EVALUATIONS, f"loss {written_change(increase, judge.loss)}")
             if increase <= budget:
                 fits, result = middle, Suggestion(amounts, increase, budget)
             else:

@@ -128,7 +128,7 @@ def _content(report: Report, out: Path) -> dict[str, Any]:
 
 def _card(item: Recommendation, rows: list[Row], judge: Judge) -> dict[str, Any]:
     row = item.row or item.closest
-    change = judge.change(row, reference(rows, "torch")) if row else None
+    change = judge.change_text(row, reference(rows, "torch")) if row else ""
     figure = judge.text(judge.figure(row)) if row else ""
     return {"goal": item.goal, "row": item.row, "closest": item.closest, "change": change, "figure": figure}
 

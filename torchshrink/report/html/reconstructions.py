@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from torchshrink.digits import written
 from torchshrink.report.html.figure import COLORS, GREY, SAMPLES, Figure, signal_line
 from torchshrink.report.html.pictures import Picture, gray_or_rgb
 
@@ -19,14 +20,14 @@ def pictures(number: int, image: NDArray[np.float32], truth: NDArray[np.float32]
     row = [Picture(gray_or_rgb(image), f"sample {number + 1}: input")]
     row.append(Picture(gray_or_rgb(truth, (low, high)), f"sample {number + 1}: truth"))
     for name, output in found.items():
-        caption = f"off by {error(output, truth):.4f}"
+        caption = f"off by {written(error(output, truth))}"
         row.append(Picture(gray_or_rgb(output, (low, high)), f"sample {number + 1}: {name}, {caption}", caption))
     return row
 
 
 def signal(number: int, source: NDArray[np.float32], truth: NDArray[np.float32], found: Arrays) -> Figure:
     """Return the drawing of a sample of signals ``[C, L]``: the input, the truth, and what each file made of it."""
-    notes = [f"{name}: off by {error(output, truth):.4f}" for name, output in found.items()]
+    notes = [f"{name}: off by {written(error(output, truth))}" for name, output in found.items()]
     data = [signal_line("input", GREY, source[0]), signal_line("truth", COLORS[1], truth[0])]
     for index, (name, output) in enumerate(found.items(), 2):
         data.append(signal_line(name, COLORS[index % len(COLORS)], output[0]))
