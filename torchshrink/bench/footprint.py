@@ -49,20 +49,11 @@ class Steps:
             self._on_progress(self._done, self._total, note)
 
 
-def footprint(file: Path, sample: Path, threads: int, allow_pickle: bool = False) -> Footprint:
-    """Start a process, load a file, run it once.
-
-    Args:
-        file: As in `measurement.measure_all`.
-        sample: The ``.npy`` of ``[1, C, *size]`` float32.
-        threads: How many threads the runtime may use.
-        allow_pickle: As in `measurement.measure_all`.
-
-    Raises:
-        ModelError: When the file cannot be loaded or run.
-    """
-    with Worker(file, threads=threads, allow_pickle=allow_pickle) as worker:
-        return _first_result(worker, worker.load(sample))
+def first_result(worker: Worker, loaded: dict[str, Any]) -> Footprint:
+    """Run a file once in a process that has just loaded it, and return what that took."""
+    peak_rss_mb = worker.ask("once")["peak_rss_mb"]
+    cold_start_ms = worker.age_ms
+    return Footprint(peak_rss_mb, loaded["runtime_rss_mb"], loaded["load_ms"], cold_start_ms, loaded["runtime"])
 
 
 def at_sizes(
@@ -123,7 +114,7 @@ def _at_size(process: Worker, sample: Path) -> dict[str, Any]:
             if "fixed" in loaded:
                 sides = ", ".join(str(side) for side in loaded["fixed"])
                 return _no_figures(file, f"fixed size, takes [{sides}] only")
-            found = _first_result(worker, loaded)
+            found = first_result(worker, loaded)
     except ModelError as error:
         cause = str(error).partition(f"{file}: ")[2] or str(error)
         return _no_figures(file, f"does not run at this size: {cause}")
@@ -134,12 +125,6 @@ def _at_size(process: Worker, sample: Path) -> dict[str, Any]:
         "model_rss_mb": found.peak_rss_mb - found.runtime_rss_mb,
         "note": None,
     }
-
-
-def _first_result(worker: Worker, loaded: dict[str, Any]) -> Footprint:
-    peak_rss_mb = worker.ask("once")["peak_rss_mb"]
-    cold_start_ms = worker.age_ms
-    return Footprint(peak_rss_mb, loaded["runtime_rss_mb"], loaded["load_ms"], cold_start_ms, loaded["runtime"])
 
 
 def _no_figures(file: Path, note: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from torchshrink.bench.footprint import Footprint, OnProgress, Steps, footprint
+from torchshrink.bench.footprint import Footprint, OnProgress, Steps, first_result
 from torchshrink.errors import RecipeError
 from torchshrink.runtime.predict import write_inputs
 from torchshrink.runtime.process import Worker
@@ -71,9 +71,10 @@ class Measurement:
 
 
 @dataclass
-class _Timings:
-    """What the rounds of one file gave."""
+class _Found:
+    """What the processes of one file gave."""
 
+    footprints: list[Footprint] = field(default_factory=list)
     rounds: list[list[float]] = field(default_factory=list)
     cpu_ms: float = 0.0
 
@@ -103,8 +104,8 @@ def measure_all(
 ) -> dict[Path, Measurement]:
     """Measure model files, their latencies interleaved so that a machine that slows down slows all alike.
 
-    Memory comes from one fresh process per file that loads it and runs it once. Latency comes from another, all of
-    them alive together and asleep but for the one whose turn it is: in each round every file gets ``runs / rounds``.
+    Each file has a fresh process that loads it and runs it once, which is what memory and starting cost. All of them
+    then stay alive, asleep but for the one whose turn it is: in each round every file gets ``runs / rounds``.
 
     Args:
         paths: ``.onnx``, ``.tflite``, ``.pt2`` or ``.safetensors`` files.
@@ -133,40 +134,36 @@ def measure_all(
     files = list(dict.fromkeys(Path(path) for path in paths))
     shares = _shares(runs, rounds)
     starts = min(starts, len(shares))
-    report = Steps(len(files) * (2 * starts + len(shares)), on_progress)
-    footprints: dict[Path, list[Footprint]] = {file: [] for file in files}
-    timings = {file: _Timings() for file in files}
+    report = Steps(len(files) * (starts + len(shares)), on_progress)
+    found = {file: _Found() for file in files}
     with tempfile.TemporaryDirectory(prefix="torchshrink-") as folder:
         sample = write_inputs(Path(folder, "sample"), inputs)
         for start in range(starts):
-            for file in files:
-                footprints[file].append(footprint(file, sample, threads, allow_pickle))
-                report.step(f"{file.name}: memory")
             for batch in _batches(files):
                 workers = {file: Worker(file, threads=threads, allow_pickle=allow_pickle) for file in batch}
-                _time(workers, sample, shares[start::starts], timings, report)
-    return {file: _measurement(footprints[file], timings[file], threads) for file in files}
+                _start(workers, sample, shares[start::starts], found, report)
+    return {file: _measurement(each, threads) for file, each in found.items()}
 
 
-def _time(
+def _start(
     processes: dict[Path, Worker],
     sample: Path,
     shares: Sequence[int],
-    timings: dict[Path, _Timings],
+    found: dict[Path, _Found],
     report: Steps,
 ) -> None:
-    """Add the rounds of ``shares`` runs each, the files taking turns."""
+    """Start the processes one after the other, then add the rounds of ``shares`` runs each, the files taking turns."""
     with ExitStack() as stack:
-        workers = {file: stack.enter_context(process) for file, process in processes.items()}
-        for file, worker in workers.items():
-            worker.load(sample)
+        for file, process in processes.items():
+            worker = stack.enter_context(process)
+            found[file].footprints.append(first_result(worker, worker.load(sample)))
             worker.ask("time", runs=0, warmup=_WARMUP_RUNS)
-            report.step(f"{file.name}: warm-up")
+            report.step(f"{file.name}: memory")
         for turn, share in enumerate(shares, 1):
-            for file, worker in workers.items():
-                found = worker.ask("time", runs=share, warmup=_WARMUP_RUNS_PER_TURN)
-                timings[file].rounds.append(found["latencies_ms"])
-                timings[file].cpu_ms += found["cpu_ms"]
+            for file, worker in processes.items():
+                times = worker.ask("time", runs=share, warmup=_WARMUP_RUNS_PER_TURN)
+                found[file].rounds.append(times["latencies_ms"])
+                found[file].cpu_ms += times["cpu_ms"]
                 report.step(f"{file.name}: latency {turn}/{len(shares)}")
 
 
@@ -182,19 +179,20 @@ def _batches(files: Sequence[Path]) -> list[Sequence[Path]]:
     return [files[start::count] for start in range(count)]
 
 
-def _measurement(footprints: Sequence[Footprint], timings: _Timings, threads: int) -> Measurement:
-    latencies_ms = [value for share in timings.rounds for value in share]
+def _measurement(found: _Found, threads: int) -> Measurement:
+    footprints = found.footprints
+    latencies_ms = [value for share in found.rounds for value in share]
     p10, median, p90 = np.percentile(latencies_ms, [10, 50, 90]).tolist()
-    peak_rss_mb = float(np.median([found.peak_rss_mb for found in footprints]))
-    runtime_rss_mb = float(np.median([found.runtime_rss_mb for found in footprints]))
+    peak_rss_mb = float(np.median([each.peak_rss_mb for each in footprints]))
+    runtime_rss_mb = float(np.median([each.runtime_rss_mb for each in footprints]))
     return Measurement(
         latency=Latency(median, p90, threads, len(latencies_ms), p10),
         peak_rss_mb=peak_rss_mb,
         runtime_rss_mb=runtime_rss_mb,
         model_rss_mb=peak_rss_mb - runtime_rss_mb,
-        load_ms=float(np.median([found.load_ms for found in footprints])),
-        cold_start_ms=float(np.median([found.cold_start_ms for found in footprints])),
-        cpu_ms=timings.cpu_ms / len(latencies_ms),
-        rounds_ms=tuple(float(np.median(share)) for share in timings.rounds),
+        load_ms=float(np.median([each.load_ms for each in footprints])),
+        cold_start_ms=float(np.median([each.cold_start_ms for each in footprints])),
+        cpu_ms=found.cpu_ms / len(latencies_ms),
+        rounds_ms=tuple(float(np.median(share)) for share in found.rounds),
         runtime=footprints[0].runtime,
     )
