@@ -220,7 +220,7 @@ def verify(
             _check_runs(file)
             is_debug = bool(context.params.get("debug"))
             parity, paired, elsewhere = _compare(
-                file, against, data, precision, samples, seed, factory, allow_pickle, is_debug, others
+                progress, file, against, data, precision, samples, seed, factory, allow_pickle, is_debug, others
             )
             rows = [*rows, *paired]
         elif others:
@@ -267,6 +267,7 @@ def _save_ranges(source: Path, path: Path, origin: Any) -> None:
 
 
 def _compare(
+    progress: console.Progress,
     file: Path,
     against: Path,
     data: str | None,
@@ -291,15 +292,25 @@ def _compare(
     from torchshrink.quantize.noise import to_rows
     from torchshrink.task import batches
 
+    done, total = iter(range(5 + len(others))), 5 + len(others)
+
+    def begin(step: str) -> None:
+        progress.update(next(done), total, step)
+
+    begin(f"read {against.name}")
     task, model = load_task(against, data, seed, factory, allow_pickle, sized=True)
     is_int8 = is_quantized(model)
     if precision == "auto":
         stored = {str(array.dtype) for array in contents.read_weights(file)}
         precision = "int8" if is_int8 else "fp16" if "float16" in stored else "fp32"
     inputs, _ = next(batches(task.test, samples, samples))
+    begin("compute in PyTorch and in the file's runtime")
     parity = checks.verify(file, model, inputs, precision, str(against))
+    begin("measure the noise of quantization")
     made = noise(model) if isinstance(model, GraphModule) and is_int8 else []
+    begin("export the graph again")
     graph = export(model, inputs)
+    begin("compare the scales")
     rows = scales.compare(file, graph, inputs) if is_int8 else []
     found = None if parity.passed else divergence.first(file, graph, inputs, model)
     where = parity.operation if found is None else str(found)
@@ -307,7 +318,10 @@ def _compare(
         folder = Path(tempfile.mkdtemp(prefix=f"{file.stem}-repro-"))
         if repro.write(found, graph, inputs, folder):
             where = f"{where}; it is cut out in {folder}"
-    elsewhere = {kind: checks.verify(file, model, inputs[:1], precision, str(against), kind) for kind in others}
+    elsewhere = {}
+    for kind in others:
+        begin(f"compute on {kind}")
+        elsewhere[kind] = checks.verify(file, model, inputs[:1], precision, str(against), kind)
     return asdict(parity) | {"first_divergence": where, "graph_noise": to_rows(made)}, rows, elsewhere
 
 

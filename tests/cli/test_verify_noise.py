@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from program import call
 
 from torchshrink import checkpoint, quantize
+from torchshrink.cli import console
 from torchshrink.converters import to_onnx
 from torchshrink.data import open_task
 from torchshrink.model.unet import UNet
@@ -16,7 +18,8 @@ from torchshrink.model.unet import UNet
 DATA = "synthetic:cells?size=16&train=8&test=4"
 
 
-def test_the_graph_against_its_model(tmp_path: Path) -> None:
+def test_the_graph_against_its_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "_SECONDS_BETWEEN_LINES", 0)
     task = open_task(DATA)
     torch.manual_seed(0)
     prepared = quantize.prepare_ptq(UNet(widths=(4, 8)).eval(), task.example_input)
@@ -37,5 +40,7 @@ def test_the_graph_against_its_model(tmp_path: Path) -> None:
     assert found["graph_db"] == 9.0
     assert found["graph_noise"] == graph.meta["noise"]
     shown = call(*arguments)
+    for line in ("20% (1/5) compute in PyTorch and in the file's runtime", "80% (4/5) compare the scales"):
+        assert line in shown.stderr
     assert "the int8 graph against its module: signal to noise output 9.0 dB; least in " in shown.stdout
     assert "warning: the int8 graph is far from its module: output 9.0 dB" in shown.stderr
