@@ -247,14 +247,10 @@ class Loop:
             best = f", best {name} {value / 1e3:.1f} kB" if name == "size" else f", best {name} {value:.4g}"
         trained = sum("begun" in trial.user_attrs for trial in trials)
         shares = [trained / budget.trials] if budget.trials else []
-        left = ""
         if budget.hours:
             shares.append(self._used(budget))
-            left = f", {max(0.0, budget.hours * 60 - self._elapsed() / 60):.0f} min left"
-        elif shares and 0 < shares[0] < 1:
-            left = f", about {self._elapsed() / 60 * (1 / shares[0] - 1):.0f} min left"
         note = (
             f"{states.count('finished')} measured, {len(self._under_way)} under way, {trained} trained, "
-            f"{states.count('failed')} failed{best}{left}"
+            f"{states.count('failed')} failed{best}"
         )
         self.progress.update(round(100 * min(1.0, max(shares, default=0.0))), 100, note)
