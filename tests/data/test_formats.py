@@ -600,3 +600,8 @@ def test_groups_are_never_divided():
         assert 0 < len(part) < 10
     with pytest.raises(DataError, match="one group only, a"):
         split(samples.take(np.arange(3)), 0.3, 0)
+
+
+def test_class_numbers_that_python_does_not_read(tmp_path: Path, write_image) -> None:
+    rows = [f"pictures/{i}.png,{'9' * 5000}{i % 2}" for i in range(8)]
+    assert len(open_task(table(tmp_path, write_image, ["file,label", *rows])).class_names) == 2  # words, as any others
