@@ -176,3 +176,14 @@ def test_what_another_process_reads_is_read_as_here() -> None:
     foreign.check(Path(__file__).parents[1] / "written_by_0_1_0" / "run" / "files" / "dense-fp32.onnx")
     with pytest.raises(ModelError, match="no such file"):
         foreign.check(Path("nowhere.onnx"))
+
+
+def test_compare_replaces_no_file_that_it_reads(tmp_path: Path) -> None:
+    path = model(tmp_path, "model.safetensors")
+    before = path.read_bytes()
+    result = call("compare", path, "--out", tmp_path, "--overwrite")
+    assert (result.code, path.read_bytes()) == (3, before)
+    assert "whose files are replaced: choose another --out" in result.said
+    result = call("compare", path, "--out", path)
+    assert (result.code, path.read_bytes()) == (3, before)
+    assert "is no folder" in result.said
