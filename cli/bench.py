@@ -10,7 +10,8 @@ import typer
 
 from torchshrink.cli import console, options
 from torchshrink.cli.inputs import check_output, load_model
-from torchshrink.errors import DataError, ModelError
+from torchshrink.errors import DataError, ModelError, OutputError
+from torchshrink.files import real
 
 if TYPE_CHECKING:
     import numpy as np
@@ -106,8 +107,12 @@ def compare(
     as_json: options.Json = False,
 ) -> None:
     """Write a model in every framework's format and compare what each takes on disk."""
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} is no folder: choose another --out")
     if out.exists() and any(out.iterdir()) and not overwrite:
         raise DataError(f"{out} is not empty: choose another --out, or pass --overwrite")
+    if real(model_file).parent == real(out):
+        raise OutputError(f"{model_file} is in {out}, whose files are replaced: choose another --out")
     with console.Progress() as progress:
         progress.start("write every format")
         from torchshrink.converters.sizes import comparison

@@ -38,8 +38,8 @@ def export(
     as_json: options.Json = False,
 ) -> None:
     """Export a PyTorch model to ONNX."""
-    if batch != "any" and not (batch.isdecimal() and int(batch) > 0):
-        raise typer.BadParameter(f"{batch!r}: expected a number such as 4, or any", param_hint="--batch")
+    if batch != "any" and not (batch.isdecimal() and len(batch) < 10 and int(batch) > 0):
+        raise typer.BadParameter(f"{batch[:20]!r}: expected a number such as 4, or any", param_hint="--batch")
     count = None if batch == "any" else int(batch)
     check_output(out, overwrite, (".onnx",))
     check_output(sidecar_of(out), overwrite, (".json",))
@@ -139,12 +139,14 @@ def convert(
 
     with console.Progress() as progress, tempfile.TemporaryDirectory() as folder:
         progress.start(f"convert {source.name}")
-        from torchshrink.converters import qdq, to_onnx, to_tflite
+        from torchshrink.converters import foreign, qdq, to_onnx, to_tflite
         from torchshrink.converters.onnx_file import blamed, load
+        from torchshrink.runtime import apart
 
         metadata: dict[str, Any] | None = None
         origin = "imported"
         if source.suffix == ".onnx":
+            apart.call(foreign.check, source)
             is_int8 = ranges is not None or qdq.is_quantized(load(source))
         else:
             from torchshrink import checkpoint, quantize

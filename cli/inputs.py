@@ -36,7 +36,7 @@ def check_output(
 def parse_shape(shape: str) -> list[int]:
     """Return the sizes that --shape names."""
     parts = shape.split(",")
-    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+    if not all(part.strip().isdecimal() and len(part) < 20 and int(part) > 0 for part in parts):
         raise typer.BadParameter(f"{shape!r}: expected sizes such as 1,1,128,128", param_hint="--shape")
     return [int(part) for part in parts]
 

@@ -12,6 +12,7 @@ format"); https://xilinx.github.io/brevitas/user_guide/export.html ("QCDQ").
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,16 @@ def normalise(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
         _restore_relus(model)
     onnx_file.add_kernel_shapes(model)
     return model
+
+
+def check(path: Path, threads: int = 1) -> None:  # noqa: ARG001  # as `torchshrink.runtime.apart` calls
+    """Read a file and normalise it, in native code that some files end: let another process do it first.
+
+    Raises:
+        ModelError: When it cannot be read.
+        ConversionError: As `normalise` does.
+    """
+    normalise(onnx_file.load(path), path.name)
 
 
 def _refuse(model: onnx.ModelProto, name: str) -> None:

@@ -115,7 +115,8 @@ class Costs:
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path} is damaged: {_remedy(str(path))}") from error
         found = cls(content.get(KEY, {}) if isinstance(content, dict) else {}, str(path))
-        found.processor = str(content.get("environment", {}).get("processor", found.processor))
+        if isinstance(machine := content.get("environment"), dict):
+            found.processor = str(machine.get("processor", found.processor))
         return found
 
     def of_file(self, path: Path) -> float:

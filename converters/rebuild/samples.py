@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,12 @@ import onnx
 import torch
 from numpy.typing import NDArray
 from onnx import helper
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from torchshrink.converters import onnx_file
+from torchshrink.data import arrays as data_arrays
+from torchshrink.data import images
 from torchshrink.data.preparation import Preparation
 from torchshrink.errors import DataError, ModelError
 
@@ -83,7 +86,7 @@ def read(
     found: list[tuple[Tensor, ...]] = []
     for path in _files(source):
         is_picture = path.suffix.lower() in _PICTURES
-        found += [_picture(path, entries, mean, std)] if is_picture else _arrays(path, entries)
+        found += [_picture(path, entries, mean, std)] if is_picture else islice(_arrays(path, entries), MOST)
         if len(found) >= MOST:
             break
     return found[:MOST]
@@ -136,25 +139,30 @@ def _arrays(path: Path, entries: Sequence[Entry]) -> Iterator[tuple[Tensor, ...]
     if len({len(values) for values in given}) > 1:
         raise DataError(f"{path} holds another number of samples for each input of the model")
     for parts in zip(*given, strict=True):
-        yield tuple(part[None] for part in parts)
+        yield tuple(
+            torch.from_numpy(part[None].astype(entry.dtype)) for part, entry in zip(parts, entries, strict=True)
+        )
 
 
 def _load(path: Path) -> dict[str, NDArray[Any]]:
+    images.check_regular(path)
+    if zipfile.is_zipfile(path):
+        return {key: data_arrays.array_in(path, key) for key in sorted(data_arrays.names_in(path))}
     try:
-        content = np.load(path, allow_pickle=False)
-        return {"": content} if isinstance(content, np.ndarray) else {key: content[key] for key in content.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} cannot be read as arrays ({str(error).splitlines()[0]}): save it again") from error
+        return {"": np.load(path, "r", allow_pickle=False)}  # a header that claims what is not there sets nothing aside
+    except Exception as error:  # whatever the bytes happen to mean: NumPy reads a header as Python
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{path} cannot be read as arrays ({reason}): save it again") from error
 
 
-def _batch(path: Path, values: NDArray[Any], entry: Entry) -> Tensor:
+def _batch(path: Path, values: NDArray[Any], entry: Entry) -> NDArray[Any]:
     batch = values[None] if values.shape == entry.shape else values
     if batch.shape[1:] != entry.shape:
         raise DataError(
             f"{path} holds {list(values.shape)}, but input {entry.name!r} of the model takes {list(entry.shape)} per "
             "sample"
         )
-    return torch.from_numpy(batch.astype(entry.dtype))
+    return batch
 
 
 def _picture(path: Path, entries: Sequence[Entry], mean: Sequence[float], std: Sequence[float]) -> tuple[Tensor, ...]:
@@ -164,11 +172,8 @@ def _picture(path: Path, entries: Sequence[Entry], mean: Sequence[float], std: S
         raise DataError(f"{path} is a picture, but the model takes {[list(each.shape) for each in entries]}: give .npz")
     height, width = shape[:2] if is_last else shape[1:]
     channels = shape[-1] if is_last else shape[0]
-    try:
-        with Image.open(path) as image:
-            picture = image.convert(_MODES[channels]).resize((width, height), Image.Resampling.BILINEAR)
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be read ({error}): save it again") from error
+    with images.opened(path, is_whole=True, more=("BMP", "WEBP")) as image:
+        picture = image.convert(_MODES[channels]).resize((width, height), Image.Resampling.BILINEAR)
     pixels = np.asarray(picture, np.float32).reshape(height, width, channels) / 255
     values = (pixels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
     return (torch.from_numpy(np.ascontiguousarray(values if is_last else values.transpose(2, 0, 1), np.float32))[None],)

@@ -65,7 +65,6 @@ _WORDS = (
     "\x1b[31mred",
     "../..",
     "a" * 5000,
-    "0",
     "[bold]",
     "module:callable",
     "os:system",

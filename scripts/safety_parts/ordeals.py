@@ -10,6 +10,8 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,28 +19,37 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from forks import Fork
+
 from torchshrink.files import is_temporary
 
+_PROGRAM = (sys.executable, "-P", "-m", "torchshrink.cli")
 _LONGEST_S = 1800.0
 _OF_THE_MOMENT = ("latency_ms", "peak_rss_mb", "runtime_rss_mb", "model_rss_mb", "float_time")
 
 
 @dataclass(frozen=True)
 class Command:
-    """A command without its ``--out``, and which of the things in that folder are the same every time."""
+    """A command without its ``--out``, and which of the things in that folder are the same every time.
+
+    Without a ``program`` it is one of torchshrink, and a fork of this process runs it.
+    """
 
     words: Sequence[str]
     compared: Sequence[str]
+    program: Sequence[str] = ()
 
-    def start(self, out: Path) -> subprocess.Popen[str]:
+    def start(self, out: Path) -> subprocess.Popen[str] | Fork:
         """Start it."""
+        if not self.program:
+            return Fork([*self.words, "--out", str(out)], out.parent, Path(tempfile.mkstemp(dir=out.parent)[1]))
         return subprocess.Popen(
-            [*self.words, "--out", str(out)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=out.parent,
+            self.line(out), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=out.parent
         )
+
+    def line(self, out: Path) -> list[str]:
+        """Return the words of a shell."""
+        return [*(self.program or _PROGRAM), *self.words, "--out", str(out)]
 
 
 @dataclass(frozen=True)
@@ -128,7 +139,7 @@ def _starved(command: Command, undisturbed: Path, out: Path, size_kb: int) -> st
     out.mkdir()
     # A file system in memory, of this process only; what stands in it is carried out when the command has ended.
     inner = f"mount -t tmpfs -o size={size_kb}k tmpfs {shlex.quote(str(out))} || exit 99\n"
-    inner += f"{shlex.join([*command.words, '--out', str(out / 'run')])}; code=$?\n"
+    inner += f"{shlex.join(command.line(out / 'run'))}; code=$?\n"
     inner += f"tar -C {shlex.quote(str(out))} -cf {shlex.quote(str(out))}.tar run; exit $code"
     code, said = _end(
         subprocess.Popen(
@@ -182,6 +193,6 @@ def _lasting(value: Any) -> Any:
     return [_lasting(item) for item in value] if isinstance(value, list) else value
 
 
-def _end(process: subprocess.Popen[str]) -> tuple[int, str]:
+def _end(process: subprocess.Popen[str] | Fork) -> tuple[int, str]:
     _, said = process.communicate(timeout=_LONGEST_S)
     return process.returncode, said

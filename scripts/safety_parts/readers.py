@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import wave
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,24 +12,32 @@ from typing import Any
 
 import numpy as np
 import onnx
+import torch
 from ai_edge_litert import schema_py_generated as schema
 from onnx import TensorProto, helper
 from PIL import Image
 
 from torchshrink import checkpoint, metadata
 from torchshrink.bench import history
+from torchshrink.bundle import micro
 from torchshrink.converters import ranges, tflite_file
-from torchshrink.converters.anatomy import tflite_operations
+from torchshrink.converters.anatomy import op_costs, tflite_operations
 from torchshrink.converters.contents import input_shape, read_weights
 from torchshrink.converters.onnx_file import load
+from torchshrink.converters.rebuild.samples import Entry
+from torchshrink.converters.rebuild.samples import read as read_samples
 from torchshrink.data import open_task
+from torchshrink.data.inputs import alike
+from torchshrink.data.preparation import Preparation
+from torchshrink.files import sha256
 from torchshrink.model.unet import UNet
 from torchshrink.pipeline import recipe
 from torchshrink.pipeline.claim import stored
 from torchshrink.pipeline.steps import Steps
 from torchshrink.predict import png_rows, shipped
-from torchshrink.report import document, html, text
+from torchshrink.report import document, html, samples, text
 from torchshrink.runtime.predict import predict
+from torchshrink.weights import reading as weights
 
 _SHAPE = [1, 8, 8, 1]
 Seeds = Callable[[Path], list[bytes]]
@@ -134,6 +143,62 @@ def _arrays(_: Path) -> list[bytes]:
     return found
 
 
+def _tables(folder: Path) -> list[bytes]:
+    for number in range(4):
+        Image.new("L", (4, 4), number).save(folder / f"{number}.png")
+    parts = ("train", "train", "test", "val")
+    return [
+        "\n".join([f"file,{name},split", *(f"{n}.png,{label},{parts[n]}" for n, label in enumerate(labels))]).encode()
+        for name, labels in (("label", "abab"), ("depth", (0.5, 1, 2, 3)), ("class", (0, 1, 0, 1)))
+    ]
+
+
+def _sounds(folder: Path) -> list[bytes]:
+    with wave.open(str(folder / "seed.wav"), "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(np.arange(64, dtype=np.int16).tobytes())
+    return [(folder / "seed.wav").read_bytes()]
+
+
+def _samples_of_calibration(_: Path) -> list[bytes]:
+    whole = io.BytesIO()
+    np.save(whole, np.zeros((4, 1, 32), np.float32))
+    return [whole.getvalue()]
+
+
+def _state_dicts(_: Path) -> list[bytes]:
+    whole = io.BytesIO()
+    torch.save(UNet(widths=(2, 4)).state_dict(), whole)
+    return [whole.getvalue()]
+
+
+def _samples_of_a_run(folder: Path) -> list[bytes]:
+    samples.keep_data(folder, np.zeros((2, 1, 8, 8), np.float32), np.zeros((2, 1, 8, 8), np.uint8))
+    return [(folder / "samples" / "data.npz").read_bytes()]
+
+
+def _firmware(folder: Path) -> list[bytes]:
+    (folder / "m.tflite").write_bytes(b"m")
+    content = {"arena_bytes": 64, "operators": ["MUL"], "version": "0.1", "sha256": sha256(folder / "m.tflite")}
+    return [json.dumps(content).encode()]
+
+
+def _costs(_: Path) -> list[bytes]:
+    rows = [{"kind": "MUL", "shape": "1x8", "macs": n, "bytes": 8 * n, "ms": 0.1 * n} for n in (1, 2, 3)]
+    files = [{"name": "m.tflite", "threads": 1, "ms": 1.0, "operators": rows}]
+    return [json.dumps({op_costs.KEY: {"files": files}, "environment": {"processor": "p"}}).encode()]
+
+
+def _read_samples(path: Path) -> object:
+    (path.parent / "samples" / "data.npz").write_bytes(path.read_bytes())
+    return samples.data(path.parent)
+
+
+def _read_firmware(path: Path) -> object:
+    (path.parent / "m.micro.json").write_bytes(path.read_bytes())
+    return micro.needs(path.parent / "m.tflite")
+
+
 def _read_report(path: Path) -> object:
     (path.parent / "report.json").write_bytes(path.read_bytes())
     report = document.load(path.parent)
@@ -171,6 +236,13 @@ READERS = {
     "step": Reader(_read_step, ".json", _steps),
     "image": Reader(_read_image, ".png", _images),
     "npz": Reader(lambda path: open_task(str(path)), ".npz", _arrays),
+    "table": Reader(lambda path: open_task(str(path)), ".csv", _tables),
+    "sound": Reader(lambda path: alike([path], Preparation()).read(path), ".wav", _sounds),
+    "calibration": Reader(lambda path: read_samples(path, [Entry("x", (1, 32))]), ".npy", _samples_of_calibration),
+    "state-dict": Reader(weights.read, ".pt", _state_dicts),
+    "samples-of-a-run": Reader(_read_samples, ".npz", _samples_of_a_run),
+    "firmware": Reader(_read_firmware, ".json", _firmware),
+    "costs": Reader(lambda path: op_costs.Costs.load(path).error(), ".json", _costs),
     # These start a process for every file: about one a second.
     "onnxruntime": Reader(lambda path: predict(path, np.zeros((1, 1, 8, 8), np.float32)), ".onnx", _onnx),
     "litert": Reader(lambda path: predict(path, np.zeros((1, 1, 8, 8), np.float32)), ".tflite", _tflite),

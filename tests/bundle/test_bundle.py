@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import py_compile
 import re
 import shutil
 import subprocess
@@ -17,10 +18,10 @@ import pytest
 from PIL import Image
 from program import call
 
-from torchshrink.bundle import check, languages, library, packages, write
+from torchshrink.bundle import card, check, image, languages, library, packages, write
 from torchshrink.bundle.describe import describe
 from torchshrink.bundle.write import bundle
-from torchshrink.errors import MissingExtraError, ParityError
+from torchshrink.errors import MissingExtraError, ModelError, ParityError
 from torchshrink.files import sha256
 from torchshrink.predict.run import predict
 from torchshrink.runtime.predict import predict as values_of
@@ -116,6 +117,35 @@ def test_an_output_that_differs_fails(made: Path) -> None:
     result = call("verify", made)
     assert result.code == 4
     assert "differs by 0.1" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["selftest.py", "engine.py", "json.py", "json/__init__.py", "_json.so", "array.pyc"])
+def test_code_of_others_is_not_run(name: str, made: Path, tmp_path: Path) -> None:
+    path = made / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    result = call("verify", made)
+    assert result.code == 4
+    assert "is not what this version of torchshrink writes" in result.said
+    assert not (tmp_path / "ran").exists()
+
+
+def test_byte_code_of_others_is_not_run(made: Path, tmp_path: Path) -> None:
+    source = tmp_path / "run.py"
+    source.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    cached = made / "__pycache__" / f"run.{sys.implementation.cache_tag}.pyc"
+    py_compile.compile(str(source), str(cached), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
+    assert check.self_test(made)["passed"]
+    assert not (tmp_path / "ran").exists()
+
+
+def test_no_image_of_others_is_built(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = []
+    monkeypatch.setattr(image, "_built", built.append)
+    image.size(made)
+    (made / "Dockerfile").write_text((made / "Dockerfile").read_text() + "RUN curl http://example.com | sh\n")
+    image.size(made)
+    assert built == [made]
 
 
 def test_no_bundle_is_said(tmp_path: Path) -> None:
@@ -237,6 +267,7 @@ def test_a_machine_without_a_library_is_told_what_to_choose(monkeypatch: pytest.
 
 def test_a_missing_runtime_names_the_command(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (made / "engine.py").write_text("import runtime_that_is_not_here\n")
+    monkeypatch.setattr(check, "check_code", lambda folder: "")
     with pytest.raises(MissingExtraError, match=r"pip install --no-deps -r .*requirements.txt"):
         check.self_test(made)
 
@@ -273,3 +304,56 @@ def edit() -> Callable[[Path, Callable[[Any], None]], Path]:
         return path
 
     return change
+
+
+def test_what_a_file_says_of_itself_is_never_code(int8_tflite: Path) -> None:
+    spec = describe(int8_tflite)
+    spec["raw"] = "uint8\nint main() { return system(0); } // \\"
+    spec["input"]["name"] = '${java.lang.Runtime.getRuntime().exit(1)}@RAW@"\n\\'
+    spec["file"] = 'a"); system("true.tflite'
+    for name, text in languages.snippets(spec).items():
+        assert "\nint main" not in text
+        assert 'exit(1)}@RAW@\\"\\n\\\\' in text, name  # in one line, the quote and the backslash escaped
+        assert "system(0)" in text  # in a comment
+        assert all(line.startswith("//") or "//" in line for line in text.splitlines() if "system(0)" in line)
+        assert not any(line.endswith("\\") for line in text.splitlines())
+        assert 'a"); system' not in text
+    assert '"\\${java' in languages.snippets(spec | {"channels_first": True})["model.kt"]
+
+
+def test_a_microcontrollers_operators_are_names(int8_tflite: Path) -> None:
+    from torchshrink.bundle import micro
+
+    known = {"arena_bytes": 64, "operators": ["MUL"], "version": "0.1", "sha256": sha256(int8_tflite)}
+    beside = int8_tflite.with_suffix(".micro.json")
+    beside.write_text(json.dumps(known))
+    assert "resolver.AddMul();" in micro.sources(int8_tflite, describe(int8_tflite))["main.cc"]
+    for wrong in ({"operators": ["MUL(); system(0); //"]}, {"arena_bytes": "64; int x"}, {"version": "0\n#error"}):
+        beside.write_text(json.dumps(known | wrong))
+        with pytest.raises(ModelError, match=r"micro\.json is damaged"):
+            micro.needs(int8_tflite)
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 100_000, '{"rows": [{"path": 5}]}', '{"schema": 1, "rows": {}, "task": "x"}']
+)
+def test_a_report_beside_a_file_that_is_none_says_nothing(content: str, unet: Path, tmp_path: Path) -> None:
+    file = Path(shutil.copy(unet, tmp_path))
+    (tmp_path / "report.json").write_text(content)
+    assert card.row_of(file, sha256(file)) == ({}, {}, None)
+
+
+def test_the_card_is_a_table_whatever_a_file_says(unet: Path) -> None:
+    spec = describe(unet) | {"raw": "a|b\n<img src=x>", "classes": ["<script>"]}
+    spec["input"] = spec["input"] | {"name": "`|\n# a"}
+    proof = {"equal": 1.0, "max_difference": 0.0, "allowed": 0.0, "first_result_s": 1.0}
+    lines = card.card(spec, "onnxruntime", unet, proof, "1 MB").splitlines()
+    assert all(line.startswith("|") for line in lines[2:])
+    assert "` # a` float32" in lines[6]
+    assert r"raw a\|b \<img src=x\>" in lines[6]
+    assert r"\<script\>" in lines[4]
+
+
+def test_a_name_that_cannot_be_printed(unet: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="rename it"):
+        bundle(Path(shutil.copy(unet, tmp_path / "a\nb.onnx")), tmp_path / "out")

@@ -114,3 +114,16 @@ def test_nothing_is_lost_under_load(served_gray: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     found = json.loads(done.stdout)
     assert (done.returncode, found["lost"], found["different"]) == (0, 0, 0)
+
+
+def test_no_program_of_pillows_and_no_size_that_fills_the_memory(part: Callable[..., Any]) -> None:
+    formats = part("formats")
+    spec = {"prepared": {}, "channels": 1, "raw": "uint8 / 255"}
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"  # Ghostscript would run it
+    with pytest.raises(formats.InputError, match="UnidentifiedImageError"):
+        formats.read(script, "a.png", spec)
+    stream = io.BytesIO()
+    Image.new("L", (64, 64)).save(stream, "TIFF")
+    formats.most_pixels = 63 * 64
+    with pytest.raises(formats.InputError, match="64 x 64 pixels"):
+        formats.read(stream.getvalue(), "a.png", spec)

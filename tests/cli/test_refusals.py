@@ -55,6 +55,9 @@ def test_no_command_replaces_what_it_reads(command: str, tmp_path: Path) -> None
         (("convert", "m.safetensors", "--ranges", "m.safetensors"), 2, "has its own"),
         (("bench", "m.safetensors", "--threads", "100000"), 3, "threads=100000"),
         (("train", *DATA, "--seed", "5000000000", "--out", "o.safetensors"), 2, "less than or equal to 4000000000"),
+        (("export", "m.safetensors", "--shape", "1,1,16," + "9" * 5000, "--out", "o.onnx"), 2, "expected sizes"),
+        (("export", "m.safetensors", "--batch", "9" * 5000, "--out", "o.onnx"), 2, "expected a number"),
+        (("export", "m.safetensors", "--batch", "9" * 20, "--out", "o.onnx"), 2, "expected a number"),
         (("train", *DATA, "--out", "o.pt"), 2, "expected a name ending in .safetensors"),
     ],
 )
@@ -149,3 +152,38 @@ def test_help_without_docstrings(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.code == 0
     assert "tile by tile in little memory" in " ".join(result.stdout.split())
     assert os.environ["PYTHONOPTIMIZE"] == "2"
+
+
+def test_convert_lets_another_process_read_a_file_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchshrink.converters import foreign
+    from torchshrink.runtime import apart
+
+    source = Path(__file__).parents[1] / "written_by_0_1_0" / "run" / "files" / "dense-fp32.onnx"
+
+    def die(function: object, path: Path) -> None:
+        assert (function, path) == (foreign.check, source)
+        raise ModelError("its process was ended by SIGSEGV")
+
+    monkeypatch.setattr(apart, "call", die)
+    result = call("convert", source, "--out", tmp_path / "m.tflite")
+    assert (result.code, list(tmp_path.iterdir())) == (3, [])
+    assert "SIGSEGV" in result.said
+
+
+def test_what_another_process_reads_is_read_as_here() -> None:
+    from torchshrink.converters import foreign
+
+    foreign.check(Path(__file__).parents[1] / "written_by_0_1_0" / "run" / "files" / "dense-fp32.onnx")
+    with pytest.raises(ModelError, match="no such file"):
+        foreign.check(Path("nowhere.onnx"))
+
+
+def test_compare_replaces_no_file_that_it_reads(tmp_path: Path) -> None:
+    path = model(tmp_path, "model.safetensors")
+    before = path.read_bytes()
+    result = call("compare", path, "--out", tmp_path, "--overwrite")
+    assert (result.code, path.read_bytes()) == (3, before)
+    assert "whose files are replaced: choose another --out" in result.said
+    result = call("compare", path, "--out", path)
+    assert (result.code, path.read_bytes()) == (3, before)
+    assert "is no folder" in result.said

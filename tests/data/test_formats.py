@@ -13,9 +13,10 @@ import pytest
 import torch
 from PIL import Image
 
-from torchshrink.data import LabelledArrays, flips_rotations_noise, from_xy, open_task, task_from_arrays
+from torchshrink.data import LabelledArrays, flips_rotations_noise, from_xy, open_task, sounds, task_from_arrays
 from torchshrink.data.inputs import files_in
 from torchshrink.data.labelled import split
+from torchshrink.data.preparation import Preparation
 from torchshrink.errors import DataError
 
 GRAY = np.arange(24, dtype=np.uint8).reshape(4, 6) * 10
@@ -600,3 +601,20 @@ def test_groups_are_never_divided():
         assert 0 < len(part) < 10
     with pytest.raises(DataError, match="one group only, a"):
         split(samples.take(np.arange(3)), 0.3, 0)
+
+
+def test_class_numbers_that_python_does_not_read(tmp_path: Path, write_image) -> None:
+    rows = [f"pictures/{i}.png,{'9' * 5000}{i % 2}" for i in range(8)]
+    assert len(open_task(table(tmp_path, write_image, ["file,label", *rows])).class_names) == 2  # words, as any others
+
+
+def test_a_sound_whose_chunk_reaches_beyond_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(bytes(64))
+    content = bytearray(path.read_bytes())
+    content[16:20] = (2**20).to_bytes(4, "little")  # of its format: Python's reader raises RuntimeError
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.wav cannot be read"):
+        sounds.read(path, Preparation())

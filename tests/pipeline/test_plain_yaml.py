@@ -21,6 +21,10 @@ def test_what_is_read() -> None:
     dates = {"d": "2020-01-01", "e": "yes"}
     wanted = {"a": 1, "b": [2.5, True, None, "word"], "c": dates, "f": dates, "g": {"d": "2020-01-01", "e": "no"}}
     assert plain_yaml.load(text) == wanted
+    numbers = "[010, 1:30, 1:30.5, 1_000, 0b1, 0, -5, +5, 0x1F, .5, -1.5e+3, 1., .inf, 12]"
+    assert plain_yaml.load(numbers) == [
+        "010", "1:30", "1:30.5", "1_000", "0b1", 0, -5, 5, 31, 0.5, -1500.0, 1.0, float("inf"), 12,
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -672,3 +672,10 @@ def test_whole_inputs_that_do_not_fit(
     with pytest.raises(ShrinkError, match=said):
         predict(model, tmp_path / "a.png", tmp_path / "out", **settings)
     assert not (tmp_path / "out/predictions.csv").exists()
+
+
+def test_what_another_program_would_run_is_no_image(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n")  # Ghostscript would
+    with pytest.raises(DataError, match="no PNG, TIFF or JPEG"):
+        streams.open_source(path, 3, 2, "uint8 / 255")

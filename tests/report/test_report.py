@@ -3,18 +3,21 @@
 import csv
 import io
 import json
+import os
 import re
 import struct
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from html_page import REST, TASK
 
 from torchshrink.bench.environment import environment
 from torchshrink.errors import DataError
-from torchshrink.report import columns, document, tradeoff
+from torchshrink.report import columns, document, samples, tracking, tradeoff
 from torchshrink.report import text as report
+from torchshrink.report.html.page import _recipe
 from torchshrink.report.plot import plot
 
 
@@ -357,3 +360,38 @@ def test_a_run_is_kept_where_nothing_draws_its_page(
     monkeypatch.setattr(document, "render", absent("something_else"))
     with pytest.raises(ModuleNotFoundError):
         document.save({"rows": []}, tmp_path)
+
+
+def test_a_link_out_of_the_folder_is_not_shown(content: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "secret.json").write_text('{"password": "x"}')
+    document.save(content, tmp_path / "run")
+    (tmp_path / "run" / "recipe.json").symlink_to(tmp_path / "secret.json")
+    with pytest.raises(DataError, match="leads out of the run's folder"):
+        document.load(tmp_path / "run")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", None])
+def test_a_recipe_that_cannot_be_read_is_not_shown(text: str | None, tmp_path: Path) -> None:
+    if text is None:
+        os.mkfifo(tmp_path / "recipe.json")
+    else:
+        (tmp_path / "recipe.json").write_text(text)
+    assert _recipe(tmp_path) in (None, "[]")
+    assert tracking.settings(tmp_path) == {}
+
+
+@pytest.mark.parametrize("place", [100, 200, 300])
+def test_a_damaged_sample_is_not_shown(place: int, tmp_path: Path) -> None:
+    samples.keep_data(tmp_path, np.random.default_rng(0).random((2, 1, 16)), np.zeros((2, 1, 16)))
+    path = tmp_path / "samples" / "data.npz"
+    content = bytearray(path.read_bytes())
+    content[place : place + 4] = b"\xff\xff\xff\xff"  # in compressed values: zlib's own error
+    path.write_bytes(content)
+    assert samples.data(tmp_path) is None
+
+
+def test_samples_that_unpack_to_more_than_a_run_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples.keep_data(tmp_path, np.zeros((2, 1, 512)), np.zeros((2, 1, 512)))
+    assert samples.data(tmp_path) is not None
+    monkeypatch.setattr(samples, "LARGEST_TEXT", 2000)
+    assert samples.data(tmp_path) is None

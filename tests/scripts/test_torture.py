@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from script import load
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 sys.path.insert(0, str(SCRIPTS / "safety_parts"))
 
+import forks  # noqa: E402
 import ordeals  # noqa: E402
 
 # Writes report.json in two steps, and says that a folder is in use while another does so.
@@ -34,7 +36,7 @@ loss = 1 if "--wrong" in sys.argv and (out / "seen").exists() else 0
 
 def command(tmp_path: Path, *options: str) -> ordeals.Command:
     (tmp_path / "program.py").write_text(PROGRAM)
-    return ordeals.Command([sys.executable, str(tmp_path / "program.py"), *options], ("report.json",))
+    return ordeals.Command(options, ("report.json",), (sys.executable, str(tmp_path / "program.py")))
 
 
 def test_what_is_stood(tmp_path: Path) -> None:
@@ -69,7 +71,7 @@ def test_what_is_not(tmp_path: Path) -> None:
     (tmp_path / "a" / ".half-0123abcd.json").write_text("{")
     assert ordeals.different(command(tmp_path), tmp_path / "a", tmp_path / "a") == "left .half-0123abcd.json"
     with pytest.raises(RuntimeError, match="ended with 1"):
-        ordeals.finish(ordeals.Command([sys.executable, "-c", "raise SystemExit(1)"], ()), tmp_path / "d")
+        ordeals.finish(ordeals.Command(("-c", "raise SystemExit(1)"), (), (sys.executable,)), tmp_path / "d")
 
 
 def test_figures_of_the_moment_do_not_count(tmp_path: Path) -> None:
@@ -78,6 +80,22 @@ def test_figures_of_the_moment_do_not_count(tmp_path: Path) -> None:
         content = {"environment": {"command": folder}, "rows": [{"loss": 0.5, "latency_ms": latency}]}
         (tmp_path / folder / "report.json").write_text(json.dumps(content))
     assert ordeals.different(command(tmp_path), tmp_path / "a", tmp_path / "b") == ""
+
+
+def test_a_fork_is_the_program(tmp_path: Path) -> None:
+    made = ordeals.Command(["predict", "nowhere.onnx", "--data", "."], ())
+    process = made.start(tmp_path / "out")
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 3
+    assert "no such model file: nowhere.onnx" in said
+
+
+def test_a_fork_is_killed(tmp_path: Path) -> None:
+    (tmp_path / "err").touch()
+    process = forks.Fork(["train", "--data", "synthetic:cells", "--out", "a.safetensors"], tmp_path, tmp_path / "err")
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
 
 
 @pytest.mark.exhaustive

@@ -16,7 +16,7 @@ from torchshrink.search.limits import Limits
 from torchshrink.search.outlook import Outlook
 from torchshrink.search.result import collect
 from torchshrink.search.space import Resolved
-from torchshrink.search.study import _POPULATION, _REMEMBERED, Study, _telling, delete, state_of
+from torchshrink.search.study import _POPULATION, _REMEMBERED, NAME, Study, _telling, delete, state_of
 
 ABOUT = {"target": "litert", "sampler": "tpe", "seed": 0}
 DENSE = {"size": 40_000.0, "latency": 1.0, "rss": 60.0, "loss": 0.2}
@@ -66,6 +66,13 @@ def test_another_search_is_not_mixed_in(tmp_path: Path) -> None:
     delete(f"sqlite:///{tmp_path / 'study.db'}", "torchshrink")
     opened(tmp_path, about={**ABOUT, "target": "onnxruntime"})
     delete(f"sqlite:///{tmp_path / 'study.db'}", "no such study")
+
+
+def test_a_store_that_says_something_else_of_its_search(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    optuna.create_study(storage=storage, study_name=NAME).set_user_attr("about", ["no", "mapping"])
+    with pytest.raises(DataError, match="holds another search"):
+        Study(storage, NAME, ("size",), "random", 0, {"seed": 0})
 
 
 def test_a_store_that_cannot_be_reached_hides_its_password(tmp_path: Path) -> None:

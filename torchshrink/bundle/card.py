@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import re
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from torchshrink.bundle import micro
 from torchshrink.digits import written
+from torchshrink.errors import DataError
+from torchshrink.files import sha256
+from torchshrink.harmless import markdown
 
 UNKNOWN = "not measured"
 
@@ -20,17 +23,17 @@ def row_of(file: Path, digest: str) -> tuple[dict[str, Any], dict[str, Any], Pat
         file: The ``.onnx`` or ``.tflite`` file.
         digest: Its SHA-256: a row about a file that changed since does not count.
     """
-    from torchshrink.files import sha256
+    from torchshrink.report import document
 
     for folder in (file.parent, file.parent.parent):
         try:
-            report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-            rows = [row for row in report["rows"] if (folder / row["path"]).name == file.name]
-            for row in rows:
-                if row["bytes"] == file.stat().st_size and sha256(folder / row["path"]) == digest:
-                    return report["task"], row, folder / "report.json"
-        except (OSError, ValueError, KeyError, TypeError):
+            report = document.load(folder)
+        except DataError:
             continue
+        for row in report["rows"]:
+            path = folder / row["path"]
+            if path.name == file.name and path.is_file() and sha256(path) == digest:
+                return dict(report["task"]), dict(row), folder / "report.json"
     return {}, {}, None
 
 
@@ -48,11 +51,11 @@ def card(spec: dict[str, Any], runtime: str, file: Path, proof: dict[str, Any], 
     entry, output = spec["input"], spec["output"]
     latency = row.get("latency_ms") or {}
     lines = [
-        ("What", f"{spec['kind']}: {', '.join(spec['classes'])}"),
-        ("File", f"`{spec['file']}`, {file.stat().st_size} bytes, SHA-256 `{spec['sha256']}`"),
-        ("Takes", f"`{entry['name']}` {entry['type']} {entry['shape']}; raw {spec['raw']}, mean {spec['mean']}, std "
-                  f"{spec['std']}{_prepared(spec)}"),
-        ("Gives", f"`{output['name']}` {output['type']} {output['shape']}{_grid(output)}"),
+        ("What", markdown(f"{spec['kind']}: {', '.join(spec['classes'])}")),
+        ("File", f"{_code(spec['file'])}, {file.stat().st_size} bytes, SHA-256 `{spec['sha256']}`"),
+        ("Takes", f"{_code(entry['name'])} {entry['type']} {entry['shape']}; raw {markdown(spec['raw'])}, mean "
+                  f"{spec['mean']}, std {spec['std']}{_prepared(spec)}"),
+        ("Gives", f"{_code(output['name'])} {output['type']} {output['shape']}{_grid(output)}"),
         ("Data", _data(task)),
         ("Quality of the file", _quality(row)),
         ("Proven on", _processors(row)),
@@ -68,6 +71,12 @@ def card(spec: dict[str, Any], runtime: str, file: Path, proof: dict[str, Any], 
         ("Made by", f"torchshrink {version('torchshrink')}" + (f", `{source.name}` of its run" if source else "")),
     ]  # fmt: skip
     return "\n".join(["# Model card", "", "| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in lines), ""])
+
+
+def _code(text: str) -> str:
+    """Return text of a file as code in a cell."""
+    shown = re.sub(r"[`|<\s]+", " ", text)
+    return f"`{shown}`"
 
 
 def _microcontroller(file: Path) -> list[tuple[str, str]]:
@@ -90,13 +99,15 @@ def _grid(end: dict[str, Any]) -> str:
 def _data(task: dict[str, Any]) -> str:
     if not task:
         return UNKNOWN
-    return f"{task['name']}: {task['train']} for training, {task['validation']} validation, {task['test']} test"
+    return (
+        f"{markdown(task['name'])}: {task['train']} for training, {task['validation']} validation, {task['test']} test"
+    )
 
 
 def _quality(row: dict[str, Any]) -> str:
     if not row:
         return UNKNOWN
-    figures = [f"{name} {written(value)}" for name, value in row["metrics"].items()]
+    figures = [f"{markdown(name)} {written(value)}" for name, value in row["metrics"].items()]
     return ", ".join([*figures, f"loss {written(row['loss'])}"]) + " on the test set, computed with this file"
 
 

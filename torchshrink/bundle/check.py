@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from torchshrink.bundle import library
-from torchshrink.errors import MissingExtraError, ModelError
-from torchshrink.files import sha256
+from torchshrink.errors import MissingExtraError, ModelError, ParityError
+from torchshrink.files import read, real, sha256
 
 _TIMEOUT_S = 600.0
+_FOLDERS = ("lib", "micro", "selftest", "snippets", "__pycache__")
+_CODE = (".py", ".pyc", ".so", ".pyd", ".dll", ".dylib")  # what Python imports
 
 
 def is_bundle(folder: Path) -> bool:
@@ -25,12 +29,15 @@ def self_test(folder: Path) -> dict[str, Any]:
 
     Raises:
         ModelError: When the folder is no bundle, or the self-test says nothing.
+        ParityError: When its code is not ours, see `check_code`.
         MissingExtraError: When what it needs is not installed here.
     """
     if not is_bundle(folder):
         raise ModelError(f"{folder} is no bundle: make one with torchshrink bundle FILE --out {folder}")
+    check_code(folder)
     _check_library(folder)
-    command = [sys.executable, "-I", "-B", str(folder.resolve() / "selftest.py")]
+    # No byte code that lies in the folder is read, whatever it was made of.
+    command = [sys.executable, "-I", "-B", "-X", f"pycache_prefix={os.devnull}", str(real(folder) / "selftest.py")]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
         found: dict[str, Any] = json.loads((done.stdout.strip().splitlines() or [""])[-1])
@@ -45,6 +52,32 @@ def self_test(folder: Path) -> dict[str, Any]:
             ) from None
         raise ModelError(f"the self-test of {folder} stopped ({last}): make the bundle again") from None
     return found
+
+
+def check_code(folder: Path) -> str:
+    """Refuse a folder that holds other code than this version writes: its self-test would run it. Return its runtime.
+
+    Raises:
+        ParityError: Naming the file, or a folder that could be imported.
+    """
+    parts = Path(str(files("torchshrink.bundle").joinpath("parts")))
+    engines = {path.read_bytes(): path.stem.removeprefix("engine_") for path in parts.glob("engine_*.py")}
+    runtime = ""
+    for path in sorted(folder.iterdir()):
+        if path.is_dir():
+            is_ours = path.name in _FOLDERS
+        elif path.name == "engine.py":
+            runtime = engines.get(read(path), "")
+            is_ours = bool(runtime)
+        else:
+            own = parts / path.name
+            is_ours = path.suffix not in _CODE or (own.is_file() and read(path) == own.read_bytes())
+        if not is_ours:
+            raise ParityError(
+                f"{path} is not what this version of torchshrink writes, and is not run: make the bundle again; if you "
+                "trust its author, run selftest.py in it"
+            )
+    return runtime.replace("_", "-")
 
 
 def reason(found: dict[str, Any]) -> str:

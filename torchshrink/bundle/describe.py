@@ -61,10 +61,11 @@ def folders(names: Sequence[str]) -> list[str]:
 
 
 def _prepared(text: str) -> dict[str, Any]:
+    from torchshrink.data import preparation
+
+    stored = preparation.stored(text)
     options: dict[str, Any] = dict(parse_qsl(text))
-    if "size" in options:
-        options["size"] = [int(side) for side in options["size"].split("x")]
-    return options
+    return options | ({"size": list(stored.size)} if stored.size else {})
 
 
 def _tflite_ends(path: Path) -> list[dict[str, Any]]:

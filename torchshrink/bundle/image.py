@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import NamedTuple
 
-from torchshrink.bundle import packages
+from torchshrink.bundle import check, packages
+from torchshrink.errors import MissingExtraError
 
 BASE = "python:3.13-slim-bookworm"
 BASE_BYTES = 125_000_000  # rounded from what its publisher's `docker images` shows; not measured by this program
@@ -47,14 +49,27 @@ def dockerfile(wanted: list[str], with_server: bool) -> str:
 
 
 def size(folder: Path) -> Size:
-    """Return how large the image of a bundle is."""
-    return _built(folder) or computed(folder)
+    """Return how large the image of a bundle is; what we did not write is not built."""
+    return (_built(folder) if _is_ours(folder) else None) or computed(folder)
+
+
+def _is_ours(folder: Path) -> bool:
+    wanted, has_server = _lines(folder), (folder / "server.py").is_file()
+    runtime = check.check_code(folder)
+    try:
+        known = [packages.requirements(runtime, with_pillow, has_server) for with_pillow in (False, True)]
+    except (PackageNotFoundError, MissingExtraError, KeyError):
+        return False
+    return wanted in known and (folder / "Dockerfile").read_text() == dockerfile(wanted, has_server)
+
+
+def _lines(folder: Path) -> list[str]:
+    return (folder / "requirements.txt").read_text().splitlines()
 
 
 def computed(folder: Path) -> Size:
     """Return the size from the bytes of the base, of the packages and of the folder."""
-    lines = (folder / "requirements.txt").read_text().splitlines()
-    installed = packages.installed_bytes([line for line in lines if line and not line.startswith("#")])
+    installed = packages.installed_bytes([line for line in _lines(folder) if line and not line.startswith("#")])
     own = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and "lib" not in path.parts)
     total = BASE_BYTES + installed + own
     how = f"computed: base {BASE_BYTES / 1e6:.0f}, packages {installed / 1e6:.1f}, this folder {own / 1e6:.1f} MB"

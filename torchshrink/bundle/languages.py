@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from importlib.resources import files
 from math import prod
 from typing import Any
@@ -25,17 +27,25 @@ def snippets(spec: dict[str, Any]) -> dict[str, str]:
     found = {}
     for ending in ENDINGS:
         text = files("torchshrink.bundle").joinpath("snippets", f"{runtime}.{ending}").read_text(encoding="utf-8")
-        for name, value in words.items():
-            text = text.replace(f"@{name}@", value)
-        found[f"model.{ending}"] = text
+        found[f"model.{ending}"] = _filled(text, words | (_in_kotlin(words) if ending == "kt" else {}))
     return found
+
+
+def _filled(text: str, words: Mapping[str, str]) -> str:
+    """Put words in their places, in one go: what a file says may look like a place."""
+    return re.sub(f"@({'|'.join(words)})@", lambda match: words[match[1]], text)
+
+
+def _in_kotlin(words: Mapping[str, str]) -> dict[str, str]:
+    r"""Return the names of the ends as a string of Kotlin has them, where a ``$`` begins an expression."""
+    return {name: words[name].replace("$", r"\$") for name in ("INPUT", "OUTPUT")}
 
 
 def _words(spec: dict[str, Any]) -> dict[str, str]:
     entry, output = spec["input"], spec["output"]
     words = {
-        "FILE": spec["file"],
-        "RAW": spec["raw"],
+        "FILE": _quoted(spec["file"]),
+        "RAW": in_comment(spec["raw"]),
         "CHANNELS": str(spec["channels"]),
         "MEAN": _numbers(spec["mean"]),
         "STD": _numbers(spec["std"]),
@@ -46,7 +56,7 @@ def _words(spec: dict[str, Any]) -> dict[str, str]:
     for name, end in (("INPUT", entry), ("OUTPUT", output)):
         cpp, swift, js, size = _TYPES[end["type"]]
         words |= {
-            name: json.dumps(end["name"])[1:-1],
+            name: _quoted(end["name"]),
             f"{name}_TYPE": end["type"],
             f"{name}_SHAPE": json.dumps(end["shape"]),
             f"{name}_COUNT": str(prod(end["shape"])),
@@ -98,6 +108,20 @@ def _decoding(end: dict[str, Any]) -> dict[str, str]:
         "DECODE_SWIFT": f"(Float($0) - ({zero})) * {scale!r}",
         "DECODE_JS": f"(code - ({zero})) * {scale!r}",
     }
+
+
+def in_comment(text: str) -> str:
+    r"""Return text that stays in a comment of one line, whatever a file says: no end of line, and none to be escaped.
+
+    >>> in_comment("uint8 / 255\nsystem();")
+    'uint8 / 255?system();'
+    """
+    return re.sub(r"[^ -\[\]-~]", "?", text)
+
+
+def _quoted(text: str) -> str:
+    """Return text as it stands between double quotes, in each of the languages."""
+    return json.dumps(text)[1:-1]
 
 
 def _numbers(values: list[float], ending: str = "") -> str:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import BaseModel, ConfigDict, Field
+
+from torchshrink.bundle.languages import in_comment
 from torchshrink.errors import ModelError
-from torchshrink.files import sha256
+from torchshrink.files import read, sha256
 
 _HEADER = """// {file}, {size} bytes; the smallest arena on a machine of 64 bits, in tflite-micro {version}.
 #pragma once
@@ -38,6 +41,17 @@ _NAMES = {"CONV_2D": "Conv2D", "DEPTHWISE_CONV_2D": "DepthwiseConv2D", "MAX_POOL
           "AVERAGE_POOL_2D": "AveragePool2D", "PADV2": "PadV2"}  # fmt: skip
 
 
+class _Needs(BaseModel):
+    """What stands beside a file. It becomes source code: names are names."""
+
+    model_config = ConfigDict(strict=True)
+
+    arena_bytes: int = Field(gt=0)
+    operators: list[Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")]]
+    version: str = Field(pattern=r"^[\w.+-]*$")
+    sha256: str
+
+
 def sources(file: Path, spec: dict[str, Any]) -> dict[str, str]:
     """Return the files of the folder ``micro``, by name; none when ``convert --target micro`` did not make the file.
 
@@ -51,7 +65,12 @@ def sources(file: Path, spec: dict[str, Any]) -> dict[str, str]:
     found, content = needs(file), file.read_bytes()
     if found is None:
         return {}
-    head = {"file": file.name, "size": len(content), "arena": found["arena_bytes"], "version": found["version"]}
+    head = {
+        "file": in_comment(file.name),
+        "size": len(content),
+        "arena": found["arena_bytes"],
+        "version": found["version"],
+    }
     lines = [", ".join(f"0x{byte:02x}" for byte in content[at : at + 16]) for at in range(0, len(content), 16)]
     data = ",\n".join(lines)
     ends = {
@@ -65,7 +84,12 @@ def sources(file: Path, spec: dict[str, Any]) -> dict[str, str]:
         "model_data.cc": '#include "model_data.h"\n\nconst unsigned int kModelBytes = '
         f"{len(content)};\nalignas(16) const uint8_t kModel[] = {{\n{data}}};\n",
         "main.cc": _MAIN.format(
-            file=file.name, mean=spec["mean"], std=spec["std"], count=len(found["operators"]), adds=adds, **ends
+            file=in_comment(file.name),
+            mean=spec["mean"],
+            std=spec["std"],
+            count=len(found["operators"]),
+            adds=adds,
+            **ends,
         ),
         "operators.txt": "".join(f"{operator}\n" for operator in found["operators"]),
     }
@@ -82,13 +106,12 @@ def needs(file: Path) -> dict[str, Any] | None:
         return None
     advice = f"convert it again with --target micro, or delete {beside.name}"
     try:
-        found: dict[str, Any] = json.loads(beside.read_text(encoding="utf-8"))
-        known = {key: found[key] for key in ("arena_bytes", "operators", "version", "sha256")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{beside} is damaged ({error!r}): {advice}") from error
-    if known["sha256"] != sha256(file):
+        found = _Needs.model_validate(json.loads(read(beside)))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{beside} is damaged ({' '.join(str(error).split())}): {advice}") from error
+    if found.sha256 != sha256(file):
         raise ModelError(f"{beside} is about another file than {file.name}: {advice}")
-    return known
+    return found.model_dump()
 
 
 def _name(operator: str) -> str:

@@ -19,6 +19,7 @@ from torchshrink.bundle import card, check, image, languages, library, micro, pa
 from torchshrink.bundle.describe import describe
 from torchshrink.errors import ModelError, OutputError, ParityError
 from torchshrink.files import real, sha256
+from torchshrink.harmless import markdown
 from torchshrink.runtime.predict import predict
 
 Runtime = Literal["tflite-c", "litert", "onnxruntime"]
@@ -91,6 +92,8 @@ def _runtime(file: Path, runtime: Runtime | None) -> str:
     fitting = _RUNS.get(file.suffix)
     if fitting is None:
         raise ModelError(f"{file} is no shipped model: expected an .onnx or .tflite file")
+    if not file.name.isprintable():
+        raise ModelError(f"{file} has a name that cannot be printed, which its folder would be full of: rename it")
     if runtime is not None and runtime not in get_args(Runtime):
         raise ModelError(f"there is no runtime {runtime!r}: choose {', '.join(get_args(Runtime))}")
     if runtime is not None and runtime not in fitting:
@@ -161,7 +164,7 @@ def _write(folder: Path, texts: dict[str, str]) -> None:
 def _readme(spec: dict[str, Any], runtime: str, has_packages: bool, server: bool) -> str:
     install = "pip install --no-deps -r requirements.txt"
     lines = [
-        f"# {spec['file']}",
+        f"# {markdown(spec['file'])}",
         "",
         f"Runs with Python 3.11 or later and {runtime}; MODEL_CARD.md says what it is and was measured at.",
         "",

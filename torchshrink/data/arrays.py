@@ -48,7 +48,7 @@ def read_npz(
                 raise DataError(f"{file} is missing: put train.npz and test.npz side by side")
         pair = {name: _Arrays(file, "x", "y", group) for name, file in files.items()}
         return _together(pair, kind, classes, level)
-    keys = _keys(path)
+    keys = names_in(path)
     if keys & {"x_train", "y_train", "x_test", "y_test"}:
         ends = {"train": "_train", "test": "_test"} | ({"validation": "_validation"} if "x_validation" in keys else {})
     else:
@@ -106,7 +106,7 @@ class _Arrays:
     """The arrays of one part of an npz file."""
 
     def __init__(self, path: Path, x_key: str, y_key: str, group: str | None) -> None:
-        keys = _keys(path)
+        keys = names_in(path)
         is_bare = not keys & {"y", "y_train", "y_test"} and keys <= {x_key, "x_train", "x_test", "x", *_NAMES, group}
         missing = [key for key in (x_key, y_key, *([group] if group else [])) if key not in keys]
         if missing and not (is_bare and missing == [y_key]):
@@ -114,12 +114,12 @@ class _Arrays:
                 f"{path} lacks {' and '.join(missing)}, it has {', '.join(sorted(keys)) or 'no arrays'}: add it"
             )
         named = next((key for key in _NAMES if key in keys), None)
-        self.class_names = tuple(str(name) for name in _load(path, named).ravel()) if named else ()
+        self.class_names = tuple(str(name) for name in array_in(path, named).ravel()) if named else ()
         self.origin = str(path) if x_key == "x" else f"{path} ({x_key}, {y_key})"
-        self.x: NDArray[Any] = _load(path, x_key)
-        self.y: Any = None if is_bare else _load(path, y_key)
+        self.x: NDArray[Any] = array_in(path, x_key)
+        self.y: Any = None if is_bare else array_in(path, y_key)
         self.kind = "unlabelled"
-        self.groups = _load(path, group).ravel() if group else None
+        self.groups = array_in(path, group).ravel() if group else None
         if self.groups is not None and len(self.groups) != len(self.x):
             raise DataError(f"{path}: {group} has {len(self.groups)} entries for {len(self.x)} samples: give each one")
 
@@ -285,7 +285,12 @@ def _truth_at(index: int, y: NDArray[Any] | None, kind: str, is_binary: bool) ->
     return np.empty(0, np.float32) if y is None else _truth(np.asarray(y[index]), kind, is_binary)
 
 
-def _keys(path: Path) -> set[str]:
+def names_in(path: Path) -> set[str]:
+    """Return the names of the arrays of an npz file.
+
+    Raises:
+        DataError: When it is none.
+    """
     check_regular(path)
     try:
         with zipfile.ZipFile(path) as archive:
@@ -294,8 +299,12 @@ def _keys(path: Path) -> set[str]:
         raise DataError(f"{path} is not an npz file or is damaged: write it again with numpy.savez") from error
 
 
-def _load(path: Path, key: str) -> NDArray[Any]:
-    """Return an array of a file: in memory if it is compressed, else on disk, where only what is asked for is read."""
+def array_in(path: Path, key: str) -> NDArray[Any]:
+    """Return an array of an npz file: in memory if it is compressed, else on disk, where only what is used is read.
+
+    Raises:
+        DataError: When it is damaged, claims what is not there, or holds Python objects.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             member = archive.getinfo(f"{key}.npy")

@@ -127,24 +127,27 @@ def _opaque(path: Path, image: Image.Image) -> Image.Image:
 
 
 @contextmanager
-def opened(path: Path, is_whole: bool = False) -> Iterator[Image.Image]:
+def opened(path: Path, is_whole: bool = False, more: tuple[str, ...] = ()) -> Iterator[Image.Image]:
     """Open an image and report whatever is wrong with it, also while it is read, as DataError.
 
     Args:
         path: Of the file.
         is_whole: Whether its pixels will be read: then the whole file is held against its checksums first.
+        more: Formats that are taken besides PNG, TIFF and JPEG, by Pillow's names.
     """
     check_regular(path)
     try:
         if is_whole:
             _check_png(path)
-        with Image.open(path, formats=_FORMATS) as image:
+        with Image.open(path, formats=(*_FORMATS, *more)) as image:
             _check_size(path, image.width, image.height)
             yield image
     except Image.DecompressionBombError as error:
         raise DataError(f"{path} claims to have more than {_MOST_PIXELS} pixels: cut it into tiles") from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-        reason = "it is empty or no PNG, TIFF or JPEG" if isinstance(error, UnidentifiedImageError) else error
+        reason = (
+            f"it is empty or no {', '.join((*_FORMATS, *more))}" if isinstance(error, UnidentifiedImageError) else error
+        )
         raise DataError(f"{path} cannot be read ({reason}): save it again") from error
 
 

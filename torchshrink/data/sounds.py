@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import wave
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,5 +63,5 @@ def _opened(path: Path) -> Iterator[wave.Wave_read]:
             if file.getnframes() == 0:
                 raise DataError(f"{path} holds no sound: remove it")
             yield file
-    except (wave.Error, EOFError, OSError, ValueError) as error:
+    except (wave.Error, EOFError, OSError, ValueError, RuntimeError, struct.error) as error:
         raise DataError(f"{path} cannot be read ({error or 'it ends too soon'}): save it as 16-bit PCM") from error

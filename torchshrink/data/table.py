@@ -124,7 +124,7 @@ def _labels(
     column = texts[targets[0]]
     if "" in column:
         raise DataError(f"{table}: row {column.index('') + 2} has no {targets[0]}: fill it in, or drop the row")
-    if all(text.isdecimal() for text in column):
+    if all(text.isdecimal() and len(text) < 19 for text in column):
         found = {int(text) for text in column}
         hint = f"{table}: column {targets[0]} (kind=regression, if it is to be predicted as a number) holds"
         count = kinds.count_classes(found, classes, hint)

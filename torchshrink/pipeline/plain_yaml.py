@@ -1,8 +1,8 @@
 """YAML as people write settings: text, numbers, true and false, lists and mappings, and every key once.
 
 What the rest of the language can do, a file from a stranger must not: tags that make other objects, a few hundred bytes
-of aliases that stand for gigabytes, lists that hold themselves. A date is text, and so are ``yes`` and ``no``, as in
-YAML 1.2 (https://yaml.org/spec/1.2.2, section 10.3).
+of aliases that stand for gigabytes, lists that hold themselves. A date is text, so are ``yes``, ``no``, ``1:30`` (90
+in YAML 1.1) and ``010`` (8 there): as in YAML 1.2 (https://yaml.org/spec/1.2.2, section 10.3).
 """
 
 from __future__ import annotations
@@ -64,11 +64,18 @@ class _Plain(yaml.SafeLoader):
         return node
 
 
+_OTHERWISE = {f"{_TAG}{name}" for name in ("timestamp", "bool", "int", "float")}  # in YAML 1.1
 _Plain.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in found if tag not in (f"{_TAG}timestamp", f"{_TAG}bool")]
+    first: [(tag, pattern) for tag, pattern in found if tag not in _OTHERWISE]
     for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Plain.add_implicit_resolver(f"{_TAG}bool", re.compile("(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Plain.add_implicit_resolver(f"{_TAG}int", re.compile(r"[-+]?(?:0|[1-9]\d*)$|0x[\da-fA-F]+$"), list("-+0123456789"))
+_Plain.add_implicit_resolver(
+    f"{_TAG}float",
+    re.compile(r"[-+]?(?:\d+\.\d*|\.\d+)(?:[eE][-+]?\d+)?$|[-+]?\.(?:inf|Inf|INF)$|\.(?:nan|NaN|NAN)$"),
+    list("-+.0123456789"),
+)
 
 
 def _count(node: Node, known: dict[int, int | None]) -> int:

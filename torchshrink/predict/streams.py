@@ -33,6 +33,7 @@ _KINDS = {
     **dict.fromkeys(("RGB", "RGBA"), "8-bit RGB"),
     **dict.fromkeys(("I", "I;16", "I;16B", "I;16L", "I;16N"), "16-bit gray"),
 }
+_FORMATS = ("PNG", "TIFF", "JPEG")  # Pillow would run programs for some others
 _MOST_PIXELS = 8 * 1032  # in a byte of a PNG file: deflate packs 1032 bytes into one (https://zlib.net/zlib_tech.html)
 _IMAGE_RAW = {"uint8 / 255": 255, "uint16 / 65535": 65535}  # by what images are divided
 _npy: Any = np.lib.format  # typed from NumPy 2 on
@@ -133,7 +134,7 @@ class ImageSource:
 
     @contextmanager
     def _opened(self) -> Iterator[Image.Image]:
-        with _reading(self._path, "save it again"), Image.open(self._path) as image:
+        with _reading(self._path, "save it again"), Image.open(self._path, formats=_FORMATS) as image:
             yield image
 
 

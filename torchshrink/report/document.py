@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from torchshrink.errors import DataError, missing_extra
-from torchshrink.files import atomic, is_inside, read
+from torchshrink.files import atomic, is_inside, link_out, read
 from torchshrink.report import schema
 from torchshrink.report.plot import plot
 from torchshrink.report.schema import SCHEMA, Report
@@ -48,6 +48,8 @@ def load(out: Path) -> Report:
         DataError: When there is none, of another schema, or with something else than a report has; names the key.
     """
     path = out / "report.json"
+    if link := link_out(out):
+        raise DataError(f"{link} leads out of the run's folder, whose files are shown: remove the link")
     try:
         content = json.loads(read(path))
     except (OSError, ValueError, RecursionError) as error:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from torchshrink.errors import MissingExtraError
+from torchshrink.files import read
 from torchshrink.report import document
 from torchshrink.report.curves import curves
 from torchshrink.report.schema import Row
@@ -162,7 +163,16 @@ def check(tracker: Tracker) -> None:
 
 def settings(folder: Path) -> dict[str, str]:
     """Return the run's recipe as one level of dotted keys."""
-    return {key: str(value) for key, value in _flat(json.loads((folder / "recipe.json").read_text()), "")}
+    return {key: str(value) for key, value in _flat(_recipe(folder), "")}
+
+
+def _recipe(folder: Path) -> dict[str, Any]:
+    """Return the recipe as the run stored it; nothing when it is lost or damaged: the figures are worth logging."""
+    try:
+        content = json.loads(read(folder / "recipe.json"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def figures(row: Row) -> dict[str, float]:
@@ -200,7 +210,7 @@ def _to_tensorboard(rows: Sequence[Row], folder: Path) -> str:
     logs = folder / _LOGS
     for variant, files in _by_variant(rows).items():
         with SummaryWriter(str(logs / variant)) as writer:
-            writer.add_text("recipe", f"```json\n{(folder / 'recipe.json').read_text()}\n```")
+            writer.add_text("recipe", f"```json\n{json.dumps(_recipe(folder), indent=1)}\n```")
             for epoch, values in enumerate(curves(folder, variant), 1):
                 for key, value in values.items():
                     writer.add_scalar(key, value, epoch)

@@ -97,7 +97,8 @@ class Study:
                 with _quiet():
                     self._study.set_metric_names(list(objectives))
         if known is not None and known != dict(about):
-            changed = sorted(key for key in {*known, *about} if known.get(key) != about.get(key))
+            old = known if isinstance(known, dict) else {}
+            changed = sorted(key for key in {*old, *about} if old.get(key) != about.get(key))
             raise DataError(
                 f"the store {without_passwords(storage)} holds another search named {name!r} "
                 f"(other {', '.join(changed)}): choose another --out, or pass --fresh to replace it"

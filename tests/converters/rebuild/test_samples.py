@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -78,3 +79,29 @@ def test_a_file_says_nothing_of_inputs_that_are_no_signals_or_images(tmp_path: P
     assert described(tmp_path, Entry("x", (5,)), (0.0,), (1.0,)) == {}
     assert described(tmp_path, Entry("x", (2, 5), "int64"), (0.0,), (1.0,)) == {}
     assert described(tmp_path, Entry("x", (2, 5)), (0.0,), (1.0,))["normalization"]["std"] == [1.0, 1.0]
+
+
+def test_what_another_program_would_run_is_no_picture(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n")
+    with pytest.raises(DataError, match=r"no PNG, TIFF, JPEG, BMP, WEBP"):  # Ghostscript would run it
+        read(tmp_path, [Entry("x", (3, 4, 4))])
+
+
+def test_pictures_and_arrays_are_checked_as_those_of_training(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 4)).save(tmp_path / "a.png")
+    content = bytearray((tmp_path / "a.png").read_bytes())
+    content[content.index(b"IDAT") + 6] ^= 1
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(DataError, match="checksum"):
+        read(tmp_path, [Entry("x", (3, 4, 4))])
+    (tmp_path / "a.png").unlink()
+    np.savez_compressed(tmp_path / "a.npz", x=np.arange(600.0).reshape(100, 6))
+    content = bytearray((tmp_path / "a.npz").read_bytes())
+    content[200] ^= 255
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.npz: x cannot be read"):
+        read(tmp_path, [Entry("x", (6,))])
+    (tmp_path / "a.npz").unlink()
+    os.mkfifo(tmp_path / "a.npy")
+    with pytest.raises(DataError, match="a pipe"):
+        read(tmp_path, [Entry("x", (6,))])

@@ -18,6 +18,10 @@ CODES = {"|b1": "B", "|u1": "B", "|i1": "b", "<i2": "h", "<u2": "H", "<i4": "i",
          "<f8": "d"}  # fmt: skip
 
 
+FORMATS = ("PNG", "TIFF", "JPEG")  # Pillow would run programs for some others
+most_pixels = 1 << 27  # of an image that Pillow reads; a server takes fewer
+
+
 class InputError(ValueError):
     """An input that the model does not take; the text says what to do."""
 
@@ -53,7 +57,9 @@ def read_picture(data: bytes, spec: dict[str, Any]) -> Sample:
     except ImportError:
         raise InputError("this image needs Pillow: pip install pillow, or save it as an 8-bit PNG") from None
     prepared = spec["prepared"]
-    image: Image.Image = Image.open(io.BytesIO(data))
+    image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+    if image.width * image.height > most_pixels:
+        raise InputError(f"the image claims {image.width} x {image.height} pixels: cut it into tiles")
     if image.mode in ("LA", "RGBA") and image.getchannel("A").getextrema() != (255, 255):
         raise InputError("the image has transparent parts: save it without an alpha channel")
     mode = {"gray": "L", "rgb": "RGB"}.get(prepared.get("colour", ""))

@@ -13,8 +13,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import formats  # type: ignore[import-not-found]
 import uvicorn
-from formats import InputError, read  # type: ignore[import-not-found]
 from run import Model, answers  # type: ignore[import-not-found]
 from selftest import peak_rss_mb  # type: ignore[import-not-found]
 from starlette.applications import Starlette
@@ -34,6 +34,7 @@ class Service:
 
     def __init__(self, threads: int) -> None:
         self.model = Model(threads=threads)
+        formats.most_pixels = MOST_VALUES // 4  # a few bytes can claim gigabytes, twice and not the same
         self.worker = ThreadPoolExecutor(1)
         self.waiting, self.seconds, self.counts = 0, 0.0, {"200": 0, "400": 0, "413": 0, "415": 0, "500": 0, "503": 0}
 
@@ -70,7 +71,7 @@ class Service:
             wants_array = request.headers.get("accept", "") == TYPES["npy"]
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self.worker, self.run, bytes(body), kind, wants_array)
-        except InputError as error:
+        except formats.InputError as error:
             return refusal(400, str(error))
         except Exception as error:
             return refusal(500, f"{type(error).__name__}: {error}")
@@ -80,9 +81,9 @@ class Service:
     def run(self, body: bytes, kind: str, wants_array: bool) -> Response:
         """Return the model's answer; one call at a time."""
         if claimed(body, kind) > MOST_VALUES:
-            raise InputError(f"the input claims more than {MOST_VALUES} values")
+            raise formats.InputError(f"the input claims more than {MOST_VALUES} values")
         began = time.perf_counter()
-        samples = read(body, f"input.{kind}", self.model.spec)
+        samples = formats.read(body, f"input.{kind}", self.model.spec)
         files = answers(self.model, "input.npy" if wants_array else f"input.{kind}", samples)
         if len(files) > 1:  # a mask for each class
             files = answers(self.model, "input.npy", samples)

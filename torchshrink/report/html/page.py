@@ -11,6 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from torchshrink.files import read
 from torchshrink.report import noise, text, versus
 from torchshrink.report.answer import answer, look
 from torchshrink.report.columns import table
@@ -136,6 +137,6 @@ def _card(item: Recommendation, rows: list[Row], judge: Judge) -> dict[str, Any]
 def _recipe(out: Path) -> str | None:
     """Return the recipe as the run stored it."""
     try:
-        return json.dumps(json.loads((out / "recipe.json").read_text()), indent=1)
-    except (OSError, ValueError):
+        return json.dumps(json.loads(read(out / "recipe.json")), indent=1)
+    except (OSError, ValueError, RecursionError):
         return None
