@@ -345,7 +345,7 @@ def test_kinds_of_models(name: str) -> None:
     prepared = quantize.prepare_ptq(model, images)
     torch.testing.assert_close(plain(prepared)(images), wanted, rtol=1e-2, atol=1e-2)
     quantize.calibrate(prepared, [images])
-    found = quantize.convert(prepared)(images.float())
+    found = quantize.convert(prepared)(images)
     assert snr_db(found, wanted) > 25
 
 
