@@ -18,8 +18,10 @@ from torchshrink.converters import half, onnx_file, qdq, runtimes
 from torchshrink.converters.export import ceil_pools, onnxruntime_int8, translations
 from torchshrink.converters.onnx_file import save
 from torchshrink.errors import ConversionError, ModelError, ParityError, RecipeError, ShrinkError, UnsupportedOpError
+from torchshrink.model.checked import check_example, check_is_module
 from torchshrink.model.signature import Inputs, batch_shapes, first, input_names, lively, output_names, tensors
 from torchshrink.quantize.noise import LIMIT_DB, snr_db
+from torchshrink.quantize.prepared import PreparedModule
 from torchshrink.quantize.tracing import in_float32, plain_copy
 from torchshrink.quiet import quiet
 from torchshrink.settings import check
@@ -90,9 +92,13 @@ def export(model: nn.Module, example_input: Inputs, batch: int | None = 1) -> on
         ModelError: When the model itself refuses ``example_input``.
         UnsupportedOpError: When an operation has no ONNX counterpart.
     """
+    check_is_module(model)
+    check_example(example_input)
+    if isinstance(model, PreparedModule):
+        raise ModelError("the model is prepared for quantization only: torchshrink.quantize.convert makes it a graph")
     example_input = in_float32(example_input)
     example = first(example_input, batch or 2)  # of two: torch.export takes a dimension of 1 for a constant
-    if not isinstance(model, torch.fx.GraphModule):
+    if not isinstance(model, torch.fx.GraphModule) or model.graph.find_nodes(op="call_module"):  # not of torch.export
         model = plain_copy(model).eval()
     # Without gradients blocks under inference_mode can be followed.
     with torch.no_grad(), _without_autocast():

@@ -78,7 +78,7 @@ class Parity:
 
 
 def verify(
-    path: Path, model: nn.Module, inputs: Inputs, precision: str, reference: str, processor: str = HERE
+    path: Path | str, model: nn.Module, inputs: Inputs, precision: str, reference: str, processor: str = HERE
 ) -> Parity:
     """Run a file in its real runtime, default delegates included, and compare it with ``model``.
 
@@ -98,7 +98,7 @@ def verify(
         ConversionError: When the runtime cannot load or run the file.
     """
     check("precision", precision, Precision)
-    arguments = as_tuple(inputs)
+    path, arguments = Path(path), as_tuple(inputs)
     _logger.info("run %s in its runtime%s", path.name, "" if processor == HERE else f" on {processor}")
     try:
         found = bench.predict_all(path, [value.numpy() for value in arguments], processor=processor)

@@ -184,6 +184,24 @@ def test_noise_too_small_to_be_seen_is_refused(noise: Callable[[Tensor], Tensor]
         to_onnx(Noisy(), torch.randn(1, 2, 5), tmp_path / "m.onnx")
 
 
+def test_what_is_only_prepared_is_no_graph(tmp_path: Path) -> None:
+    values = torch.randn(2, 2, 5)
+    with pytest.raises(ModelError, match=r"torchshrink\.quantize\.convert makes it a graph"):
+        to_onnx(quantize.prepare_ptq(nn.Conv1d(2, 3, 1), values), values, tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("make", [torch.fx.symbolic_trace, lambda model: model], ids=["traced", "plain"])
+def test_dropout_is_none_in_a_file(make: Callable[[nn.Module], nn.Module], tmp_path: Path, run_onnx: Run) -> None:
+    """A module that torch.fx traced has modes too."""
+    model, values = nn.Sequential(nn.Conv1d(2, 3, 1), nn.BatchNorm1d(3), nn.Dropout(0.5)), torch.randn(1, 2, 5)
+    path = to_onnx(make(model).train(), values, tmp_path / "m.onnx")
+    np.testing.assert_allclose(run_onnx(path, values.numpy()), model.eval()(values).detach().numpy(), atol=1e-5)
+
+
+def test_an_example_of_nan_tells_the_shape(tmp_path: Path) -> None:
+    assert to_onnx(nn.Conv1d(2, 3, 1), torch.full((1, 2, 5), float("nan")), tmp_path / "m.onnx").is_file()
+
+
 def test_a_graph_that_does_not_run_is_refused(tmp_path: Path) -> None:
     """ONNX's LSTM has no projection; torch.onnx writes one as if it had none."""
 
