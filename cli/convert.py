@@ -400,8 +400,11 @@ def _show_verdict(
     verdict = "verified" if parity["passed"] else "FAILED"
     console.show(f"{file}: {verdict} against {parity['reference']}, largest difference {parity['max_abs']:.3g}{within}")
     if parity["noise_db"] is not None:
-        added = "nothing" if parity["file_noise_db"] is None else f"{parity['file_noise_db']:.1f} dB"
-        console.show(f"signal to noise: {parity['noise_db']:.1f} dB by rounding in the graph; the file adds {added}")
+        own = "exact" if parity["file_noise_db"] is None else f"{parity['file_noise_db']:.1f} dB"
+        console.show(
+            f"signal to noise: the file against the graph {own}; the graph against itself with no activation rounded "
+            f"{parity['noise_db']:.1f} dB"
+        )
     if found := parity["graph_noise"]:
         from torchshrink.report.noise import said_of_graph, said_of_low
 

@@ -157,7 +157,7 @@ def write(
             if ranges is None:
                 raise ConversionError(f"{float_onnx} {_NO_RANGES}")
             known = range_store.load(ranges) if isinstance(ranges, Path) else ranges
-            match = quantize.quantize(source, float_onnx, known, temporary, samples, target != "litert")
+            match = quantize.quantize(source, float_onnx, known, temporary, samples, target)
             source = temporary
         elif precision == "fp16":
             half.round_tflite(source, temporary)

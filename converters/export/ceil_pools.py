@@ -43,22 +43,25 @@ def _spell_out(model: onnx.ModelProto, node: NodeProto, sizes: list[int]) -> Non
     kernel, stride = attribute(node, "kernel_shape"), attribute(node, "strides", [1] * dims)
     dilation, pads = attribute(node, "dilations", [1] * dims), attribute(node, "pads", [0] * 2 * dims)
     begins, ends = pads[:dims], pads[dims:]
-    windows, needed = [], []
-    for size, k, s, d, begin, end in zip(sizes, kernel, stride, dilation, begins, ends, strict=True):
-        reach = d * (k - 1) + 1
-        count = math.ceil((size + begin + end - reach) / s) + 1
-        if (count - 1) * s >= size + begin:
-            count -= 1  # it would begin behind the data
-        windows.append(count)
-        needed.append(max(0, (count - 1) * s + reach - size - begin))
+    limits = zip(sizes, kernel, stride, dilation, begins, ends, strict=True)
+    windows, needed = map(list, zip(*(count(*limit) for limit in limits), strict=True))
     counts_padding = bool(attribute(node, "count_include_pad", 0))
     for name in ("ceil_mode", "pads"):
         for item in [item for item in node.attribute if item.name == name]:
             node.attribute.remove(item)
     node.attribute.append(helper.make_attribute("pads", [*begins, *needed]))
     if node.op_type == "AveragePool" and counts_padding and needed != ends:
-        limits = zip(sizes, kernel, stride, begins, ends, windows, strict=True)
-        _correct(model, node, [_shares(*limit) for limit in limits])
+        sides = zip(sizes, kernel, stride, begins, ends, windows, strict=True)
+        _correct(model, node, [_shares(*side) for side in sides])
+
+
+def count(size: int, kernel: int, stride: int, dilation: int, begin: int, end: int) -> tuple[int, int]:
+    """Return how many windows PyTorch has along one dimension with ``ceil_mode``, and what padding at its end holds."""
+    reach = dilation * (kernel - 1) + 1
+    windows = math.ceil((size + begin + end - reach) / stride) + 1
+    if (windows - 1) * stride >= size + begin:
+        windows -= 1  # it would begin behind the data
+    return windows, max(0, (windows - 1) * stride + reach - size - begin)
 
 
 def _shares(size: int, kernel: int, stride: int, begin: int, end: int, windows: int) -> NDArray[Any]:

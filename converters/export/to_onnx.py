@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,8 +18,11 @@ from torchshrink.converters import half, onnx_file, qdq, runtimes
 from torchshrink.converters.export import ceil_pools, onnxruntime_int8, translations
 from torchshrink.converters.onnx_file import save
 from torchshrink.errors import ConversionError, ModelError, ParityError, RecipeError, ShrinkError, UnsupportedOpError
+from torchshrink.model.checked import check_example, check_is_module
 from torchshrink.model.signature import Inputs, batch_shapes, first, input_names, lively, output_names, tensors
 from torchshrink.quantize.noise import LIMIT_DB, snr_db
+from torchshrink.quantize.prepared import PreparedModule
+from torchshrink.quantize.tracing import in_float32, plain_copy
 from torchshrink.quiet import quiet
 from torchshrink.settings import check
 
@@ -29,6 +32,7 @@ Target = Literal["onnxruntime", "generic"]
 OPSET = 18
 _MOST_DIMENSIONS = 4
 _LARGEST_MESSAGE = 2**31 - 1
+_RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 _TOLERANCE = 1e-3  # of the largest value; rounding is 1e-5 in deep models, another window or padding 1e-2 and more
 
 
@@ -88,9 +92,44 @@ def export(model: nn.Module, example_input: Inputs, batch: int | None = 1) -> on
         ModelError: When the model itself refuses ``example_input``.
         UnsupportedOpError: When an operation has no ONNX counterpart.
     """
+    check_is_module(model)
+    check_example(example_input)
+    if isinstance(model, PreparedModule):
+        raise ModelError("the model is prepared for quantization only: torchshrink.quantize.convert makes it a graph")
+    example_input = in_float32(example_input)
     example = first(example_input, batch or 2)  # of two: torch.export takes a dimension of 1 for a constant
-    if not isinstance(model, torch.fx.GraphModule):
-        model = copy.deepcopy(model).eval()
+    if not isinstance(model, torch.fx.GraphModule) or model.graph.find_nodes(op="call_module"):  # not of torch.export
+        model = plain_copy(model).eval()
+    # Without gradients blocks under inference_mode can be followed.
+    with torch.no_grad(), _without_autocast():
+        exported = _exported(model, example, batch)
+        onnx_file.fold_casts(exported)
+        onnx_file.add_kernel_shapes(exported)
+        ceil_pools.spell_out(exported)
+        _check(exported, model, lively(example_input, batch or 2))
+    return exported
+
+
+@contextlib.contextmanager
+def _without_autocast() -> Iterator[None]:
+    """Let blocks under autocast compute in float32: ONNX Runtime has no kernels for bfloat16."""
+    enter: Any = torch.autocast.__enter__
+
+    def enter_off(block: torch.autocast) -> Any:
+        is_on, block._enabled = block._enabled, False
+        try:
+            return enter(block)
+        finally:
+            block._enabled = is_on
+
+    torch.autocast.__enter__ = enter_off  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        torch.autocast.__enter__ = enter  # type: ignore[method-assign]
+
+
+def _exported(model: nn.Module, example: tuple[Tensor, ...], batch: int | None) -> onnx.ModelProto:
     outputs, own = _try_out(model, example), translations.own()
     try:
         # stdout is where the exporter shows its progress
@@ -114,13 +153,13 @@ def export(model: nn.Module, example_input: Inputs, batch: int | None = 1) -> on
             f"{type(model).__name__} cannot be exported to ONNX: {reason}; {advice} in the model"
         ) from error
     assert program is not None
-    exported: onnx.ModelProto = program.model_proto
-    exported = _copy_without_notes(exported)
-    onnx_file.fold_casts(exported)
-    onnx_file.add_kernel_shapes(exported)
-    ceil_pools.spell_out(exported)
-    _check(exported, model, lively(example_input, batch or 2))
-    return exported
+    drawn = [node.op_type for node in program.model_proto.graph.node if node.op_type in _RANDOM]
+    if drawn:
+        raise ModelError(
+            f"{type(model).__name__} draws random numbers in evaluation too ({drawn[0]}), so no file can compute what "
+            "it computes: draw only where self.training is set, or outside of the model"
+        )
+    return _copy_without_notes(program.model_proto)
 
 
 def _check(exported: onnx.ModelProto, model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -128,15 +167,23 @@ def _check(exported: onnx.ModelProto, model: nn.Module, inputs: tuple[Tensor, ..
 
     Raises:
         ParityError: Naming the output.
+        UnsupportedOpError: When it does not run.
     """
     wanted = [value.detach() for value in tensors(_try_out(model, inputs))]
     names = [item.name for item in onnx_file.inputs(exported)]
     if len(names) != len(inputs) or exported.ByteSize() > _LARGEST_MESSAGE:
         return  # an input that nothing depends on; a graph too large to be handed over in memory
     try:
-        found = runtimes.onnx_values(exported, set(), [value.numpy() for value in inputs])
+        run = runtimes.onnx_runner(exported, set(), is_optimized=False)
     except ConversionError:
         return  # it has an operation that ONNX Runtime lacks; others may have it
+    try:
+        found = run([value.numpy() for value in inputs])
+    except Exception as error:  # its classes have no common base but this
+        raise UnsupportedOpError(
+            f"the ONNX graph of {type(model).__name__} does not run: {_reason(error)}; replace that operation in the "
+            "model (an LSTM with proj_size by one without and a linear layer)"
+        ) from error
     for item, target in zip(exported.graph.output, wanted, strict=True):
         if not _is_same(torch.from_numpy(np.asarray(found[item.name])), target, qdq.is_quantized(exported)):
             raise ParityError(

@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from onnx import TensorProto
 
+from torchshrink.converters.export import ceil_pools
+from torchshrink.quantize.rewriting import windows
+
 _read: dict[tuple[Any, ...], Any] = {}
 
 
@@ -46,8 +49,9 @@ def read_once() -> Iterator[None]:
 
 
 def own() -> dict[Any, Any]:
-    """Say what torch.onnx does not know: per-channel quantization, as QDQ nodes with an axis."""
+    """Say what torch.onnx does not know, or has wrong; per-channel quantization becomes QDQ nodes with an axis."""
     from onnxscript import opset18 as op
+    from onnxscript.function_libs.torch_lib.ops.nn import aten_avg_pool2d
 
     # The names and the order are those of the PyTorch operations.
     def dequantize(x, scale, zero_point, axis, *_, **__):  # type: ignore[no-untyped-def]
@@ -64,6 +68,29 @@ def own() -> dict[Any, Any]:
         moved = op.Transpose(parts, perm=[0, 1, 3, 5, 2, 4])
         return op.Reshape(moved, op.Constant(value_ints=[0, channels * factor * factor, height, width]))
 
+    # onnxscript leaves the divisor out.
+    def avg_pool2d(x, size, stride=(), padding=(0,), ceil_mode=False, counts_padding=True, divisor=None):  # type: ignore[no-untyped-def]
+        if divisor is None:
+            return aten_avg_pool2d(x, size, stride, padding, ceil_mode, counts_padding)
+        kernel, strides, edges = ([*each, *each][:2] for each in (size, stride or size, padding))
+        limits = zip(x.shape[2:], kernel, strides, edges, strict=True)
+        ends = [ceil_pools.count(side, k, s, 1, p, p)[1] if ceil_mode else p for side, k, s, p in limits]
+        wide = op.Pad(x, op.Constant(value_ints=[0, 0, *edges, 0, 0, *ends]))
+        return op.Mul(
+            op.AveragePool(wide, kernel_shape=kernel, strides=strides),
+            op.Constant(value_float=kernel[0] * kernel[1] / divisor),
+        )
+
+    def adaptive_max_pool(x, size):  # type: ignore[no-untyped-def]
+        sides = x.shape[-len(size) :]
+        for axis, (side, count) in enumerate(zip(sides, size, strict=True), -len(size)):
+            parts = [op.Slice(x, [start], [stop], [axis]) for start, stop in windows(side, count)]
+            x = op.Concat(*(op.ReduceMax(part, [axis], keepdims=1) for part in parts), axis=axis)
+        return x, op.Constant(value_float=float("nan"))  # no places: what uses them is refused
+
+    def rrelu(x, noise, lower=1 / 8, upper=1 / 3, training=False, generator=None):  # type: ignore[no-untyped-def]  # noqa: ARG001
+        return op.LeakyRelu(x, alpha=(lower + upper) / 2), noise
+
     from torch.ao.quantization.fx import _decomposed  # noqa: F401  # registers the operations named below
 
     operations = torch.ops.quantized_decomposed
@@ -71,4 +98,8 @@ def own() -> dict[Any, Any]:
         operations.dequantize_per_channel.default: dequantize,
         operations.quantize_per_channel.default: quantize,
         torch.ops.aten.pixel_unshuffle.default: pixel_unshuffle,
+        torch.ops.aten.avg_pool2d.default: avg_pool2d,
+        torch.ops.aten.adaptive_max_pool1d.default: adaptive_max_pool,
+        torch.ops.aten.adaptive_max_pool2d.default: adaptive_max_pool,
+        torch.ops.aten.rrelu_with_noise_functional.default: rrelu,
     }

@@ -13,22 +13,25 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from torchshrink.converters import tflite_file
+from torchshrink.converters.ranges import Range
+from torchshrink.converters.targets import Target
 from torchshrink.converters.tflite_file import Graph, graphs
 
 _Clamp = schema.ActivationFunctionType
 _CLAMPS = {"RELU": _Clamp.RELU, "RELU6": _Clamp.RELU6, "RELU_N1_TO_1": _Clamp.RELU_N1_TO_1}
 
 
-def rewrite(model: Any, is_integer_only: bool = False) -> int:
+def rewrite(model: Any, target: Target = "litert") -> int:
     """Rewrite clamps of int8 tensors that stand alone, absolute values and hard-swish, in place; return how many.
 
     Args:
         model: The quantized file.
-        is_integer_only: Whether what runs it has no floats: hard-swish, which is faster in float, stays int8 then.
+        target: What runs it. Hard-swish, which is faster in float, stays int8 where there are no floats; the Edge TPU
+            has none and gets its factors.
     """
     forms: dict[str, Callable[[Graph, Any], None]] = dict.fromkeys(_CLAMPS, _as_sum) | {"ABS": _as_leaky_relu}
-    if not is_integer_only:
-        forms["HARD_SWISH"] = _in_float
+    if target != "integer-only":
+        forms["HARD_SWISH"] = _in_float if target == "litert" else _as_factors
     count = 0
     for graph in graphs(model):
         for operator in list(graph.operators):
@@ -76,3 +79,36 @@ def _in_float(graph: Graph, operator: Any) -> None:
         operator,
         graph.step("QUANTIZE", ends[1], result),
     ]
+
+
+def _as_factors(graph: Graph, operator: Any) -> None:
+    """Write ``x * (relu6(x + 3) / 6)``."""
+    entry, result = int(operator.inputs[0]), int(operator.outputs[0])
+    clipped, share = (graph.add_copy(entry, f"{graph.name(result)}_{name}") for name in ("clipped", "share"))
+    graph.make_int8(clipped, Range((6 / 255,), (-128,)))
+    graph.make_int8(share, Range((1 / 255,), (-128,)))
+    place = graph.operators.index(operator)
+    graph.operators[place : place + 1] = [
+        _pair(graph, "Add", entry, _constant(graph, entry, 3), clipped, _Clamp.RELU6),
+        _pair(graph, "Mul", clipped, _constant(graph, entry, 1 / 6), share),
+        _pair(graph, "Mul", entry, share, result),
+    ]
+
+
+def _pair(graph: Graph, kind: str, left: int, right: int, result: int, clamp: int = _Clamp.NONE) -> Any:
+    """Return an operator of two tensors."""
+    made = graph.step(kind.upper(), left, result)
+    made.inputs = [left, right]
+    made.builtinOptionsType = getattr(schema.BuiltinOptions, f"{kind}Options")
+    made.builtinOptions = getattr(schema, f"{kind}OptionsT")()
+    made.builtinOptions.fusedActivationFunction = clamp
+    return made
+
+
+def _constant(graph: Graph, like: int, value: float) -> int:
+    """Add a tensor of one int8 code, the largest."""
+    index = graph.add_copy(like, f"{graph.name(like)}_{value:.3g}")
+    graph.make_int8(index, Range((value / 127,), (0,)))
+    graph.tensors[index].shape, graph.tensors[index].shapeSignature = [1], None
+    graph.tensors[index].buffer = tflite_file.add_buffer(graph.model, np.array(127, np.int8).tobytes())
+    return index

@@ -32,6 +32,7 @@ from torchshrink.converters.int8_tflite import (
 )
 from torchshrink.converters.int8_tflite.matching import Match
 from torchshrink.converters.ranges import Range, Ranges
+from torchshrink.converters.targets import Target
 from torchshrink.converters.tflite_file import Graph
 from torchshrink.errors import ConversionError
 from torchshrink.quiet import silent_stderr
@@ -43,7 +44,7 @@ def quantize(
     ranges: Ranges,
     target: Path,
     samples: Sequence[runtimes.Sample] = (),
-    is_integer_only: bool = False,
+    device: Target = "litert",
 ) -> Match:
     """Write the int8 file and return how its tensors were matched.
 
@@ -57,7 +58,7 @@ def quantize(
         target: Where the int8 file goes.
         samples: Real inputs, for tensors that the converter added inside of a quantized operation; without any, that
             operation stays float.
-        is_integer_only: Whether what runs the file has no floats: then nothing is float for being faster so.
+        device: What runs the file: without floats, nothing is float for being faster so.
 
     Raises:
         ConversionError: When the ranges are those of another model, or ai-edge-quantizer refuses this one.
@@ -83,7 +84,7 @@ def quantize(
     mend.restore_grids(quantized, learned)
     mend.drop_idle(quantized)
     consistency.check(quantized, model, target.name)
-    fast_forms.rewrite(quantized, is_integer_only)
+    fast_forms.rewrite(quantized, device)
     tflite_file.write(quantized, target)
     return match
 

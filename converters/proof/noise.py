@@ -41,15 +41,6 @@ def power(values: NDArray[Any], reference: NDArray[Any]) -> float:
     return float(np.square(values.astype(np.float64) - reference).mean())
 
 
-def db(values: NDArray[Any], reference: NDArray[Any]) -> float | None:
-    """Return the signal-to-noise ratio ``10 log10(var(reference) / mean((values - reference)^2))``.
-
-    The variance, not the power: a constant tells nothing, however large. None where nothing differs or varies.
-    """
-    noise, signal = power(values, reference), float(reference.astype(np.float64).var())
-    return 10 * float(np.log10(signal / noise)) if noise > 0 and signal > 0 else None
-
-
 def is_lost(graph_values: NDArray[Any], float_values: NDArray[Any], step: float | None) -> bool:
     """Return whether a graph gives out one number where, unrounded, it tells inputs or places apart.
 

@@ -11,18 +11,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import NodeProto
+from onnx import NodeProto, numpy_helper
 
-from torchshrink.converters.onnx_file import DEQUANTIZE, attribute, constants
+from torchshrink.converters.onnx_file import DEQUANTIZE, QUANTIZE, attribute, constants
 
 _LARGEST_ACTIVATION = 255
 _LOW, _HIGH = -(2**15), 2**15 - 1
 # Integer operators: which input holds the weight. Those between quantize and dequantize nodes have it second.
-_WEIGHT_INPUT = {"QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3, "ConvInteger": 1, "MatMulInteger": 1}
+_WEIGHT_INPUT = {
+    "QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3, "ConvInteger": 1, "MatMulInteger": 1, "MatMulIntegerToFloat": 1,
+    "DynamicQuantizeMatMul": 1,
+}  # fmt: skip
 _BETWEEN = ("Conv", "Gemm", "MatMul")
 
 
@@ -56,7 +60,7 @@ def find_saturation(model: onnx.ModelProto) -> list[Saturation]:
 
 def _weights(model: onnx.ModelProto) -> Iterator[tuple[NodeProto, NDArray[np.int32]]]:
     """Yield every operation that integer kernels compute with signed 8-bit weights, and their codes."""
-    arrays, producers = constants(model), {name: node for node in model.graph.node for name in node.output}
+    arrays, producers = _constants(model), {name: node for node in model.graph.node for name in node.output}
     for node in model.graph.node:
         name = ""
         if node.op_type in _WEIGHT_INPUT:
@@ -68,6 +72,23 @@ def _weights(model: onnx.ModelProto) -> Iterator[tuple[NodeProto, NDArray[np.int
         codes = arrays.get(name)
         if codes is not None and codes.dtype == np.int8 and not _is_depthwise(node, codes):
             yield node, codes.astype(np.int32)
+
+
+def _constants(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:
+    """Return what is stored, wherever a tool puts it: float weights behind a quantize node too."""
+    arrays = constants(model)
+    for node in model.graph.node:
+        if node.op_type == "Constant" and attribute(node, "value") is not None:
+            arrays[node.output[0]] = numpy_helper.to_array(attribute(node, "value"))
+        elif node.op_type == QUANTIZE and len(node.input) > 2 and all(name in arrays for name in node.input):
+            weight, scale, zero_point = (arrays[name] for name in node.input)
+            shape = [1] * weight.ndim
+            if scale.ndim:
+                shape[attribute(node, "axis", 1)] = scale.size
+            codes = np.rint(weight / scale.reshape(shape)) + zero_point.reshape(shape)
+            limits = np.iinfo(zero_point.dtype)
+            arrays[node.output[0]] = codes.clip(limits.min, limits.max).astype(zero_point.dtype)
+    return arrays
 
 
 def _is_depthwise(node: NodeProto, codes: NDArray[np.int8]) -> bool:

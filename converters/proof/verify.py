@@ -21,7 +21,7 @@ from torchshrink.converters.runtimes import spread
 from torchshrink.errors import ConversionError, ModelError
 from torchshrink.model.macs import evaluating
 from torchshrink.model.signature import Inputs, as_tuple, leaves, tensors
-from torchshrink.quantize.noise import worst_db
+from torchshrink.quantize.noise import snr_db, worst_db
 from torchshrink.runtime.processors import HERE
 from torchshrink.settings import check
 
@@ -49,9 +49,10 @@ class Parity:
         lsb_match: For int8, the share of outputs within one step of the output's grid; None for floats.
         passed: Whether the limits of this module hold.
         reason: The limit that does not hold, in words; empty when all do.
-        noise_db: What quantization costs: the signal-to-noise ratio of the quantized graph against itself with no
-            activation rounded, in dB (see `noise.db`), of the worst output. None for floats, and where nothing differs.
-        file_noise_db: The same of the file against the graph: what the file adds.
+        noise_db: What rounding activations costs: the signal-to-noise ratio of the quantized graph against itself with
+            no activation rounded, in dB (see `torchshrink.quantize.noise.snr_db`, as all figures in dB), of the worst
+            output. None for floats, and where nothing differs.
+        file_noise_db: The same of the file against the graph.
         judged_by: What decided: ``"limits"`` of differences; for fp16 also ``"halves"`` (what rounding the weights
             does to the module itself); for int8 also ``"operators"`` (one computes something
             else from the same inputs), ``"noise"`` (more steps apart than the limits allow, and as close to the float
@@ -77,7 +78,7 @@ class Parity:
 
 
 def verify(
-    path: Path, model: nn.Module, inputs: Inputs, precision: str, reference: str, processor: str = HERE
+    path: Path | str, model: nn.Module, inputs: Inputs, precision: str, reference: str, processor: str = HERE
 ) -> Parity:
     """Run a file in its real runtime, default delegates included, and compare it with ``model``.
 
@@ -97,7 +98,7 @@ def verify(
         ConversionError: When the runtime cannot load or run the file.
     """
     check("precision", precision, Precision)
-    arguments = as_tuple(inputs)
+    path, arguments = Path(path), as_tuple(inputs)
     _logger.info("run %s in its runtime%s", path.name, "" if processor == HERE else f" on {processor}")
     try:
         found = bench.predict_all(path, [value.numpy() for value in arguments], processor=processor)
@@ -203,8 +204,8 @@ def look_closer(
 
 
 def _worst_db(values: Sequence[NDArray[np.float32]], references: Sequence[NDArray[np.float32]]) -> float | None:
-    each = [noise.db(*pair) for pair in zip(values, references, strict=True)]
-    return min((value for value in each if value is not None), default=None)
+    each = [snr_db(*map(torch.from_numpy, pair)) for pair in zip(values, references, strict=True)]
+    return min(filter(np.isfinite, each), default=None)
 
 
 def _noise_reason(

@@ -6,6 +6,7 @@ The reference is the module itself, run by PyTorch; `plain` takes fake quantizat
 import copy
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Self
 
 import pytest
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 from torchshrink import quantize
-from torchshrink.errors import DataError, ModelError, ParityError
+from torchshrink.converters import to_onnx
+from torchshrink.errors import DataError, ModelError, ParityError, RecipeError
 from torchshrink.quantize import PreparedModule, parity
 from torchshrink.quantize.noise import snr_db
 from torchshrink.quiet import quiet
@@ -345,7 +347,7 @@ def test_kinds_of_models(name: str) -> None:
     prepared = quantize.prepare_ptq(model, images)
     torch.testing.assert_close(plain(prepared)(images), wanted, rtol=1e-2, atol=1e-2)
     quantize.calibrate(prepared, [images])
-    found = quantize.convert(prepared)(images.float())
+    found = quantize.convert(prepared)(images)
     assert snr_db(found, wanted) > 25
 
 
@@ -408,6 +410,8 @@ def small() -> PreparedModule:
     [
         (IMAGES[:0], DataError, "batch 2 of the calibration data holds no sample: leave it out"),
         (IMAGES.numpy(), DataError, "batch 2 of the calibration data holds a ndarray: give tensors"),
+        (IMAGES > 0, DataError, "batch 2 of the calibration data holds bool: give float32, as the example was"),
+        (IMAGES.to(torch.complex64), DataError, "holds complex64: give float32"),
         (torch.rand(4, 3, 9, 9), ModelError, r"input of \[4, 3, 9, 9\] does not fit the example .*size\(\)\[2\] == 8"),
     ],
 )
@@ -417,8 +421,61 @@ def test_batches_that_cannot_be_calibrated_on(second: Any, kind: type[Exception]
         quantize.calibrate(prepared, [(IMAGES,), (second,)])
 
 
+def test_labels_are_no_input() -> None:
+    with pytest.raises(
+        DataError, match="batch 1 of the calibration data holds 2 inputs, the model takes 1: give those"
+    ):
+        quantize.calibrate(small(), [(IMAGES, torch.zeros(len(IMAGES)))])
+
+
+@pytest.mark.parametrize("batches", [None, IMAGES, 3])
+def test_what_is_no_list_of_batches(batches: Any) -> None:
+    for call in (lambda: quantize.calibrate(small(), batches), lambda: quantize.ptq(convolution().eval(), batches)):
+        with pytest.raises(RecipeError, match=r"batches=.*: expected a list of batches, such as \[images\], got a"):
+            call()
+
+
+@pytest.mark.parametrize(("model", "said"), [(torch.relu, "a builtin"), (None, "None"), (nn.ReLU, "a class, not an")])
+def test_what_is_no_module(model: Any, said: str, tmp_path: Path) -> None:
+    calls = (quantize.prepare_ptq, quantize.prepare_qat, lambda *given: to_onnx(*given, tmp_path / "m.onnx"))
+    for call in calls:
+        with pytest.raises(ModelError, match=rf"expected a torch\.nn\.Module, got {said}"):
+            call(model, IMAGES)
+
+
+def test_weights_that_are_no_numbers_are_named() -> None:
+    model = nn.Sequential(convolution())
+    model[0].bias.data[0] = float("nan")
+    with pytest.raises(ModelError, match=r"parameter '0\.bias' holds NaN or infinite values"):
+        quantize.prepare_qat(model, IMAGES)
+
+
+def test_a_mode_that_the_models_own_train_sets_is_kept() -> None:
+    """Though it was never called: a new model is in training from the beginning."""
+
+    class Frozen(nn.Sequential):
+        def train(self, mode: bool = True) -> Self:
+            super().train(mode)
+            self[1].eval()
+            return self
+
+    prepared = quantize.prepare_qat(Frozen(convolution(), nn.BatchNorm2d(4)), IMAGES)
+    before = {name: value.clone() for name, value in prepared.graph_module.named_buffers() if "running" in name}
+    prepared.train()(IMAGES + 5)
+    assert before
+    for name, value in before.items():
+        torch.testing.assert_close(dict(prepared.graph_module.named_buffers())[name], value, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize(
-    ("example", "said"), [(IMAGES[:0], "no sample"), ({"x": IMAGES}, "a str: give a tensor"), ([[1.0]], "a list: give")]
+    ("example", "said"),
+    [
+        (IMAGES[:0], "no sample"),
+        (torch.tensor(1.0), "no sample"),
+        (None, "a NoneType: give"),
+        ({"x": IMAGES}, "a dict: give a tensor"),
+        ([[1.0]], "a list: give"),
+    ],
 )
 def test_examples_that_tell_nothing(example: Any, said: str) -> None:
     with pytest.raises(DataError, match=f"the example input holds {said}"):
@@ -431,6 +488,13 @@ def test_values_that_are_no_numbers_are_refused(value: float) -> None:
     spoiled[0, 0, 0, 0] = value
     with pytest.raises(DataError, match="batch 2 of the calibration data holds NaN or infinite values: remove it"):
         quantize.calibrate(small(), [IMAGES, spoiled])
+
+
+def test_an_output_that_is_no_number_is_named() -> None:
+    """Of a layer that stays float, where nothing is observed."""
+    prepared = quantize.prepare_ptq(Calls(lambda m, x: torch.log(m.c(x)), c=convolution()), IMAGES)
+    with pytest.raises(DataError, match="first in 'log'"):
+        quantize.calibrate(prepared, [IMAGES])
 
 
 def test_values_that_the_model_makes_infinite_are_named() -> None:

@@ -81,6 +81,10 @@ REWRITTEN: dict[str, tuple[Callable[[Tensor], Tensor], list[str]]] = {
     "clamp_min": (lambda x: torch.clamp_min(x, 0), ["relu"]),
     "average over padding": (lambda x: F.avg_pool2d(x, 3, 2, 1), ["pad", "avg_pool2d"]),
     "average of one side padded": (lambda x: F.avg_pool2d(x, (1, 3), 1, (0, 1)), ["pad", "avg_pool2d"]),
+    "average with a divisor": (
+        lambda x: F.avg_pool2d(x, (2, 3), 1, (0, 1), divisor_override=5),
+        ["pad", "avg_pool2d", "mul"],
+    ),
     "adaptive average": (lambda x: F.adaptive_avg_pool2d(x, (4, 3)), ["avg_pool2d"]),
     "adaptive maximum": (lambda x: F.adaptive_max_pool2d(x, (4, 3)), ["max_pool2d"]),
     "chunks": (lambda x: torch.cat(torch.chunk(x, 2, 1)[::-1], 1), ["slice", "slice", "cat"]),
@@ -93,6 +97,10 @@ REWRITTEN: dict[str, tuple[Callable[[Tensor], Tensor], list[str]]] = {
     "uneven windows": (
         lambda x: F.adaptive_avg_pool2d(x, (3, 5)),
         ["transpose", "linear", "transpose", "linear"],
+    ),
+    "uneven maximum": (
+        lambda x: F.adaptive_max_pool2d(x, (8, 5)),
+        [*["slice"] * 5, *["amax"] * 5, "cat"],
     ),
     "rolled": (lambda x: x.roll((1, -2), (2, 3)), ["slice", "slice", "cat", "slice", "slice", "cat"]),
     "edges repeated": (lambda x: F.pad(x, (1, 2, 0, 0), mode="replicate"), ["slice", "slice", "cat"]),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils import _pytree as tree
 
-from torchshrink.errors import ModelError
+from torchshrink.errors import DataError, ModelError
 from torchshrink.usercode import calling
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
@@ -26,6 +26,33 @@ def unwrapped(module: nn.Module) -> nn.Module:
     while (inner := wrapped(module)) is not None:
         module = inner
     return module
+
+
+def check_is_module(model: object) -> None:
+    """Refuse what is no module: a class, a function.
+
+    Raises:
+        ModelError: Saying what it is.
+    """
+    if not isinstance(model, nn.Module):
+        kind = "a class, not an object" if isinstance(model, type) else _kind(model)
+        raise ModelError(f"expected a torch.nn.Module, got {kind}")
+
+
+def check_example(example: object) -> None:
+    """Refuse what is neither a tensor with samples, nor one for each argument.
+
+    Raises:
+        DataError: Saying what it is.
+    """
+    values = example if isinstance(example, list | tuple) else (example,)
+    for value in values:
+        if not isinstance(value, Tensor):
+            raise DataError(
+                f"the example input holds a {type(value).__name__}: give a tensor, or one for each argument"
+            )
+        if value.dim() == 0 or value.numel() == 0:
+            raise DataError("the example input holds no sample: give one at least")
 
 
 def check_module(found: object, what: str) -> nn.Module:

@@ -88,7 +88,19 @@ def from_json(content: Any, tensors: dict[str, Tensor]) -> GraphModule:
         graph.lint()
     except (KeyError, TypeError, RuntimeError, ValueError) as error:
         raise ModelError(f"the graph in this file is damaged: {error}") from error
-    return GraphModule(root, graph, "QuantizedGraph").eval()
+    module = GraphModule(root, graph, "QuantizedGraph").eval()
+    if {value.dtype for value in tensors.values() if value.is_floating_point()} <= {torch.float32}:
+        module.register_forward_pre_hook(_in_float32)
+    return module
+
+
+def _in_float32(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Let inputs of half or double precision be what the graph computes with, as `quantize.prepare_ptq` does."""
+    return tuple(value.float() if _is_of_other_floats(value) else value for value in inputs)
+
+
+def _is_of_other_floats(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float32
 
 
 def _structured(module: GraphModule, output: Any) -> Any:

@@ -35,7 +35,7 @@ def _varied(value: Tensor, generator: torch.Generator) -> Tensor:
     value = value.detach()
     if not value.is_floating_point():
         return value
-    if bool((value == value.flatten()[0]).all()):  # zeros, as an example that only tells the shape
+    if not bool(value.isfinite().all()) or bool((value == value.flatten()[0]).all()):  # it only tells the shape
         return torch.rand(value.shape, generator=generator).to(value)
     factor = 1 + 0.2 * torch.randn(value.shape, generator=generator).clamp(-2, 2)
     return value * factor.to(value)  # signs stay: the model may take logarithms

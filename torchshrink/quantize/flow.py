@@ -14,7 +14,8 @@ from torch.fx import GraphModule
 
 from torchshrink.errors import DataError, ModelError, ParityError, RecipeError
 from torchshrink.model import graphs
-from torchshrink.model.signature import Inputs, as_tuple, lively
+from torchshrink.model.checked import check_example, check_is_module
+from torchshrink.model.signature import Inputs, as_tuple, lively, tensors
 from torchshrink.quantize import exits
 from torchshrink.quantize.prepared import PreparedModule
 from torchshrink.quantize.tracing import (
@@ -85,14 +86,13 @@ def calibrate(prepared: PreparedModule, batches: Iterable[Inputs]) -> None:
     few batches let ranges begin with what all of them show; nothing else of the module changes.
 
     Raises:
-        DataError: When there is no batch, one is empty or no tensor, or values in it, or those that the model makes of
-            it, are not finite.
-        RecipeError: When ``batches`` is a tensor, whose samples would be taken for batches.
+        DataError: When there is no batch, one is empty, no tensor, of another type or of too many, or values in it, or
+            those that the model makes of it, are not finite.
+        RecipeError: When ``batches`` is a tensor, whose samples would be taken for batches, or holds none.
         ModelError: When ``prepared`` is something else, or a batch is of another size than it was prepared for.
     """
     _check_prepared(prepared, "calibrate")
-    if isinstance(batches, Tensor):
-        raise RecipeError(f"batches={list(batches.shape)}: expected a list of batches, such as [images], got a tensor")
+    check_batches(batches)
     count = 0
     with prepared.observing():
         for count, batch in enumerate(batches, 1):
@@ -101,30 +101,54 @@ def calibrate(prepared: PreparedModule, batches: Iterable[Inputs]) -> None:
         raise DataError("there is no batch in the calibration data: give at least one")
 
 
+def check_batches(batches: object) -> None:
+    """Refuse a tensor, whose samples would be taken for batches, and what holds none.
+
+    Raises:
+        RecipeError: Saying what it is.
+    """
+    if isinstance(batches, Tensor) or not isinstance(batches, Iterable):
+        given = f"{list(batches.shape)}" if isinstance(batches, Tensor) else f"{batches!r}"
+        kind = "tensor" if isinstance(batches, Tensor) else type(batches).__name__
+        raise RecipeError(f"batches={given}: expected a list of batches, such as [images], got a {kind}")
+
+
 def _show(prepared: PreparedModule, values: tuple[Any, ...], name: str) -> None:
+    entries = prepared.graph_module.graph.find_nodes(op="placeholder")
     for place, value in enumerate(values):
-        if (problem := _problem(value)) is not None:
+        entry = entries[place].meta["val"].dtype if place < len(entries) else None
+        if (problem := _problem(value, entry)) is not None:
             where = f" in input {place}" if len(values) > 1 else ""
             raise DataError(f"{name} holds {problem[0]}{where}: {problem[1]}")
+    if len(values) != len(entries):
+        raise DataError(
+            f"{name} holds {len(values)} inputs, the model takes {len(entries)}: give those, without labels"
+        )
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", ".*inf detected", UserWarning)  # torchao leaves them out
-            prepared(*values)
+            found = tensors(prepared(*values))
+        is_lost, reason = any(bool(value.isnan().any()) for value in found), None
     except (RuntimeError, UserWarning) as error:
         if "finite" not in str(error) and "inf detected" not in str(error):
             raise
+        is_lost, reason = True, error
+    if is_lost:
         raise DataError(
             f"the model computes NaN or infinite values from {name}, "
             f"first in {exits.first_not_finite(prepared.graph_module, values)}: keep that module float (keep_float)"
-        ) from error
+        ) from reason
 
 
-def _problem(value: object) -> tuple[str, str] | None:
+def _problem(value: object, entry: torch.dtype | None) -> tuple[str, str] | None:
     """Return what is wrong with one input of a batch, and what to do; None where nothing is."""
     if not isinstance(value, Tensor):
         return f"a {type(value).__name__}", "give tensors, as torch.from_numpy makes them"
     if value.numel() == 0:
         return "no sample", "leave it out"
+    if entry is not None and value.is_floating_point() != entry.is_floating_point:
+        kinds = [str(dtype).removeprefix("torch.") for dtype in (value.dtype, entry)]
+        return kinds[0], f"give {kinds[1]}, as the example was"
     return None if bool(torch.isfinite(value).all()) else ("NaN or infinite values", "remove it")
 
 
@@ -210,13 +234,8 @@ def _prepare(
     check_names("keep_float", keep_float)
     check_switch("portable", portable)
     check("weights", weights, Weights)
-    for value in as_tuple(example_input):
-        if not isinstance(value, Tensor):
-            raise DataError(
-                f"the example input holds a {type(value).__name__}: give a tensor, or one for each argument"
-            )
-        if value.numel() == 0:
-            raise DataError("the example input holds no sample: give one at least")
+    check_is_module(model)
+    check_example(example_input)
     if is_quantized(model) or isinstance(model, PreparedModule):
         raise ModelError(f"{type(model).__name__} is quantized already: prepare the float model that it was made from")
     with quiet():
@@ -226,6 +245,9 @@ def _prepare(
         keep.check(model, keep_float)
         if any(hasattr(module, "weight_mask") for module in model.modules()):
             raise ModelError(f"{type(model).__name__} is masked: make its pruning permanent, torchshrink.prune.remove")
+        for name, weight in model.named_parameters():
+            if not bool(weight.isfinite().all()):
+                raise ModelError(f"parameter {name!r} holds NaN or infinite values: take weights from before that")
         inputs = lively(example_input)
         wanted = parity.try_out(model, inputs)
         quantizer = TFLiteQuantizer(is_qat, plain_names(model, keep_float), portable, weights)

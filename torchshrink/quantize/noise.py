@@ -78,10 +78,12 @@ def noise(graph: GraphModule, module: nn.Module | None = None, inputs: Inputs | 
         inputs: ``[N, C, *size]``, or one for each argument; a batch of real data.
 
     Raises:
-        ModelError: When what a checkpoint says is damaged.
+        ModelError: When what a checkpoint says is damaged, or ``graph`` is none.
 
     Source: Sheng et al., arXiv:1803.08607, section 4, names the layers that lose most in this way.
     """
+    if not isinstance(graph, GraphModule):
+        raise ModelError(f"noise takes what convert returned, got {type(graph).__name__}")
     if module is None or inputs is None:
         return from_rows(graph.meta.get(NOISE, []))
     values = as_tuple(inputs)

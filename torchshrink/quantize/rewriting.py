@@ -241,7 +241,7 @@ def _avg_pool(
 ) -> Node | None:
     """Write padding that counts as an operation of its own: TFLite's kernel averages over what is inside only.
 
-    Where windows end with the values, rounding their number up (``ceil_mode``) is left out.
+    Where windows end with the values, rounding their number up (``ceil_mode``) is left out. A divisor becomes a factor.
     """
     dims = source.meta["val"].dim() - 2
     sizes, each, steps = kernel * dims, list(padding) * dims, (list(stride) or kernel) * dims
@@ -250,8 +250,13 @@ def _avg_pool(
         isinstance(length, int) and (length + 2 * edge - size) % step == 0
         for length, edge, size, step in zip(shape, each, sizes, steps, strict=False)
     )
-    if divisor is not None or (ceil_mode and not fits):
+    if ceil_mode and not fits:
         return None
+    if divisor is not None:
+        edges = [amount for size in reversed(each[:dims]) for amount in (size, size)]
+        wide = write.call(aten.pad.default, source, edges) if any(padding) else source
+        pooled = write.call(write.node.target, wide, kernel, list(stride) or kernel)
+        return write.call(aten.mul.Tensor, pooled, write.constant(math.prod(sizes[:dims]) / divisor))
     if not any(padding):
         return write.call(write.node.target, source, kernel, list(stride) or kernel) if ceil_mode else None
     if not count_include_pad:
@@ -278,13 +283,31 @@ def _uneven_pool(write: Writer, source: Node, size: list[int]) -> Node | None:
     for dim, (length, count) in enumerate(zip(shape, size, strict=True), -len(size)):
         if length == count:
             continue
-        windows = torch.zeros(count, length)
-        for index in range(count):
-            start, stop = index * length // count, -(-(index + 1) * length // count)
-            windows[index, start:stop] = 1 / (stop - start)
+        shares = torch.zeros(count, length)
+        for index, (start, stop) in enumerate(windows(length, count)):
+            shares[index, start:stop] = 1 / (stop - start)
         swapped = source if dim == -1 else write.call(aten.transpose.int, source, dim, -1)
-        made = write.call(aten.linear.default, swapped, write.constant(windows))
+        made = write.call(aten.linear.default, swapped, write.constant(shares))
         source = made if dim == -1 else write.call(aten.transpose.int, made, dim, -1)
+    return source
+
+
+def windows(length: int, count: int) -> list[tuple[int, int]]:
+    """Return where the windows of an adaptive pool begin and end along one dimension."""
+    return [(index * length // count, -(-(index + 1) * length // count)) for index in range(count)]
+
+
+def _uneven_max_pool(write: Writer, source: Node, size: list[int]) -> Node | None:
+    """Write an adaptive maximum as the maxima of slices, joined, for each side."""
+    shape = source.meta["val"].shape[-len(size) :]
+    if not all(isinstance(length, int) for length in shape):
+        return None
+    for dim, (length, count) in enumerate(zip(shape, size, strict=True), -len(size)):
+        if length == count:
+            continue
+        parts = [write.call(aten.slice.Tensor, source, dim, *ends) for ends in windows(length, count)]
+        parts = [write.call(aten.amax.default, part, [dim], True) for part in parts]
+        source = write.call(aten.cat.default, parts, dim)
     return source
 
 
@@ -314,7 +337,8 @@ def _item(write: Writer, source: Node, index: int) -> Node | None:
         dim, keepdim = (*source.args[1:], False)[:2]
         return write.call(_EXTREMES[source.target], source.args[0], [dim], keepdim)
     if source.target in _POOLS and not needs_indices:
-        return _even_pool(write, source.target, *source.args)  # type: ignore[arg-type]
+        pooled: Any = source.args
+        return _even_pool(write, source.target, *pooled) or _uneven_max_pool(write, *pooled)
     return None
 
 

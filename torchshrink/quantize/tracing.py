@@ -113,11 +113,15 @@ def set_mode(model: nn.Module, is_training: bool) -> None:
     """Switch a model to evaluation, or to training but for what its owner froze, in place.
 
     Frozen are BatchNorms whose parameters are not to be trained, and what the model's own ``train`` leaves in
-    evaluation; a model that is in training already keeps the mode of every part.
+    evaluation; a model that is in training already also keeps in evaluation what is in it.
     """
-    if is_training and model.training:
-        return
+    was_training = model.training
+    still = [module for module in model.modules() if not module.training]
     model.train(is_training)
+    if is_training and was_training:
+        for module in still:
+            module.training = False
+        return
     for module in model.modules():
         parameters = list(module.parameters(recurse=False))
         is_frozen = parameters and not any(value.requires_grad for value in parameters)

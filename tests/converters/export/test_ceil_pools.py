@@ -1,4 +1,4 @@
-"""Pools with ceil_mode in ONNX Runtime, against PyTorch."""
+"""Pools with ceil_mode, and others that torch.onnx has wrong or not at all, in ONNX Runtime, against PyTorch."""
 
 from pathlib import Path
 
@@ -19,6 +19,10 @@ POOLS = {
     "maximum": (nn.MaxPool2d(3, 2, padding=1, ceil_mode=True), IMAGE),
     "maximum behind the data": (nn.MaxPool2d(2, 4, padding=1, ceil_mode=True), IMAGE),
     "maximum of a signal, dilated": (nn.MaxPool1d(2, 3, padding=1, dilation=2, ceil_mode=True), SIGNAL),
+    "a divisor": (nn.AvgPool2d((3, 2), 2, padding=1, divisor_override=5), IMAGE),
+    "a divisor, over the end": (nn.AvgPool2d(3, 2, padding=(0, 1), ceil_mode=True, divisor_override=2), IMAGE),
+    "adaptive maximum": (nn.AdaptiveMaxPool2d((4, 16)), IMAGE),
+    "adaptive maximum of a signal": (nn.AdaptiveMaxPool1d(5), SIGNAL),
 }
 
 

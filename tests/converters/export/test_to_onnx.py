@@ -133,6 +133,86 @@ def test_a_shape_that_does_not_fit_is_told(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+class InBlock(nn.Module):
+    """A convolution under inference_mode or autocast."""
+
+    def __init__(self, block: Callable[[], Any]) -> None:
+        super().__init__()
+        self.conv, self.block = nn.Conv1d(2, 3, 1), block
+
+    def forward(self, x: Tensor) -> Tensor:
+        with self.block():
+            y = self.conv(x)
+        return y.float() + 1
+
+
+@pytest.mark.parametrize(
+    ("model", "off"),
+    [
+        (InBlock(torch.inference_mode), 1e-6),
+        (InBlock(lambda: torch.autocast("cpu", torch.bfloat16)), 1e-2),  # it is the module that rounds to 8 bits
+        (nn.Sequential(nn.RReLU()), 1e-6),
+        (nn.Sequential(nn.utils.parametrizations.orthogonal(nn.Linear(5, 5))), 1e-6),
+    ],
+    ids=["inference mode", "autocast", "random slopes", "computed weights"],
+)
+def test_what_torch_onnx_refuses_or_writes_for_no_runtime(
+    model: nn.Module, off: float, tmp_path: Path, run_onnx: Run
+) -> None:
+    values = torch.randn(1, 2, 5)
+    expected = model.eval()(values).detach()
+    path = to_onnx(model, values, tmp_path / "m.onnx")
+    np.testing.assert_allclose(run_onnx(path, values.numpy()), expected.numpy(), atol=off)
+    assert torch.equal(model(values), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_models_of_other_precisions_are_exported_in_float32(dtype: torch.dtype, tmp_path: Path, run_onnx: Run) -> None:
+    model, values = nn.Conv1d(2, 3, 1).to(dtype), torch.randn(1, 2, 5).to(dtype)
+    found = run_onnx(to_onnx(model, values, tmp_path / "m.onnx"), values.float().numpy())
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, model(values).float().detach().numpy(), atol=3e-2)
+
+
+@pytest.mark.parametrize("noise", [torch.rand_like, torch.randn_like], ids=lambda noise: noise.__name__)
+def test_noise_too_small_to_be_seen_is_refused(noise: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
+    class Noisy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + 1e-6 * noise(x)
+
+    with pytest.raises(ModelError, match="Noisy draws random numbers in evaluation too"):
+        to_onnx(Noisy(), torch.randn(1, 2, 5), tmp_path / "m.onnx")
+
+
+def test_what_is_only_prepared_is_no_graph(tmp_path: Path) -> None:
+    values = torch.randn(2, 2, 5)
+    with pytest.raises(ModelError, match=r"torchshrink\.quantize\.convert makes it a graph"):
+        to_onnx(quantize.prepare_ptq(nn.Conv1d(2, 3, 1), values), values, tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("make", [torch.fx.symbolic_trace, lambda model: model], ids=["traced", "plain"])
+def test_dropout_is_none_in_a_file(make: Callable[[nn.Module], nn.Module], tmp_path: Path, run_onnx: Run) -> None:
+    """A module that torch.fx traced has modes too."""
+    model, values = nn.Sequential(nn.Conv1d(2, 3, 1), nn.BatchNorm1d(3), nn.Dropout(0.5)), torch.randn(1, 2, 5)
+    path = to_onnx(make(model).train(), values, tmp_path / "m.onnx")
+    np.testing.assert_allclose(run_onnx(path, values.numpy()), model.eval()(values).detach().numpy(), atol=1e-5)
+
+
+def test_an_example_of_nan_tells_the_shape(tmp_path: Path) -> None:
+    assert to_onnx(nn.Conv1d(2, 3, 1), torch.full((1, 2, 5), float("nan")), tmp_path / "m.onnx").is_file()
+
+
+def test_a_graph_that_does_not_run_is_refused(tmp_path: Path) -> None:
+    """ONNX's LSTM has no projection; torch.onnx writes one as if it had none."""
+
+    class Last(nn.LSTM):
+        def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+            return super().forward(x)[0]
+
+    with pytest.raises(UnsupportedOpError, match=r"the ONNX graph of Last does not run: .*LSTM.*without and a linear"):
+        to_onnx(Last(3, 8, proj_size=5, batch_first=True), torch.randn(1, 4, 3), tmp_path / "m.onnx")
+
+
 def test_a_branch_is_no_operation_to_replace(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedOpError, match="do not branch on the values of tensors") as caught:
         to_onnx(Branch(), torch.randn(1, 1, 8, 8), tmp_path / "model.onnx")
@@ -197,12 +277,13 @@ def test_a_quantized_graph_is_held_against_its_export(
     prepared = quantize.prepare_ptq(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval(), batch)
     quantize.calibrate(prepared, [batch])
     graph = quantize.convert(prepared)
-    right = runtimes.onnx_values
+    right = runtimes.onnx_runner
 
-    def scaled(*arguments: Any) -> dict[str, Any]:
-        return {name: np.float32(factor) * value for name, value in right(*arguments).items()}
+    def scaled(*arguments: Any, **settings: Any) -> Any:
+        run = right(*arguments, **settings)
+        return lambda sample: {name: np.float32(factor) * value for name, value in run(sample).items()}
 
-    monkeypatch.setattr(runtimes, "onnx_values", scaled)
+    monkeypatch.setattr(runtimes, "onnx_runner", scaled)
     with (
         contextlib.nullcontext()
         if factor == 1

@@ -10,7 +10,7 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-from torchshrink.converters import tflite_file
+from torchshrink.converters import targets, tflite_file
 from torchshrink.converters.int8_tflite import fast_forms
 from torchshrink.converters.tflite_file import Graph
 from torchshrink.quiet import silent_stderr
@@ -61,12 +61,30 @@ def test_the_same_codes_in_a_kernel_of_xnnpack(
 
 def test_hard_swish_stays_int8_where_there_are_no_floats(tflite_builder: Any) -> None:
     model = write(tflite_builder, "HARD_SWISH", (0.1, 0.1))
-    assert fast_forms.rewrite(model, is_integer_only=True) == 0
+    assert fast_forms.rewrite(model, "integer-only") == 0
     assert fast_forms.rewrite(model) == 1
     graph = Graph(model)
     assert [graph.kind(each) for each in graph.operators] == ["DEQUANTIZE", "HARD_SWISH", "QUANTIZE"]
     assert graph.is_int8(graph.inputs[0])
     assert graph.is_int8(graph.outputs[0])
+
+
+@pytest.mark.parametrize("scales", [(0.1, 0.1), (0.03, 0.02)])
+def test_hard_swish_is_made_of_what_the_edge_tpu_has(
+    tflite_builder: Any, tmp_path: Path, interpreter: Any, scales: tuple[float, float]
+) -> None:
+    model = write(tflite_builder, "HARD_SWISH", scales)
+    assert fast_forms.rewrite(model, "edgetpu") == 1
+    assert [Graph(model).kind(each) for each in Graph(model).operators] == ["ADD", "MUL", "MUL"]
+    targets.check(model, "edgetpu", "model.tflite")
+    tflite_file.write(model, tmp_path / "model.tflite")
+    opened = interpreter(tmp_path / "model.tflite")
+    opened.set_tensor(opened.get_input_details()[0]["index"], CODES)
+    opened.invoke()
+    exact = np.clip(EXPECTED["HARD_SWISH"](CODES * np.float64(scales[0])) / scales[1], -128, 127)
+    # What is clipped has steps of 6 / 255, and its product with a sixth is rounded once more.
+    allowed = 0.6 + np.abs(CODES * np.float64(scales[0])) / scales[1] / 255
+    assert (np.abs(opened.get_tensor(opened.get_output_details()[0]["index"]) - exact) <= allowed).all()
 
 
 def test_float_is_left_alone(tflite_builder: Any) -> None:

@@ -98,5 +98,34 @@ def test_integer_operators_of_other_tools(kind: str) -> None:
     assert [each.layer for each in found] == ["layer"]
 
 
+@pytest.mark.parametrize("is_per_channel", [False, True])
+def test_float_weights_behind_a_quantize_node(is_per_channel: bool) -> None:
+    """As tools that train for int8 write them; ONNX Runtime computes the codes when it loads the file."""
+    model = between("Conv", conv(127, 127))
+    scale = np.full(3, 0.5, np.float32) if is_per_channel else np.float32(0.5)
+    stored = {"f": conv(127, 127) * np.float32(0.5), "ws": scale, "wz": np.zeros(scale.shape, np.int8)}
+    for name, value in stored.items():
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+    quantize = helper.make_node("QuantizeLinear", ["f", "ws", "wz"], ["fq"], axis=0)
+    model.graph.node.insert(0, quantize)
+    model.graph.node[3].input[:] = ["fq", "ws", "wz"]
+    assert find_saturation(model) == [Saturation("layer", 1, 3)]
+
+
+def test_weights_in_constant_nodes() -> None:
+    model = between("Conv", conv(127, 127))
+    (stored,) = (item for item in model.graph.initializer if item.name == "w")
+    model.graph.initializer.remove(stored)
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["w"], value=stored))
+    assert find_saturation(model) == [Saturation("layer", 1, 3)]
+
+
+@pytest.mark.parametrize("kind", ["DynamicQuantizeMatMul", "MatMulIntegerToFloat"])
+def test_products_of_onnx_runtime_itself(kind: str) -> None:
+    node = helper.make_node(kind, ["x", "w", "s"], ["y"], "layer", domain="com.microsoft")
+    found = find_saturation(graph([node], {**dict(ACTIVATION), "w": np.full((4, 3), 100, np.int8)}))
+    assert [each.layer for each in found] == ["layer"]
+
+
 def test_a_float_file() -> None:
     assert find_saturation(graph([helper.make_node("Conv", ["x", "w"], ["y"])], {"w": np.ones((1, 1, 1, 1))})) == []

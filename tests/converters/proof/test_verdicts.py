@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from torchshrink.converters import qdq, runtimes, tflite, tflite_file, to_onnx
 from torchshrink.converters.onnx_file import load, save
 from torchshrink.converters.proof import noise, operators, verify
 from torchshrink.converters.proof.verify import Parity
+from torchshrink.settings import Weights
 
 
 class Residual(nn.Module):
@@ -52,7 +54,14 @@ def _classifier() -> nn.Module:
     return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 20))
 
 
-MODELS: dict[str, Callable[[], nn.Module]] = {"leaky": _leaky, "residual": Residual, "classifier": _classifier}
+def _four_bits() -> nn.Module:
+    """What is trained with weights of four bits, see `_quantized`."""
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 2, 1))
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "leaky": _leaky, "residual": Residual, "classifier": _classifier, "four bits": _four_bits
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Made]:
     """Every model as ONNX and TFLite file; TensorFlow starts once."""
     folder, found, ranges = tmp_path_factory.mktemp("verdicts"), {}, {}
     for name, build in MODELS.items():
-        graph, inputs = _quantized(build())
+        graph, inputs = _quantized(build(), weights="int4" if name == "four bits" else "int8")
         files = {"onnx": folder / f"{name}.onnx", "tflite": folder / f"{name}.tflite"}
         to_onnx(graph, inputs[:1], files["onnx"], "int8")
         plain, ranges[name] = qdq.split(load(to_onnx(graph, inputs[:1], folder / "generic.onnx", "int8", "generic")))
@@ -85,7 +94,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Made]:
     return found
 
 
-def _quantized(model: nn.Module, factor: float = 1.0, seed: int = 0) -> tuple[GraphModule, Tensor]:
+def _quantized(
+    model: nn.Module, factor: float = 1.0, seed: int = 0, weights: Weights = "int8"
+) -> tuple[GraphModule, Tensor]:
     """Return the model calibrated on ``factor`` times the inputs that are returned."""
     torch.manual_seed(seed)
     for module in model.modules():
@@ -93,7 +104,10 @@ def _quantized(model: nn.Module, factor: float = 1.0, seed: int = 0) -> tuple[Gr
             nn.init.kaiming_normal_(module.weight)
             nn.init.normal_(module.bias, std=0.3)
     inputs = torch.randn(8, 3, 10, 12, generator=torch.Generator().manual_seed(2))
-    prepared = quantize.prepare_ptq(model.eval(), inputs[:1])
+    if weights == "int8":
+        prepared = quantize.prepare_ptq(model.eval(), inputs[:1])
+    else:
+        prepared = quantize.prepare_qat(model, inputs[:1], weights=weights)
     quantize.calibrate(prepared, [factor * inputs])
     return quantize.convert(prepared), inputs
 
@@ -123,7 +137,7 @@ def test_what_steps_refuse_is_judged_by_noise(made: dict[str, Made]) -> None:
 # --- wrong ones ---
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["leaky", "residual", "classifier"])
 @pytest.mark.parametrize("kind", ["onnx", "tflite"])
 def test_a_bias_off_by_two_percent_fails(made: dict[str, Made], name: str, kind: str, tmp_path: Path) -> None:
     path = tmp_path / f"harmed.{kind}"
@@ -146,6 +160,24 @@ def test_the_operation_is_the_harmed_one(made: dict[str, Made], kind: str, tmp_p
     assert wrong.tensor == "conv2d_2"
     assert wrong.share > 0.1
     assert wrong.steps > 1
+
+
+@pytest.mark.parametrize("kind", ["onnx", "tflite"])
+def test_a_product_that_is_slightly_wrong_fails(made: dict[str, Made], kind: str, tmp_path: Path) -> None:
+    """Of SiLU, `x * sigmoid(x)`, which may be further off than sums: a scale 3 % off, or negatives cut off."""
+    path = tmp_path / f"harmed.{kind}"
+    (_clamp_tflite_product if kind == "tflite" else _scale_onnx_product)(made["classifier"].files[kind], path)
+    wrong = operators.first_wrong(path, made["classifier"].graph, [made["classifier"].inputs])
+    assert wrong is not None
+    assert wrong.operation == "aten.mul.Tensor"
+
+
+@pytest.mark.parametrize("kind", ["onnx", "tflite"])
+def test_a_weight_of_four_bits_one_code_off_fails(made: dict[str, Made], kind: str, tmp_path: Path) -> None:
+    path = tmp_path / f"harmed.{kind}"
+    (_change_tflite if kind == "tflite" else _change_onnx)(made["four bits"].files[kind], path, 1, _one_code_off, 1)
+    parity = made["four bits"].verify(path)
+    assert (parity.passed, parity.judged_by) == (False, "operators")
 
 
 def test_a_file_of_another_graph_fails(made: dict[str, Made]) -> None:
@@ -222,11 +254,14 @@ def test_is_lost(graph: list[float], floats: list[float], step: float, is_lost: 
 # --- figures ---
 
 
-def test_db_of_a_variance_of_four_and_a_squared_difference_of_a_hundredth() -> None:
-    reference = np.array([1.0, 5.0, 1.0, 5.0])
-    assert noise.db(reference + 0.1, reference) == pytest.approx(10 * np.log10(4 / 0.01))
-    assert noise.db(reference, reference) is None
-    assert noise.db(np.array([1.0, 2.0]), np.array([3.0, 3.0])) is None
+def test_figures_in_db_are_of_one_kind(tmp_path: Path) -> None:
+    """Power over power, as `quantize.noise` has it: a variance makes fewer dB of outputs far from zero."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 1, 1))
+    graph, inputs = _quantized(model)
+    path = Path(to_onnx(graph, inputs[:1], tmp_path / "m.onnx", "int8"))
+    parity = verify.verify(path, graph, inputs, "int8", "graph")
+    (floats,), wanted = noise.unrounded(graph, [inputs]), graph(inputs).numpy()
+    assert parity.noise_db == pytest.approx(10 * np.log10((floats**2).sum() / ((wanted - floats) ** 2).sum()), abs=1e-3)
 
 
 def test_unrounded_is_the_model_with_the_weights_of_the_codes() -> None:
@@ -247,23 +282,53 @@ def _change_bias(source: Path, target: Path, layer: int, change: Callable[[NDArr
     (_change_tflite if source.suffix == ".tflite" else _change_onnx)(source, target, layer, change)
 
 
-def _change_tflite(source: Path, target: Path, layer: int, change: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
+def _one_code_off(codes: NDArray[Any]) -> NDArray[Any]:
+    changed = codes.copy()
+    changed.flat[0] -= np.sign(changed.flat[0]) or 1
+    return changed
+
+
+def _change_tflite(
+    source: Path, target: Path, layer: int, change: Callable[[NDArray[Any]], NDArray[Any]], place: int = 2
+) -> None:
     model = tflite_file.read(source)
     graph = model.subgraphs[0]
     operator = [each for each in graph.operators if tflite_file.op_name(model, each) == "CONV_2D"][layer]
-    tensor = graph.tensors[operator.inputs[2]]
+    tensor = graph.tensors[operator.inputs[place]]
     changed = change(np.array(tflite_file.constant(model, tensor)))
-    tensor.buffer = tflite_file.add_buffer(model, changed.tobytes())
+    stored = tflite_file.nibbles(changed) if tensor.type == schema.TensorType.INT4 else changed
+    tensor.buffer = tflite_file.add_buffer(model, stored.tobytes())
     tflite_file.write(model, target)
 
 
-def _change_onnx(source: Path, target: Path, layer: int, change: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
+def _change_onnx(
+    source: Path, target: Path, layer: int, change: Callable[[NDArray[Any]], NDArray[Any]], place: int = 2
+) -> None:
     model = onnx.load(str(source))
     producers = {name: node for node in model.graph.node for name in node.output}
     node = [node for node in model.graph.node if node.op_type == "Conv"][layer]
-    name = producers[node.input[2]].input[0]
+    name = producers[node.input[place]].input[0]
     item = next(item for item in model.graph.initializer if item.name == name)
     item.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(item)), name))
+    onnx.save(model, str(target))
+
+
+def _clamp_tflite_product(source: Path, target: Path) -> None:
+    model = tflite_file.read(source)
+    product = next(each for each in model.subgraphs[0].operators if tflite_file.op_name(model, each) == "MUL")
+    product.builtinOptions.fusedActivationFunction = schema.ActivationFunctionType.RELU
+    tflite_file.write(model, target)
+
+
+def _scale_onnx_product(source: Path, target: Path) -> None:
+    """Change the scale with which the result is rounded, and not what its readers take it for."""
+    model = onnx.load(str(source))
+    product = next(node for node in model.graph.node if node.op_type == "Mul")
+    node = next(node for node in model.graph.node if node.input[0] == product.output[0])
+    scale = next(item for item in model.graph.initializer if item.name == node.input[1])
+    changed = np.asarray(numpy_helper.to_array(scale) * np.float32(1.03), np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(changed, "changed"))
+    node.input[1] = "changed"
     onnx.save(model, str(target))
 
 

@@ -72,5 +72,8 @@ def test_layers_are_kept_float_when_that_is_enough(batches: list[Tensor]) -> Non
 def test_what_it_does_not_take() -> None:
     with pytest.raises(RecipeError, match=r"effort='all': expected one of none, ranges, .*, float"):
         quantize.ptq(nn.Linear(2, 2), [torch.zeros(1, 2)], "all")  # type: ignore[arg-type]
+    for wrong in ("30", None, True, float("nan")):
+        with pytest.raises(RecipeError, match=r"budget_db=.*: expected a number of dB"):
+            quantize.ptq(nn.Linear(2, 2), [torch.zeros(1, 2)], budget_db=wrong)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="no batch"):
         quantize.ptq(nn.Linear(2, 2), [])

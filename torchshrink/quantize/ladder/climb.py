@@ -16,7 +16,7 @@ from torchshrink.errors import DataError, RecipeError
 from torchshrink.model.signature import Inputs, as_tuple
 from torchshrink.progress import SILENT, Progress
 from torchshrink.quantize import exits, parity
-from torchshrink.quantize.flow import calibrate, convert, prepare_ptq
+from torchshrink.quantize.flow import calibrate, check_batches, convert, prepare_ptq
 from torchshrink.quantize.ladder import bias_correction, costly, equalization, ranges, rounding
 from torchshrink.quantize.noise import snr_db
 from torchshrink.quantize.prepared import PreparedModule
@@ -77,7 +77,7 @@ def ptq(
         progress: Told about every step.
 
     Raises:
-        RecipeError: When there is no such effort.
+        RecipeError: When there is no such effort, ``budget_db`` is no number, or ``batches`` one tensor.
         DataError: When there is no batch, or something in it is not finite.
         ModelError: When the model cannot be traced.
         ParityError: When its graph computes something else.
@@ -87,6 +87,9 @@ def ptq(
     """
     if effort not in get_args(Effort):
         raise RecipeError(f"effort={effort!r}: expected one of {', '.join(get_args(Effort))}")
+    if isinstance(budget_db, bool) or not isinstance(budget_db, int | float) or math.isnan(budget_db):
+        raise RecipeError(f"budget_db={budget_db!r}: expected a number of dB")
+    check_batches(batches)
     climb = _Climb(model, list(batches), tuple(keep_float), portable, budget_db, progress)
     allowed = get_args(Effort).index(effort)
     for step in (climb.ranges, climb.equalization, climb.bias, climb.rounding, climb.keep)[:allowed]:
