@@ -14,9 +14,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from torchshrink.converters import tflite_file
 from torchshrink.converters.tflite_file import Graph, graphs
-
-_Clamp = schema.ActivationFunctionType
-_CLAMPS = {"RELU": _Clamp.RELU, "RELU6": _Clamp.RELU6, "RELU_N1_TO_1": _Clamp.RELU_N1_TO_1}
+from torchshrink.converters.tflite_ops import CLAMPS
 
 
 def rewrite(model: Any, is_integer_only: bool = False) -> int:
@@ -26,7 +24,7 @@ def rewrite(model: Any, is_integer_only: bool = False) -> int:
         model: The quantized file.
         is_integer_only: Whether what runs it has no floats: hard-swish, which is faster in float, stays int8 then.
     """
-    forms: dict[str, Callable[[Graph, Any], None]] = dict.fromkeys(_CLAMPS, _as_sum) | {"ABS": _as_leaky_relu}
+    forms: dict[str, Callable[[Graph, Any], None]] = dict.fromkeys(CLAMPS, _as_sum) | {"ABS": _as_leaky_relu}
     if not is_integer_only:
         forms["HARD_SWISH"] = _in_float
     count = 0
@@ -49,7 +47,7 @@ def _as_sum(graph: Graph, operator: Any) -> None:
     graph.tensors[zero].shape, graph.tensors[zero].shapeSignature = [1], None
     graph.tensors[zero].buffer = tflite_file.add_buffer(graph.model, code.tobytes())
     options = schema.AddOptionsT()
-    options.fusedActivationFunction = _CLAMPS[graph.kind(operator)]
+    options.fusedActivationFunction = getattr(schema.ActivationFunctionType, graph.kind(operator))
     operator.inputs = [entry, zero]
     operator.opcodeIndex = tflite_file.opcode(graph.model, schema.BuiltinOperator.ADD, 2)
     operator.builtinOptionsType, operator.builtinOptions = schema.BuiltinOptions.AddOptions, options
