@@ -122,6 +122,16 @@ def test_a_graph_that_was_written_out_computes_what_the_module_does(function: Ca
     torch.testing.assert_close(again(inputs), expected if isinstance(expected, Tensor) else list(expected))
 
 
+def test_a_constant_of_the_code_is_no_change() -> None:
+    model, inputs = (
+        Changed(lambda y: y * torch.tensor([1.0, 0.5, 2.0, 3.0])[:, None, None]).eval(),
+        torch.randn(8, 2, 6, 8),
+    )
+    prepared = quantize.prepare_ptq(model, inputs)
+    quantize.calibrate(prepared, [inputs])
+    assert (quantize.convert(prepared)(inputs) - model(inputs)).abs().max() < 0.1
+
+
 @pytest.mark.parametrize("prepare", [quantize.prepare_ptq, quantize.prepare_qat])
 def test_a_quantized_graph_keeps_the_change(prepare: Callable[..., Any]) -> None:
     torch.manual_seed(0)
