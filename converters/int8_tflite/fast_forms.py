@@ -1,7 +1,8 @@
-"""Write operations whose int8 kernels are slow as ones that XNNPACK takes over; both compute the same, but for ties.
+"""Write operations whose int8 kernels are slow or inexact as others that compute the same, but for ties.
 
 XNNPACK has no int8 form of a ReLU that stands alone, as after a concatenation, nor of an absolute value: LiteRT's own
-kernels take 20 to 70 times as long as in float (`docs/operators.md`).
+kernels take 20 to 70 times as long as in float (`docs/operators.md`). LiteRT's own kernel for linear resizing, where
+XNNPACK is switched off, adds up a step that it has rounded to 1/1024 of a pixel.
 """
 
 from __future__ import annotations
@@ -16,25 +17,40 @@ from torchshrink.converters import tflite_file
 from torchshrink.converters.tflite_file import Graph, graphs
 from torchshrink.converters.tflite_ops import CLAMPS
 
+_DRIFT = 1 / 128  # pixels, between neighbours of which there are seldom more than 100 steps
+
 
 def rewrite(model: Any, is_integer_only: bool = False) -> int:
-    """Rewrite clamps of int8 tensors that stand alone, absolute values and hard-swish, in place; return how many.
+    """Rewrite clamps that stand alone, absolute values, hard-swish and some resizing, in place; return how many.
 
     Args:
         model: The quantized file.
-        is_integer_only: Whether what runs it has no floats: hard-swish, which is faster in float, stays int8 then.
+        is_integer_only: Whether what runs it has no floats: what is faster or exact in float stays int8 then.
     """
     forms: dict[str, Callable[[Graph, Any], None]] = dict.fromkeys(CLAMPS, _as_sum) | {"ABS": _as_leaky_relu}
     if not is_integer_only:
-        forms["HARD_SWISH"] = _in_float
+        forms |= {"HARD_SWISH": _in_float, "RESIZE_BILINEAR": _in_float}
     count = 0
     for graph in graphs(model):
         for operator in list(graph.operators):
             form = forms.get(graph.kind(operator))
-            if form is not None and graph.is_int8(operator.inputs[0]):
+            if form is not None and graph.is_int8(operator.inputs[0]) and not _is_exact(graph, operator):
                 form(graph, operator)
                 count += 1
     return count
+
+
+def _is_exact(graph: Graph, operator: Any) -> bool:
+    """Return whether a kernel that counts in 1/1024 of a pixel resizes nearly to the last row and column.
+
+    Source: LiteRT, kernels/internal/reference/resize_bilinear.h, "ResizeBilinearInteger".
+    """
+    if graph.kind(operator) != "RESIZE_BILINEAR":
+        return False
+    ends = int(operator.builtinOptions.alignCorners)
+    before, after = (np.array(graph.tensors[each[0]].shape[1:3]) for each in (operator.inputs, operator.outputs))
+    steps = 1024 * (before - ends) / np.maximum(after - ends, 1)
+    return bool((np.abs(np.floor(steps + 0.5) - steps) * (after - 1) <= 1024 * _DRIFT).all())
 
 
 def _as_sum(graph: Graph, operator: Any) -> None:
@@ -67,7 +83,7 @@ def _in_float(graph: Graph, operator: Any) -> None:
     ends = [graph.add_copy(index, f"{graph.name(index)}_{graph.name(result)}_float") for index in (entry, result)]
     for index in ends:
         graph.tensors[index].type, graph.tensors[index].quantization = schema.TensorType.FLOAT32, None
-    operator.inputs, operator.outputs = ends[:1], ends[1:]
+    operator.inputs, operator.outputs = [ends[0], *operator.inputs[1:]], ends[1:]
     place = graph.operators.index(operator)
     graph.operators[place : place + 1] = [
         graph.step("DEQUANTIZE", entry, ends[0]),
