@@ -47,13 +47,13 @@ def read_once() -> Iterator[None]:
         return matching(self, model, graph, node, **settings)
 
     ONNXRegistry.from_torchlib = staticmethod(from_torchlib)  # type: ignore[method-assign]
-    SimplePatternMatcher.match = match  # type: ignore[method-assign]
+    SimplePatternMatcher.match = match
     utils._materialize_cpp_cia_ops = functools.cache(listing)
     try:
         yield
     finally:
         ONNXRegistry.from_torchlib = before  # type: ignore[method-assign]
-        SimplePatternMatcher.match = matching  # type: ignore[method-assign]
+        SimplePatternMatcher.match = matching
         utils._materialize_cpp_cia_ops = listing
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.fx import GraphModule
 from torchao.quantization.pt2e import HistogramObserver, MinMaxObserver
@@ -23,7 +25,7 @@ def widen(graph: GraphModule) -> None:
         ends = (
             [each for each in (node.args[0], *node.users) if each.op == "call_module"] if node.target in _MEANS else []
         )
-        observers = [graph.get_submodule(str(each.target)) for each in ends]
+        observers: list[Any] = [graph.get_submodule(str(each.target)) for each in ends]
         if len(observers) != 2 or not all(isinstance(each, HistogramObserver | MinMaxObserver) for each in observers):
             continue
         before, own = observers
