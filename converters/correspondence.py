@@ -59,6 +59,7 @@ def origins(graph: Graph, known: Iterable[int]) -> dict[int, int]:
 
     Converters add such tensors (a PAD, a RESHAPE), which have no counterpart in the model that was converted. What is
     joined by a concatenation gives its values to the whole; the whole, though, has several origins and none is taken.
+    What is cut to a range gives the values that are left: a grid for those cuts as well.
     """
     found = {index: index for index in known}
     links = list(_links(graph))
@@ -91,3 +92,6 @@ def _links(graph: Graph) -> Iterator[tuple[int, int, bool, bool]]:
             for before in operator.inputs:
                 is_computed = graph.constant(before) is None
                 yield before, operator.outputs[0], False, is_computed and readers[before] == 1
+        elif kind in tflite_ops.CLAMPS:
+            before = operator.inputs[0]
+            yield before, operator.outputs[0], False, readers[before] == 1

@@ -97,6 +97,7 @@ def _everywhere(op: Op) -> Op:
     return replace(op, int8=True, xnnpack=True, xnnpack_int8=True, micro=True, edge_tpu=True)
 
 
+CLAMPS = {"RELU": (0.0, math.inf), "RELU6": (0.0, 6.0), "RELU_N1_TO_1": (-1.0, 1.0)}  # least and greatest value
 _UNIT, _SIGNED_UNIT = Range((1 / 256,), (-128,)), Range((1 / 128,), (0,))
 
 # Which operators only move values stood in three lists: for the origin of a range (12), for advice (12 others) and for

@@ -44,7 +44,7 @@ class _Graph:
         self.arrays = constants(model)
         self.producers = producers(model)
         typed = (*model.graph.value_info, *model.graph.input, *model.graph.output)
-        self.ranks = {item.name: len(item.type.tensor_type.shape.dim) for item in typed}
+        self.shapes = {item.name: [side.dim_value for side in item.type.tensor_type.shape.dim] for item in typed}
         self.added: dict[str, NDArray[Any]] = {}
 
     def dequantizer(self, name: str) -> NodeProto | None:
@@ -68,19 +68,36 @@ def _clip(graph: _Graph, clip: NodeProto, quantizer: NodeProto) -> list[NodeProt
     reals = [graph.arrays.get(name) for name in clip.input[1:3] if name]
     if len(reals) < 2 or any(real is None for real in reals):
         return None
-    name = quantizer.output[0]
     low, high = (graph.code(float(real), quantizer) for real in reals)  # type: ignore[arg-type]
     limits = np.iinfo(low.dtype)
     cuts_itself = low == limits.min and high == limits.max
     # Between two quantizations a clip has to stay: ONNX Runtime makes one of two that follow each other.
     if cuts_itself and graph.dequantizer(clip.input[0]) is None:
-        return [helper.make_node(QUANTIZE, [clip.input[0], *quantizer.input[1:]], [name], quantizer.name)]
+        return [helper.make_node(QUANTIZE, [clip.input[0], *quantizer.input[1:]], quantizer.output, quantizer.name)]
+    return _clipped_codes(graph, clip.input[0], quantizer, low, high)
+
+
+def _clipped_codes(
+    graph: _Graph, source: str, quantizer: NodeProto, low: NDArray[Any], high: NDArray[Any]
+) -> list[NodeProto]:
+    name = quantizer.output[0]
     # ONNX Runtime clips unsigned codes only, which these become: see `onnxruntime_int8`.
     graph.added[f"{name}_low"], graph.added[f"{name}_high"] = _unsigned(low), _unsigned(high)
     return [
-        helper.make_node(QUANTIZE, [clip.input[0], *quantizer.input[1:]], [f"{name}_wide"], quantizer.name),
+        helper.make_node(QUANTIZE, [source, *quantizer.input[1:]], [f"{name}_wide"], quantizer.name),
         helper.make_node("Clip", [f"{name}_wide", f"{name}_low", f"{name}_high"], [name], f"{name}_clip"),
     ]
+
+
+def _softmax(graph: _Graph, softmax: NodeProto, quantizer: NodeProto) -> list[NodeProto] | None:
+    """Write the softmax of one value, as in attention to a single token, as codes that are all that of one.
+
+    The integer kernel of ONNX Runtime 1.23 gives zero for it.
+    """
+    shape, one = graph.shapes.get(softmax.input[0], []), graph.code(1.0, quantizer)
+    axis = attribute(softmax, "axis", -1)
+    is_single = -len(shape) <= axis < len(shape) and shape[axis] == 1
+    return _clipped_codes(graph, softmax.input[0], quantizer, one, one) if is_single else None
 
 
 def _pad(graph: _Graph, pad: NodeProto, quantizer: NodeProto) -> list[NodeProto] | None:
@@ -102,7 +119,10 @@ def _pad(graph: _Graph, pad: NodeProto, quantizer: NodeProto) -> list[NodeProto]
 
 def _mean(graph: _Graph, mean: NodeProto, quantizer: NodeProto) -> list[NodeProto] | None:
     """Write a mean over all positions as the global average pool."""
-    axes, rank = graph.arrays.get(mean.input[1]) if len(mean.input) > 1 else None, graph.ranks.get(mean.input[0], 0)
+    axes, rank = (
+        graph.arrays.get(mean.input[1]) if len(mean.input) > 1 else None,
+        len(graph.shapes.get(mean.input[0], [])),
+    )
     if axes is None or rank < 3 or sorted(axis % rank for axis in axes.ravel().tolist()) != list(range(2, rank)):
         return None
     name = quantizer.output[0]
@@ -163,5 +183,6 @@ _FORMS: dict[str, Callable[[_Graph, NodeProto, NodeProto], list[NodeProto] | Non
     "Clip": _clip,
     "Pad": _pad,
     "ReduceMean": _mean,
+    "Softmax": _softmax,
     "Resize": _resize,
 }

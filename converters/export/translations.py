@@ -23,12 +23,16 @@ def read_once() -> Iterator[None]:
     """Keep torch from doing many times what takes most of an export's time.
 
     torch.onnx reads the sources of its 500 translations in every export; torch.export lists all composite operations of
-    PyTorch for each namespace of operations, 70 times in an export.
+    PyTorch for each namespace of operations, 70 times in an export; onnxscript tries 90 patterns on every node, and
+    looks for the operation that they end with last.
     """
+    from onnxscript.rewriter._basics import MatchResult
+    from onnxscript.rewriter._matcher import SimplePatternMatcher
     from torch._export import utils
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
     before, listing = vars(ONNXRegistry)["from_torchlib"], utils._materialize_cpp_cia_ops
+    matching = SimplePatternMatcher.match
 
     def from_torchlib(*opset: int, **named: int) -> Any:
         # Those of torchvision are known once it is imported.
@@ -39,12 +43,20 @@ def read_once() -> Iterator[None]:
         registry.functions = {target: list(functions) for target, functions in registry.functions.items()}
         return registry
 
+    def match(self: Any, model: Any, graph: Any, node: Any, **settings: Any) -> Any:
+        last = self.pattern.output_nodes[0].op_identifier()
+        if last is not None and last != node.op_identifier():
+            return MatchResult().fail("it ends with another operation")
+        return matching(self, model, graph, node, **settings)
+
     ONNXRegistry.from_torchlib = staticmethod(from_torchlib)  # type: ignore[method-assign]
+    SimplePatternMatcher.match = match
     utils._materialize_cpp_cia_ops = functools.cache(listing)
     try:
         yield
     finally:
         ONNXRegistry.from_torchlib = before  # type: ignore[method-assign]
+        SimplePatternMatcher.match = matching
         utils._materialize_cpp_cia_ops = listing
 
 

@@ -6,11 +6,12 @@ and lets the parts of a concatenation be computed on the grid of the whole, what
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torchshrink.converters.ranges import Range, Ranges
 from torchshrink.converters.tflite_file import Graph, graphs
-from torchshrink.converters.tflite_ops import row
+from torchshrink.converters.tflite_ops import CLAMPS, row
 
 
 def absorb(model: Any) -> int:
@@ -28,7 +29,8 @@ def absorb(model: Any) -> int:
 def drop_idle(model: Any) -> int:
     """Remove every ``QUANTIZE`` between two tensors of equal type and parameters, in place, and return how many.
 
-    One that computes an output of the model stays: outputs keep their tensors.
+    So is a ReLU between two whose grid reaches no further than what it lets through. One that computes an output of
+    the model stays: outputs keep their tensors.
     """
     return sum(_drop_idle_in(graph) for graph in graphs(model))
 
@@ -59,11 +61,15 @@ def _drop_idle_in(graph: Graph) -> int:
 
 
 def _is_idle(graph: Graph, operator: Any) -> bool:
-    if graph.kind(operator) != "QUANTIZE" or operator.outputs[0] in graph.outputs:
+    low, high = CLAMPS.get(graph.kind(operator), (-math.inf, math.inf))
+    if graph.kind(operator) not in ("QUANTIZE", *CLAMPS) or operator.outputs[0] in graph.outputs:
         return False
     before, after = operator.inputs[0], operator.outputs[0]
-    is_same_type = graph.tensors[before].type == graph.tensors[after].type
-    return is_same_type and graph.grid(before) is not None and graph.grid(before) == graph.grid(after)
+    grid, is_same_type = graph.grid(before), graph.tensors[before].type == graph.tensors[after].type
+    if grid is None or grid != graph.grid(after) or not is_same_type:
+        return False
+    (least,), (greatest,) = grid.limits
+    return bool(low <= least and greatest < high + grid.scale[0] / 2)  # the clamp's end is rounded to a code
 
 
 def _restore_grids_in(graph: Graph, learned: Ranges) -> int:

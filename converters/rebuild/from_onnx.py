@@ -18,7 +18,7 @@ from torchshrink.converters.rebuild import operators
 from torchshrink.converters.rebuild.module import Operation, Rebuilt
 from torchshrink.converters.rebuild.node import Node
 from torchshrink.converters.rebuild.samples import entries
-from torchshrink.errors import ModelError, ParityError, ShrinkError
+from torchshrink.errors import ModelError, ParityError, ShrinkError, UnsupportedOpError
 from torchshrink.model.signature import Inputs, as_tuple, lively, tensors
 from torchshrink.quantize.parity import same
 
@@ -76,6 +76,12 @@ def build(model: onnx.ModelProto, name: str, example: Sequence[Tensor]) -> Rebui
             known.update(proto.output)
         else:
             rebuilt.add(proto.name or proto.output[0], str(node), part, taken, proto.output)
+    for node in nodes:
+        for key in {*node.output} & {*outputs} - values.keys():
+            raise UnsupportedOpError(
+                f"{name} cannot be quantized as it is: output {key!r} is a result of {node.op_type} that is not "
+                "computed here; leave it out of the file"
+            )
     fixed = [key for key in outputs if key in known]
     if fixed:
         raise ModelError(f"{name}: output {fixed[0]!r} does not depend on the inputs: leave it out of the file")

@@ -218,8 +218,9 @@ def constant(node: Node) -> Callable[..., Any]:
 
 
 def top(node: Node) -> Callable[..., Any]:
-    """TopK, with a constant number of values."""
-    count, axis = int(node.constant(1).flatten()[0]), node.axis(-1)
+    """TopK, with a constant number of values, an attribute before opset 10."""
+    wanted, axis = node.setting("k", 1), node.axis(-1)
+    count = int(wanted[0] if isinstance(wanted, list) else wanted)
     is_largest, is_sorted = bool(node.setting("largest", default=1)), bool(node.setting("sorted", default=1))
     return lambda values: tuple(values.topk(count, axis, is_largest, is_sorted))
 

@@ -38,6 +38,7 @@ OPERATORS: dict[str, Row] = {
     "LayerNormalization": weighted.layer_norm,
     "GroupNormalization": weighted.group_norm,
     "LpNormalization": numbers.unit_length,
+    "LRN": layer(nn.LocalResponseNorm, ("size", 5), ("alpha", 1e-4), ("beta", 0.75), ("bias", 1.0)),
     "LSTM": recurrent,
     "GRU": recurrent,
     # one number in

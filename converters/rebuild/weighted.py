@@ -92,7 +92,7 @@ def gemm(node: Node) -> Callable[..., Any]:
 
 def batch_norm(node: Node) -> nn.Module:
     """BatchNormalization, with its statistics fixed."""
-    if node.setting("training_mode", default=0):
+    if node.setting("training_mode", default=0) or len(node.proto.output) > 1:
         raise node.refusal("normalises by the batch, as in training")
     gain, shift, mean, variance = (node.constant(place) for place in range(1, 5))
     layer = _BATCH_NORMS[max(0, node.value().dim() - 2)](len(gain), node.setting("epsilon", default=1e-5))
@@ -184,9 +184,9 @@ def _cut(
         step * (n - 1) + more + (width - 1) * d + 1
         for n, width, step, d, more in zip(sizes, kernel, strides, dilations, extra, strict=True)
     ]
-    # The specification halves the other way round here than for convolutions: the larger half is at the end.
+    # The specification halves the other way round here than for convolutions.
     totals = [has - want for has, want in zip(full, wanted, strict=True)]
-    return _halves(totals, "SAME_UPPER" if kind != "SAME_LOWER" else kind)
+    return _halves(totals, kind if kind == "SAME_UPPER" else "SAME_LOWER")
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Module:

@@ -101,7 +101,8 @@ def merged(before: Row | None, row: Row) -> Row:
     kept = {key: value for key, value in before.items() if key != "error"}
     parts = {key: before[key] | row[key] for key in ("formats", "seconds")}
     tried = sorted({*before["tried"], *row["tried"]})
-    return kept | row | parts | {"tried": tried, "peak_mb": max(before["peak_mb"], row["peak_mb"])}
+    apart = {} if tried == sorted(row["tried"]) else {"peak_mb": max(before["peak_mb"], row["peak_mb"])}
+    return kept | row | parts | {"tried": tried} | apart
 
 
 def outcomes(row: Row) -> str:

@@ -54,6 +54,24 @@ def test_parts_of_a_concatenation(tflite_builder: Any) -> None:
     assert origins(graph, [first]) == {}
 
 
+@pytest.mark.parametrize("kind", ["RELU", "RELU6", "RELU_N1_TO_1"])
+def test_what_is_cut_has_the_range_that_is_left(tflite_builder: Any, kind: str) -> None:
+    """A transposed convolution, what a converter cuts its padding off with, and the ReLU that was fused with it."""
+    whole, part, cut = _tensors(tflite_builder, 3)
+    tflite_builder.operator(Op.SLICE, [whole], [part])
+    tflite_builder.operator(getattr(Op, kind), [part], [cut])
+    graph = Graph(tflite_builder.finish([whole], [cut]))
+    assert origins(graph, [cut]) == {part: cut, whole: cut}
+    assert origins(graph, [whole]) == {part: whole}
+
+
+def test_what_is_cut_for_one_of_its_readers_is_whole(tflite_builder: Any) -> None:
+    whole, cut, other = _tensors(tflite_builder, 3)
+    tflite_builder.operator(Op.RELU, [whole], [cut])
+    tflite_builder.operator(Op.TANH, [whole], [other])
+    assert origins(Graph(tflite_builder.finish([whole], [cut, other])), [cut]) == {}
+
+
 # --- walking back ---
 
 BEFORE = {"f": ["d", "e"], "d": ["b"], "e": ["b", "c"], "b": ["a"], "c": ["a"]}

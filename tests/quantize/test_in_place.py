@@ -82,7 +82,33 @@ def mask(y: Tensor) -> Tensor:
     return y + made
 
 
-FUNCTIONS = [numbers, values, two_in_a_row, seen_before, through_other_views, rotated, masked, twice, mask]
+def around_a_skip(y: Tensor) -> Tensor:
+    early = y * 2
+    late = nn.functional.relu6(y, inplace=True)
+    part = late[:, :2]
+    nn.functional.silu(late, inplace=True)
+    return early + y + late + part.repeat(1, 2, 1, 1)
+
+
+def deeper_than_read(y: Tensor) -> Tensor:
+    unread = nn.functional.relu6(nn.functional.avg_pool2d(y, 2), inplace=True)
+    nn.functional.hardswish(nn.functional.max_pool2d(unread, 2), inplace=True).add_(1)[:, 1].clamp_(0, 1)
+    return y * 2
+
+
+FUNCTIONS = [
+    numbers,
+    values,
+    two_in_a_row,
+    seen_before,
+    through_other_views,
+    rotated,
+    masked,
+    twice,
+    mask,
+    around_a_skip,
+    deeper_than_read,
+]
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
@@ -94,6 +120,16 @@ def test_a_graph_that_was_written_out_computes_what_the_module_does(function: Ca
     inputs = torch.randn(3, 2, 6, 8)  # another batch size
     expected = model(inputs)
     torch.testing.assert_close(again(inputs), expected if isinstance(expected, Tensor) else list(expected))
+
+
+def test_a_constant_of_the_code_is_no_change() -> None:
+    model, inputs = (
+        Changed(lambda y: y * torch.tensor([1.0, 0.5, 2.0, 3.0])[:, None, None]).eval(),
+        torch.randn(8, 2, 6, 8),
+    )
+    prepared = quantize.prepare_ptq(model, inputs)
+    quantize.calibrate(prepared, [inputs])
+    assert (quantize.convert(prepared)(inputs) - model(inputs)).abs().max() < 0.1
 
 
 @pytest.mark.parametrize("prepare", [quantize.prepare_ptq, quantize.prepare_qat])

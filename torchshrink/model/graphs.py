@@ -117,6 +117,8 @@ def _is_bookkeeping(node: Node) -> bool:
     """
     if node.users or not isinstance(node.target, torch._ops.OpOverload) or not node.args:
         return not node.users
+    if node.target is torch.ops.aten.detach_.default:
+        return True  # no value changes
     alias, changed = node.target._schema.arguments[0].alias_info, node.args[0]
     if alias is not None and alias.is_write and isinstance(changed, Node) and changed.op != "get_attr":
         raise ModelError(

@@ -165,7 +165,7 @@ def convert(prepared: PreparedModule) -> GraphModule:
     """
     _check_prepared(prepared, "convert")
     with quiet():
-        from torchshrink.quantize import batch_norms, modes, parity, pt2e
+        from torchshrink.quantize import batch_norms, means, modes, parity, pt2e
         from torchshrink.quantize.bias import make_room, round_biases
         from torchshrink.quantize.noise import measure
 
@@ -175,6 +175,7 @@ def convert(prepared: PreparedModule) -> GraphModule:
         _check_ranges(trained)
         reference = parity.without_quantization(trained)
         _observe_weights(trained)
+        means.widen(trained)
         make_room(trained)
         graph = pt2e.quantized(trained)
 

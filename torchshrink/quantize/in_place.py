@@ -31,11 +31,12 @@ def spell_out(graph: GraphModule) -> None:
         ModelError: When a change cannot be written so.
     """
     for node in list(graph.graph.nodes):
-        if not changes_values(node) or is_counter(node) or _root(node.args[0]).op == "get_attr":
+        if not _is_written_out(node):
             continue
         if _is_part(_root(node.args[0])):
             raise _refusal(node)
         _spell_out(graph, node)
+    graph.graph.eliminate_dead_code(lambda node: node.is_impure() and not _is_written_out(node))  # what nobody reads
     graph.recompile()
 
 
@@ -45,6 +46,11 @@ def changes_values(node: Node) -> bool:
         return False
     alias = node.target._schema.arguments[0].alias_info
     return alias is not None and alias.is_write
+
+
+def _is_written_out(node: Any) -> bool:
+    """Return whether all that is read of a change is the result of the operation, once `spell_out` has seen it."""
+    return changes_values(node) and not is_counter(node) and _root(node.args[0]).op != "get_attr"
 
 
 def _spell_out(graph: GraphModule, node: Any) -> None:

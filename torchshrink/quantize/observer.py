@@ -7,7 +7,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchao.quantization.pt2e import HistogramObserver, MovingAverageMinMaxObserver, PerChannelMinMaxObserver
+from torchao.quantization.pt2e import (
+    HistogramObserver,
+    MinMaxObserver,
+    MovingAverageMinMaxObserver,
+    PerChannelMinMaxObserver,
+)
 
 from torchshrink.model.memory_format import in_memory
 from torchshrink.parallel.whole_batch import extremes
@@ -120,3 +125,12 @@ def largest(weight: Tensor, axis: int, pairs: bool) -> Tensor:
         even = F.pad(values, (0, values.shape[-1] % 2))
         bound = torch.maximum(bound, (even[..., 0::2] + even[..., 1::2]).abs().flatten(1).amax(1))
     return bound
+
+
+def fixed(like: HistogramObserver, low: float, high: float) -> MinMaxObserver:
+    """Return an observer of the same grid that has seen these two numbers."""
+    observer = MinMaxObserver(
+        dtype=like.dtype, qscheme=like.qscheme, quant_min=like.quant_min, quant_max=like.quant_max, eps=float(like.eps)
+    )
+    observer(torch.tensor([low, high]))
+    return observer

@@ -18,6 +18,7 @@ from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
 from torchshrink.quantize import keep, scheme
 from torchshrink.quantize.batch_norms import can_fold, fold
+from torchshrink.quantize.divisors import divisors
 from torchshrink.quantize.masks import masked, scores
 from torchshrink.quantize.operators import OPERATORS, Role, role, row
 from torchshrink.quantize.rewriting import rewrite
@@ -66,7 +67,7 @@ class TFLiteQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no type
 
     def annotate(self, model: GraphModule) -> GraphModule:
         """Annotate every supported node, in the order of the graph."""
-        kept = self._kept(model) | masked(model)
+        kept = self._kept(model) | masked(model) | divisors(model)
         self._factors = {_origin(node.args[1]) for node in model.graph.nodes if _is_product(node)}
         self._scores = scores(model)
         for node in model.graph.nodes:

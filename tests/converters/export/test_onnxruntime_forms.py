@@ -36,10 +36,10 @@ def one(onnx_model: Build) -> Build:
     def build(*middle: NodeProto, same_grid: bool = False, **constants: Any) -> onnx.ModelProto:
         after = ("scale", "zero") if same_grid else ("y_scale", "y_zero")
         nodes = [*pair("x", "real", "scale", "zero"), *middle, *pair(middle[-1].output[0], "y", *after)]
-        rank = 2 if constants.pop("flat", False) else 4
+        rank, shape = 2 if constants.pop("flat", False) else 4, constants.pop("shape", SHAPE)
         used = {name for each in nodes for name in each.input}
         values = {name: value for name, value in (CONSTANTS | constants).items() if name in used}
-        return shape_inference.infer_shapes(onnx_model(nodes, {"x": SHAPE}, {"y": (1, *[None] * (rank - 1))}, values))
+        return shape_inference.infer_shapes(onnx_model(nodes, {"x": shape}, {"y": (1, *[None] * (rank - 1))}, values))
 
     return build
 
@@ -77,6 +77,18 @@ def test_a_clamp_where_quantization_cuts(one: Build, run_onnx: Run, entry: Any, 
     rewritten = onnxruntime_int8.rewrite(model)
     assert kinds(rewritten)["Clip"] == follows_quantization
     assert np.array_equal(run_onnx(rewritten, entry, optimized=True), run_onnx(model, entry))
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((1, 2, 4, 1), -1), ((1, 2, 1, 6), 2), ((1, 2, 4, 2), -1)])
+def test_a_softmax_of_one_value(one: Build, run_onnx: Run, shape: tuple[int, ...], axis: int) -> None:
+    """It is one: ONNX Runtime's integer kernel says zero."""
+    grid = {"y_scale": np.float32(1 / 256), "y_zero": np.int8(-128)}
+    model = one(helper.make_node("Softmax", ["real"], ["shares"], axis=axis), shape=shape, **grid)
+    rewritten = onnxruntime_int8.rewrite(model)
+    assert kinds(rewritten)["Softmax"] == (shape[axis] > 1)
+    entry = np.random.default_rng(0).normal(0, 2, shape).astype(np.float32)
+    found, expected = run_onnx(rewritten, entry, optimized=True), run_onnx(model, entry)
+    assert np.abs(found - expected).max() <= 1 / 256
 
 
 def test_a_clamp_of_computed_limits_is_left_alone(one: Build) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from onnxscript._framework_apis import torch_2_5
+from onnxscript.rewriter._basics import MatchResult
+from onnxscript.rewriter._matcher import SimplePatternMatcher
 from torch import nn
 from torch._export import utils
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from torchshrink.converters.export import translations
 from torchshrink.converters.export.to_onnx import export
+from torchshrink.quiet import quiet
 
 
 def test_they_are_read_once_and_every_export_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,3 +43,18 @@ def test_an_export_that_fails_leaves_torch_as_it_was() -> None:
     with pytest.raises(RuntimeError, match="a reason"), translations.read_once():
         raise RuntimeError("a reason")
     assert (vars(ONNXRegistry)["from_torchlib"], utils._materialize_cpp_cia_ops) == before
+
+
+def test_a_pattern_is_tried_on_what_it_ends_with_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def match(self: Any, _model: Any, _graph: Any, node: Any, **_: Any) -> MatchResult:
+        tried.append((self.pattern.output_nodes[0].op_identifier(), node.op_identifier()))
+        return MatchResult().fail("")
+
+    monkeypatch.setattr(SimplePatternMatcher, "match", match)
+    with translations.read_once(), quiet():
+        torch.onnx.export(nn.Sequential(nn.Linear(2, 2), nn.ReLU()).eval(), (torch.zeros(1, 2),), dynamo=True)
+    assert any(last == found for last, found in tried)
+    assert all(last in (None, found) for last, found in tried)
+    assert SimplePatternMatcher.match is match

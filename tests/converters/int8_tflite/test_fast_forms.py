@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
@@ -91,3 +92,36 @@ def test_float_is_left_alone(tflite_builder: Any) -> None:
     model = write(tflite_builder, "RELU", (1, 1), FLOAT32)
     assert fast_forms.rewrite(model) == 0
     assert [Graph(model).kind(each) for each in Graph(model).operators] == ["RELU"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "is_aligned", "is_float"),
+    [(12, 96, True, True), (32, 96, False, True), (12, 96, False, False), (4, 16, True, False)],
+)
+def test_resizing_is_exact_without_xnnpack(
+    tflite_builder: Any, tmp_path: Path, before: int, after: int, is_aligned: bool, is_float: bool
+) -> None:
+    shapes = {"input": (1, before, before, 1), "output": (1, after, after, 1)}
+    entry, result = (tflite_builder.tensor(name, shape, INT8, scale=0.1) for name, shape in shapes.items())
+    size = tflite_builder.tensor("size", (2,), schema.TensorType.INT32, np.array([after, after], np.int32))
+    options = schema.ResizeBilinearOptionsT()
+    options.alignCorners, options.halfPixelCenters = is_aligned, not is_aligned
+    tflite_builder.operator(Op.RESIZE_BILINEAR, [entry, size], [result], options)
+    model = tflite_builder.finish([entry], [result])
+    assert fast_forms.rewrite(model, "integer-only") == 0
+    assert fast_forms.rewrite(model) == is_float
+    tflite_file.write(model, tmp_path / "model.tflite")
+    codes = np.random.default_rng(0).integers(-128, 128, shapes["input"]).astype(np.int8)
+    exact = torch.nn.functional.interpolate(
+        torch.from_numpy(codes).float().movedim(-1, 1), (after, after), mode="bilinear", align_corners=is_aligned
+    )
+    with silent_stderr():
+        opened = Interpreter(
+            str(tmp_path / "model.tflite"),
+            experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+        )
+        opened.allocate_tensors()
+    opened.set_tensor(opened.get_input_details()[0]["index"], codes)
+    opened.invoke()
+    found = torch.from_numpy(opened.get_tensor(opened.get_output_details()[0]["index"])).float().movedim(-1, 1)
+    assert (found - exact).abs().max() < 2

@@ -168,6 +168,29 @@ def test_an_idle_rescaling_that_computes_an_output_stays(tflite_builder: Any) ->
     assert mend.drop_idle(model) == 0
 
 
+@pytest.mark.parametrize(
+    ("kind", "scale", "zero_point", "is_idle"),
+    [
+        ("RELU", 0.1, -128, True),
+        ("RELU", 0.1, -127, False),
+        ("RELU6", 6 / 255, -128, True),
+        ("RELU6", 0.1, -128, False),
+        ("RELU_N1_TO_1", 1 / 128, 0, True),
+        ("TANH", 0.1, -128, False),
+    ],
+)
+def test_a_clamp_to_what_its_grid_reaches_is_removed(
+    tflite_builder: Any, kind: str, scale: float, zero_point: int, is_idle: bool
+) -> None:
+    ends = [tflite_builder.tensor(f"t{index}", (4,), INT8, scale=scale) for index in range(3)]
+    for index in ends:
+        tflite_builder.model.subgraphs[0].tensors[index].quantization.zeroPoint = [zero_point]
+    tflite_builder.operator(getattr(Op, kind), ends[:1], ends[1:2])
+    tflite_builder.operator(Op.ABS, ends[1:2], ends[2:])
+    model = tflite_builder.finish(ends[:1], ends[2:])
+    assert mend.drop_idle(model) == is_idle
+
+
 # --- grids that a reader imposed ---
 
 WRONG, SIGMOID = 0.02, Range((1 / 256,), (-128,))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import helper, numpy_helper
 from onnx_graphs import normal, write
 
@@ -54,6 +55,7 @@ CASES = [
                                                                "output_padding": [1, 1]}),
     Case("ConvTranspose", (normal(4, 3, 3, 3),), {"strides": [2, 2], "pads": [0, 0, 1, 1]}),
     Case("ConvTranspose", (normal(4, 3, 3, 3),), {"strides": [2, 2], **SAME}),
+    Case("ConvTranspose", (normal(4, 3, 3, 3),), {"strides": [2, 2], "output_shape": [12, 16]}, opset=9),
     Case("ConvTranspose", (normal(4, 1, 2),), {"group": 2, "strides": [2]}, shape=(1, 4, 9)),
     # products
     Case("MatMul", (normal(8, 5),)),
@@ -73,6 +75,8 @@ CASES = [
     Case("GroupNormalization", (normal(2), normal(2)), {"num_groups": 2}),
     Case("GroupNormalization", (normal(4), normal(4)), {"num_groups": 2}, opset=21),
     Case("LpNormalization", (), {"axis": 1}),
+    Case("LRN", (), {"size": 3, "alpha": 0.2, "beta": 0.6, "bias": 2.0}, opset=9),
+    Case("LRN", (), {"size": 5}),
     # activations
     *[Case(op) for op in ("Abs", "Ceil", "Cos", "Erf", "Exp", "Floor", "HardSwish", "Identity", "Mish", "Neg", "Relu",
                           "Round", "Selu", "Sigmoid", "Sign", "Sin", "Softplus", "Softsign", "Tanh")],
@@ -82,6 +86,8 @@ CASES = [
     Case("Gelu", opset=20),
     Case("Gelu", (), {"approximate": "tanh"}, opset=20),
     Case("Clip", (), {"min": -0.3, "max": 0.2}, opset=9),
+    Case("Clip", (), {"max": 0.2}, opset=9),
+    Case("Clip", (), {}, opset=9),
     Case("Clip", (np.float32(0), np.float32(6))),
     Case("Clip", (None, np.float32(0.4))),
     Case("Clip", (np.float32(0),), opset=11),
@@ -92,7 +98,7 @@ CASES = [
     Case("Softmax", (), {"axis": 1}),
     Case("LogSoftmax", (), {"axis": -2}, opset=9),
     Case("LogSoftmax"),
-    Case("Dropout", opset=9, outputs=1),
+    Case("Dropout", (), {"ratio": 0.3}, opset=9),
     Case("Dropout", (np.float32(0.5), np.array(False))),
     # two and more
     *[Case(op, (normal(4, 1, 1),)) for op in ("Add", "Sub", "Mul", "Div", "Max", "Min")],
@@ -302,6 +308,12 @@ def test_what_has_no_row_is_refused_by_node_and_operator(tmp_path: Path) -> None
         from_onnx(file)
 
 
+def test_the_number_of_largest_values_was_an_attribute(tmp_path: Path) -> None:
+    nodes = [helper.make_node("TopK", ["x"], ["best", "places"], k=2, axis=1)]
+    file = write(tmp_path / "m.onnx", nodes, {"x": IMAGE}, {}, ["best"], 9)
+    assert from_onnx(file)(torch.zeros(1, *IMAGE[1:])).shape == (1, 2, *IMAGE[2:])
+
+
 @pytest.mark.parametrize(
     ("case", "reason"),
     [
@@ -316,11 +328,18 @@ def test_what_has_no_row_is_refused_by_node_and_operator(tmp_path: Path) -> None
             "half_pixel_symmetric",
         ),
         (Case("CumSum", (ints(1)[0],), {"reverse": 1}), "in reverse"),
+        (Case("BatchNormalization", (normal(4),) * 4, opset=9, outputs=5), "as in training"),
         (Case("Conv", ("x",)), "computes 'x' from data"),
     ],
 )
 def test_a_form_without_a_counterpart_is_refused(case: Case, reason: str, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedOpError, match=rf"node 'it' \({case.op}\) .*{reason}"):
+        from_onnx(_write(case, tmp_path / "m.onnx"))
+
+
+def test_a_result_that_is_not_computed_is_no_output(tmp_path: Path) -> None:
+    case = Case("Dropout", (), {"ratio": 0.3}, opset=9, outputs=2)
+    with pytest.raises(UnsupportedOpError, match=r"output 'y1' is a result of Dropout .* leave it out of the file"):
         from_onnx(_write(case, tmp_path / "m.onnx"))
 
 

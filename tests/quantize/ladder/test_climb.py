@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchshrink import quantize
 from torchshrink.errors import DataError, RecipeError
 from torchshrink.progress import Silent
+from torchshrink.quantize.ladder import climb
 from torchshrink.quantize.noise import snr_db
 
 
@@ -67,6 +68,23 @@ def test_layers_are_kept_float_when_that_is_enough(batches: list[Tensor]) -> Non
     x = torch.cat(batches) * scale
     with torch.no_grad():
         assert snr_db(graph(x), model(x)) > 19
+
+
+def test_a_step_that_loses_on_what_it_was_calibrated_on_is_taken_back(
+    model: nn.Module, batches: list[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What few held-out samples gain is no gain where the others lose; the best that is left of a step is taken."""
+    found = iter([(10.0, 20.0), (12.0, 19.9), (11.0, 21.0), (13.0, 2.0), (10.5, 30.0), (14.0, 20.5)])
+    monkeypatch.setattr(climb._Climb, "_dbs", lambda *_: next(found))
+    notes = _Notes()
+    quantize.ptq(model, batches, "equalization", progress=notes)
+    assert notes.texts[:3] == ["calibrated: 10.0 dB", "ranges (99.999%): +1.0 dB, 11.0 dB", "equalization: no gain"]
+
+
+def test_what_is_held_out_is_from_all_over() -> None:
+    known, held = climb._split(list(torch.arange(20.0).split(4)))
+    assert held[0].tolist() == [4, 9, 14, 19]
+    assert sorted([*known[0].tolist(), *held[0].tolist()]) == list(range(20))
 
 
 def test_what_it_does_not_take() -> None:

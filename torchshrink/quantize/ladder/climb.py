@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -126,11 +126,11 @@ class _Climb:
         self.known, self.measured = _split(batches)
         self.some = tuple(value[:_MOST] for value in self.known)
         self.size = max(_AT_ONCE, len(as_tuple(batches[0])[0]))
-        self.wanted = parity.try_out(model, self.measured)
+        self._wanted = [(inputs, parity.try_out(model, inputs)) for inputs in (self.measured, self.some)]
         self.plan = Plan(keep_float=keep_float)
         self._observed: dict[tuple[bool, tuple[str, ...]], PreparedModule] = {}
         self.graph, self.floats = self._made(self.plan)
-        self.db = self._db(self.graph)
+        self.db, self.seen_db = self._dbs(self.graph)
         progress.note(f"calibrated: {self.db:.1f} dB")
 
     def ranges(self) -> None:
@@ -161,25 +161,27 @@ class _Climb:
         """Keep the fewest layers float that are enough."""
         for plan in self.floats_needed():
             graph, floats = self._made(plan)
-            if (db := self._db(graph)) >= self.budget_db:
+            if (dbs := self._dbs(graph))[0] >= self.budget_db:
                 added = plan.keep_float[len(self.plan.keep_float) :]
-                self._take(f"kept float ({', '.join(added)})", plan, graph, floats, db)
+                self._take(f"kept float ({', '.join(added)})", plan, graph, floats, dbs)
                 return
         self.progress.note("layers kept float: half of them would not be enough")
 
     def _try(self, name: str, plans: Sequence[Plan]) -> None:
         self.progress.start(name)
         made = [(plan, *self._made(plan)) for plan in plans]
-        scored = [(self._db(graph), plan, graph, floats) for plan, graph, floats in made]
-        db, plan, graph, floats = max(scored, key=lambda item: item[0])
-        if db > self.db:
-            self._take(f"{name} ({plan.ranges})" if name == "ranges" else name, plan, graph, floats, db)
+        scored = [(self._dbs(graph), plan, graph, floats) for plan, graph, floats in made]
+        # What few samples gain may be lost by all others: a step has to be no loss where it was calibrated, too.
+        gained = [each for each in scored if each[0][0] > self.db and each[0][1] >= self.seen_db]
+        if gained:
+            dbs, plan, graph, floats = max(gained, key=lambda item: item[0])
+            self._take(f"{name} ({plan.ranges})" if name == "ranges" else name, plan, graph, floats, dbs)
         else:
             self.progress.note(f"{name}: no gain")
 
-    def _take(self, name: str, plan: Plan, graph: GraphModule, floats: GraphModule, db: float) -> None:
-        self.progress.note(f"{name}: {db - self.db:+.1f} dB, {db:.1f} dB")
-        self.plan, self.graph, self.floats, self.db = plan, graph, floats, db
+    def _take(self, name: str, plan: Plan, graph: GraphModule, floats: GraphModule, dbs: tuple[float, float]) -> None:
+        self.progress.note(f"{name}: {dbs[0] - self.db:+.1f} dB, {dbs[0]:.1f} dB")
+        self.plan, self.graph, self.floats, (self.db, self.seen_db) = plan, graph, floats, dbs
 
     def _made(self, plan: Plan) -> tuple[GraphModule, GraphModule]:
         """Return the quantized graph of a plan, and the same in float."""
@@ -206,18 +208,22 @@ class _Climb:
         return self._observed[key]
 
     @torch.no_grad()
-    def _db(self, graph: GraphModule) -> float:
-        """Return the signal to noise of the worst output; -inf where it is no number."""
-        found = exits.named(graph(*self.measured))
-        values = [snr_db(found[name], value) for name, value in self.wanted.items() if value.is_floating_point()]
-        return min((-math.inf if math.isnan(value) else value for value in values), default=math.inf)
+    def _dbs(self, graph: GraphModule) -> tuple[float, float]:
+        """Return the signal to noise of the worst output, of samples held out and of others; -inf for no number."""
+        held, others = (_worst_db(exits.named(graph(*inputs)), wanted) for inputs, wanted in self._wanted)
+        return held, others
+
+
+def _worst_db(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> float:
+    values = [snr_db(found[name], value) for name, value in wanted.items() if value.is_floating_point()]
+    return min((-math.inf if math.isnan(value) else value for value in values), default=math.inf)
 
 
 def _split(batches: Sequence[Inputs]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Return the samples to calibrate on, and those to measure."""
+    """Return the samples to calibrate on, and those to measure: from all over, for data may be in some order."""
     whole = tuple(torch.cat(parts) for parts in zip(*(as_tuple(batch) for batch in batches), strict=True))
     count = len(whole[0])
-    held = count // _HELD_OUT if count >= 2 * _HELD_OUT else 0
-    if not held:
+    if count < 2 * _HELD_OUT:
         return whole, whole
-    return tuple(value[:-held] for value in whole), tuple(value[-held:] for value in whole)
+    is_held = torch.arange(count) % _HELD_OUT == _HELD_OUT - 1
+    return tuple(value[~is_held] for value in whole), tuple(value[is_held] for value in whole)

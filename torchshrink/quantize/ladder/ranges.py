@@ -8,6 +8,8 @@ import torch
 from torch.fx import GraphModule
 from torchao.quantization.pt2e import HistogramObserver, MinMaxObserver
 
+from torchshrink.quantize.observer import fixed
+
 Ranges = Literal["mse", "minmax", "99.999%", "99.99%", "99.9%"]
 OTHERS: tuple[Ranges, ...] = get_args(Ranges)[1:]
 
@@ -28,7 +30,7 @@ def choose(graph: GraphModule, ranges: Ranges) -> None:
     for name, observer in list(graph.named_modules(remove_duplicate=False)):
         if isinstance(observer, HistogramObserver) and bool(observer.min_val <= observer.max_val):
             if id(observer) not in made:
-                made[id(observer)] = _fixed(observer, *_ends(observer, ranges))
+                made[id(observer)] = fixed(observer, *_ends(observer, ranges))
             graph.set_submodule(name, made[id(observer)])
 
 
@@ -41,12 +43,3 @@ def _ends(observer: HistogramObserver, ranges: Ranges) -> tuple[float, float]:
     first, last = int((shares <= beyond).sum()), int((shares < 1 - beyond).sum()) + 1
     step = (high - low) / observer.bins
     return low + step * first, low + step * min(last, observer.bins)
-
-
-def _fixed(like: HistogramObserver, low: float, high: float) -> MinMaxObserver:
-    """Return an observer of the same grid that has seen these two numbers."""
-    observer = MinMaxObserver(
-        dtype=like.dtype, qscheme=like.qscheme, quant_min=like.quant_min, quant_max=like.quant_max, eps=float(like.eps)
-    )
-    observer(torch.tensor([low, high]))
-    return observer
