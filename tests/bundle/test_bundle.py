@@ -99,6 +99,13 @@ def test_verify_a_folder(made: Path) -> None:
     assert result.json["image"]["how"].startswith(("computed: ", "built "))
 
 
+def test_what_is_missing_is_named(made: Path) -> None:
+    (made / "requirements.txt").unlink()
+    result = call("verify", made)
+    assert result.code == 4
+    assert "requirements.txt is missing or was changed" in result.said
+
+
 @pytest.mark.parametrize("name", ["dense-fp32.onnx", "formats.py", "model.json"])
 def test_what_was_changed_is_named(name: str, made: Path) -> None:
     with (made / name).open("ab") as file:

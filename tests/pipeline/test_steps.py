@@ -1,6 +1,7 @@
 """Finished steps are done once, and never trusted when anything about them changed."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -210,3 +211,9 @@ def test_paths_stay_in_the_folder(tmp_path: Path, name: Any, where: str) -> None
     }
     edit(work, changes[where], is_signed=True)
     assert not run(work)[2]
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / ".steps").mkdir()
+    os.mkfifo(tmp_path / ".steps" / "a.json")
+    assert Steps(tmp_path).run("a", [], lambda: ({"loss": 1.0}, []))[2] is False

@@ -17,6 +17,7 @@ from torchshrink.bench.environment import environment
 from torchshrink.errors import DataError
 from torchshrink.report import columns, document, samples, tracking, tradeoff
 from torchshrink.report import text as report
+from torchshrink.report.curves import curves
 from torchshrink.report.html.page import _recipe
 from torchshrink.report.plot import plot
 
@@ -395,3 +396,9 @@ def test_samples_that_unpack_to_more_than_a_run_keeps(tmp_path: Path, monkeypatc
     assert samples.data(tmp_path) is not None
     monkeypatch.setattr(samples, "LARGEST_TEXT", 2000)
     assert samples.data(tmp_path) is None
+
+
+def test_a_checkpoint_that_is_a_pipe_has_no_curves(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    os.mkfifo(tmp_path / "models" / "dense.safetensors")
+    assert curves(tmp_path, "dense") == []

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from torchshrink.bundle import check, packages
 from torchshrink.errors import MissingExtraError
+from torchshrink.files import read
 
 BASE = "python:3.13-slim-bookworm"
 BASE_BYTES = 125_000_000  # rounded from what its publisher's `docker images` shows; not measured by this program
@@ -60,11 +61,15 @@ def _is_ours(folder: Path) -> bool:
         known = [packages.requirements(runtime, with_pillow, has_server) for with_pillow in (False, True)]
     except (PackageNotFoundError, MissingExtraError, KeyError):
         return False
-    return wanted in known and (folder / "Dockerfile").read_text() == dockerfile(wanted, has_server)
+    return wanted in known and _lines(folder, "Dockerfile") == dockerfile(wanted, has_server).splitlines()
 
 
-def _lines(folder: Path) -> list[str]:
-    return (folder / "requirements.txt").read_text().splitlines()
+def _lines(folder: Path, name: str = "requirements.txt") -> list[str]:
+    """Return the lines of a file; none of one that is missing or damaged, which the self-test says."""
+    try:
+        return read(folder / name).decode().splitlines()
+    except (OSError, ValueError):
+        return []
 
 
 def computed(folder: Path) -> Size:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torchshrink
-from torchshrink.files import atomic, is_inside, sha256
+from torchshrink.files import atomic, is_inside, read, sha256
 
 FOLDER = ".steps"
 Result = dict[str, Any]
@@ -58,7 +58,7 @@ class Steps:
 
     def _read(self, record: Path) -> dict[str, Any] | None:
         try:
-            content: dict[str, Any] = json.loads(record.read_text())
+            content: dict[str, Any] = json.loads(read(record))
             stated = content.pop("digest")
         except (OSError, ValueError, RecursionError, LookupError, AttributeError, TypeError):
             return None

@@ -25,6 +25,8 @@ def curves(folder: Path, variant: str) -> list[dict[str, float]]:
 
 def _described(path: Path) -> dict[str, Any]:
     """Return what a checkpoint says of itself: safetensors begin with the length of a header in JSON."""
+    if not path.is_file():  # a pipe would have to be waited for
+        raise OSError(f"{path} is no file")
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > LARGEST_TEXT:
