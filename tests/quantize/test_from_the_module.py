@@ -450,6 +450,18 @@ def test_weights_that_are_no_numbers_are_named() -> None:
         quantize.prepare_qat(model, IMAGES)
 
 
+def test_rows_that_are_shortened_when_they_are_read_are_short() -> None:
+    model, tokens = (
+        nn.Sequential(nn.Embedding(9, 4, max_norm=1.0), nn.Linear(4, 2)).eval(),
+        torch.arange(9).reshape(3, 3),
+    )
+    with torch.no_grad():
+        model[0].weight.mul_(3)
+        prepared = quantize.prepare_ptq(model, tokens)
+        quantize.calibrate(prepared, [tokens])
+        torch.testing.assert_close(quantize.convert(prepared)(tokens), model(tokens), rtol=0, atol=0.05)
+
+
 def test_a_mode_that_the_models_own_train_sets_is_kept() -> None:
     """Though it was never called: a new model is in training from the beginning."""
 

@@ -78,7 +78,8 @@ def plain_copy(model: nn.Module) -> nn.Module:
     """Return a copy in float32 without wrappers, and with plain weights.
 
     Taken off is what wraps the model or parts of it (DataParallel, torch.compile). Weights that are computed from
-    others (weight_norm, spectral_norm, any parametrization) become what they are now.
+    others (weight_norm, spectral_norm, any parametrization), or shortened when they are read (an embedding's
+    ``max_norm``), become what they are now.
 
     Raises:
         ModelError: When it is TorchScript, which has no modules to trace.
@@ -181,6 +182,9 @@ def _make_weights_plain(model: nn.Module) -> None:
                 remove_weight_norm(module, name)
             elif kind == "SpectralNorm":
                 remove_spectral_norm(module, name)
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
+            module.weight.copy_(torch.renorm(module.weight, module.norm_type, 0, module.max_norm))
+            module.max_norm = None
 
 
 def _take_parametrizations_off(module: nn.Module) -> None:
