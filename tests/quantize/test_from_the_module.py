@@ -292,6 +292,12 @@ def half_block(m: Any, x: Tensor) -> Tensor:
     return found
 
 
+@torch.autocast("cpu", torch.bfloat16)
+def all_half(m: Any, x: Tensor) -> Tensor:
+    found: Tensor = m.d(m.n(m.c(x)).relu()).float()
+    return found
+
+
 def inference_block(m: Any, x: Tensor) -> Tensor:
     with torch.inference_mode():
         x = m.n(m.c(x)).relu()
@@ -303,7 +309,7 @@ def blocks(function: Callable[[Any, Tensor], Tensor]) -> nn.Module:
     return randomised(Calls(function, c=convolution(), n=nn.BatchNorm2d(4), d=convolution(4, 2)))
 
 
-@pytest.mark.parametrize("function", [half_block, inference_block])
+@pytest.mark.parametrize("function", [half_block, all_half, inference_block])
 def test_blocks_of_half_precision_and_without_gradients_are_calibrated(
     function: Callable[[Any, Tensor], Tensor],
 ) -> None:
