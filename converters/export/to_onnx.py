@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +21,7 @@ from torchshrink.model.checked import check_example, check_is_module
 from torchshrink.model.signature import Inputs, batch_shapes, first, input_names, lively, output_names, tensors
 from torchshrink.quantize.noise import LIMIT_DB, snr_db
 from torchshrink.quantize.prepared import PreparedModule
-from torchshrink.quantize.tracing import in_float32, plain_copy
+from torchshrink.quantize.tracing import in_float32, plain_copy, without_autocast
 from torchshrink.quiet import quiet
 from torchshrink.settings import check
 
@@ -101,32 +100,13 @@ def export(model: nn.Module, example_input: Inputs, batch: int | None = 1) -> on
     if not isinstance(model, torch.fx.GraphModule) or model.graph.find_nodes(op="call_module"):  # not of torch.export
         model = plain_copy(model).eval()
     # Without gradients blocks under inference_mode can be followed.
-    with torch.no_grad(), _without_autocast():
+    with torch.no_grad(), without_autocast():
         exported = _exported(model, example, batch)
         onnx_file.fold_casts(exported)
         onnx_file.add_kernel_shapes(exported)
         ceil_pools.spell_out(exported)
         _check(exported, model, lively(example_input, batch or 2))
     return exported
-
-
-@contextlib.contextmanager
-def _without_autocast() -> Iterator[None]:
-    """Let blocks under autocast compute in float32: ONNX Runtime has no kernels for bfloat16."""
-    enter: Any = torch.autocast.__enter__
-
-    def enter_off(block: torch.autocast) -> Any:
-        is_on, block._enabled = block._enabled, False
-        try:
-            return enter(block)
-        finally:
-            block._enabled = is_on
-
-    torch.autocast.__enter__ = enter_off  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        torch.autocast.__enter__ = enter  # type: ignore[method-assign]
 
 
 def _exported(model: nn.Module, example: tuple[Tensor, ...], batch: int | None) -> onnx.ModelProto:

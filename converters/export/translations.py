@@ -100,6 +100,16 @@ def own() -> dict[Any, Any]:
             x = op.Concat(*(op.ReduceMax(part, [axis], keepdims=1) for part in parts), axis=axis)
         return x, op.Constant(value_float=float("nan"))  # no places: what uses them is refused
 
+    # onnxscript writes a slice with a negative step, of which onnx2tf makes another order.
+    def flip(x, dims):  # type: ignore[no-untyped-def]
+        sides = x.shape
+        for axis in dims:
+            if isinstance(sides[axis], int):
+                x = op.Gather(x, op.Constant(value_ints=list(range(sides[axis]))[::-1]), axis=axis)
+            else:  # of the batch
+                x = op.Slice(x, [-1], [-sys.maxsize], [axis], [-1])
+        return x
+
     def rrelu(x, noise, lower=1 / 8, upper=1 / 3, training=False, generator=None):  # type: ignore[no-untyped-def]  # noqa: ARG001
         return op.LeakyRelu(x, alpha=(lower + upper) / 2), noise
 
@@ -113,5 +123,6 @@ def own() -> dict[Any, Any]:
         torch.ops.aten.avg_pool2d.default: avg_pool2d,
         torch.ops.aten.adaptive_max_pool1d.default: adaptive_max_pool,
         torch.ops.aten.adaptive_max_pool2d.default: adaptive_max_pool,
+        torch.ops.aten.flip.default: flip,
         torch.ops.aten.rrelu_with_noise_functional.default: rrelu,
     }

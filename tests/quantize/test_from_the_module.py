@@ -292,6 +292,12 @@ def half_block(m: Any, x: Tensor) -> Tensor:
     return found
 
 
+@torch.autocast("cpu", torch.bfloat16)
+def all_half(m: Any, x: Tensor) -> Tensor:
+    found: Tensor = m.d(m.n(m.c(x)).relu()).float()
+    return found
+
+
 def inference_block(m: Any, x: Tensor) -> Tensor:
     with torch.inference_mode():
         x = m.n(m.c(x)).relu()
@@ -303,7 +309,7 @@ def blocks(function: Callable[[Any, Tensor], Tensor]) -> nn.Module:
     return randomised(Calls(function, c=convolution(), n=nn.BatchNorm2d(4), d=convolution(4, 2)))
 
 
-@pytest.mark.parametrize("function", [half_block, inference_block])
+@pytest.mark.parametrize("function", [half_block, all_half, inference_block])
 def test_blocks_of_half_precision_and_without_gradients_are_calibrated(
     function: Callable[[Any, Tensor], Tensor],
 ) -> None:
@@ -448,6 +454,18 @@ def test_weights_that_are_no_numbers_are_named() -> None:
     model[0].bias.data[0] = float("nan")
     with pytest.raises(ModelError, match=r"parameter '0\.bias' holds NaN or infinite values"):
         quantize.prepare_qat(model, IMAGES)
+
+
+def test_rows_that_are_shortened_when_they_are_read_are_short() -> None:
+    model, tokens = (
+        nn.Sequential(nn.Embedding(9, 4, max_norm=1.0), nn.Linear(4, 2)).eval(),
+        torch.arange(9).reshape(3, 3),
+    )
+    with torch.no_grad():
+        model[0].weight.mul_(3)
+        prepared = quantize.prepare_ptq(model, tokens)
+        quantize.calibrate(prepared, [tokens])
+        torch.testing.assert_close(quantize.convert(prepared)(tokens), model(tokens), rtol=0, atol=0.05)
 
 
 def test_a_mode_that_the_models_own_train_sets_is_kept() -> None:

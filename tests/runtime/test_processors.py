@@ -90,11 +90,14 @@ def int8_unet(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any, dict[
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("qemu-x86_64") is None, reason="qemu-x86_64 is not installed (package qemu-user)")
-@pytest.mark.parametrize(("kind", "format_"), X86)
-def test_int8_files_are_right_on_every_x86(
+@pytest.mark.parametrize(("kind", "format_"), [*X86, ("arm64", "onnx")])
+def test_int8_files_are_right_on_every_processor(
     int8_unet: tuple[Any, Any, dict[str, Path]], kind: str, format_: str
 ) -> None:
+    try:
+        processors.launcher(kind)
+    except MissingExtraError as error:
+        pytest.skip(str(error))
     graph, inputs, files = int8_unet
     parity = verify.verify(files[format_], graph, inputs, "int8", "graph", kind)
     assert parity.passed, parity.reason

@@ -19,7 +19,6 @@ from torchshrink.model.signature import Inputs, as_tuple, lively, tensors
 from torchshrink.quantize import exits
 from torchshrink.quantize.prepared import PreparedModule
 from torchshrink.quantize.tracing import (
-    ROUGH,
     calm_own_code,
     capture_calm,
     in_float32,
@@ -279,7 +278,6 @@ def _prepared(
     graphs.check_operations(graph)
     for name, module in plain.named_modules():
         reference.get_submodule(name).training = module.training
-    is_rough = graph.meta.get(ROUGH, False)
     prepared = pt2e.observe(graph, quantizer)
-    parity.check(reference, prepared, example, wanted, quantizer.is_qat, is_rough)
+    parity.check(reference, prepared, example, wanted, quantizer.is_qat)
     return PreparedModule(prepared, quantizer.is_qat)

@@ -14,6 +14,7 @@ from torchao.quantization.pt2e import FakeQuantizeBase, ObserverBase
 
 from torchshrink.errors import ModelError, ParityError
 from torchshrink.quantize import exits, modes
+from torchshrink.quantize.tracing import without_autocast
 from torchshrink.quiet import quiet
 
 # Largest difference, as a share of the largest value. In double precision a rounding is 1e-16, so that 1e-6 leaves room
@@ -59,17 +60,17 @@ def _of_states(model: nn.Module, inputs: tuple[Tensor, ...]) -> str:
     )
 
 
+@without_autocast()
 def check(
     model: nn.Module,
     prepared: GraphModule,
     inputs: tuple[Tensor, ...],
     wanted: Mapping[str, Tensor],
     is_qat: bool,
-    is_rough: bool = False,
 ) -> None:
     """Compare a prepared graph with its module, in evaluation and, where it will be trained, in training.
 
-    Random numbers are the same for both.
+    Random numbers are the same for both, and blocks under autocast compute in full precision.
 
     Args:
         model: The module in the mode in which it was captured; it is not needed afterwards.
@@ -77,7 +78,6 @@ def check(
         inputs: What both take.
         wanted: What the user's own module returned in evaluation, in its own precision.
         is_qat: Whether the graph will be trained.
-        is_rough: Whether a part of the module computes in half precision.
 
     Raises:
         ParityError: Naming the first module that computes something else.
@@ -87,7 +87,7 @@ def check(
         given = tuple(value.to(dtype) if value.is_floating_point() else value for value in inputs)
         compare = partial(_compare, model, graph, dtype, given, wanted, is_qat)
         try:
-            found = compare(_LOOSE if is_rough else limit)
+            found = compare(limit)
             if found is not None and (noise := _of_rounding(model, dtype, given)) > limit:
                 found = compare(noise)
         except (RuntimeError, TypeError):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -23,7 +25,6 @@ _BLOCKS: dict[Any, int] = {
     torch.ops.higher_order.wrap_with_set_grad_enabled: 1,
     torch.ops.higher_order.wrap_with_autocast: 4,
 }
-ROUGH = "rough"  # in a graph's meta: a block of the module computes in half precision, the graph in float32
 
 
 def capture(model: nn.Module, example_input: Inputs) -> GraphModule:
@@ -37,7 +38,7 @@ def capture(model: nn.Module, example_input: Inputs) -> GraphModule:
     is_trained = any(module.training for module in model.modules())
     try:
         # Without gradients blocks under inference_mode can be followed, which nothing can be trained behind.
-        with quiet(), torch.set_grad_enabled(is_trained and torch.is_grad_enabled()):
+        with quiet(), without_autocast(), torch.set_grad_enabled(is_trained and torch.is_grad_enabled()):
             graph = torch.export.export(model, sample, dynamic_shapes=batch_shapes(model, len(sample))).module()
     except Exception as error:
         reason = (str(error).strip() or "no reason given").splitlines()[0]
@@ -78,7 +79,8 @@ def plain_copy(model: nn.Module) -> nn.Module:
     """Return a copy in float32 without wrappers, and with plain weights.
 
     Taken off is what wraps the model or parts of it (DataParallel, torch.compile). Weights that are computed from
-    others (weight_norm, spectral_norm, any parametrization) become what they are now.
+    others (weight_norm, spectral_norm, any parametrization), or shortened when they are read (an embedding's
+    ``max_norm``), become what they are now.
 
     Raises:
         ModelError: When it is TorchScript, which has no modules to trace.
@@ -102,6 +104,25 @@ def plain_copy(model: nn.Module) -> nn.Module:
         for module, is_training in modes.items():
             module.training = is_training
     return _in_float32(plain)
+
+
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    """Let blocks under autocast compute in float32, as a graph does: ONNX Runtime has no kernels for bfloat16."""
+    enter: Any = torch.autocast.__enter__
+
+    def enter_off(block: torch.autocast) -> Any:
+        is_on, block._enabled = block._enabled, False
+        try:
+            return enter(block)
+        finally:
+            block._enabled = is_on
+
+    torch.autocast.__enter__ = enter_off  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        torch.autocast.__enter__ = enter  # type: ignore[method-assign]
 
 
 def in_float32(inputs: Inputs) -> tuple[Tensor, ...]:
@@ -181,6 +202,9 @@ def _make_weights_plain(model: nn.Module) -> None:
                 remove_weight_norm(module, name)
             elif kind == "SpectralNorm":
                 remove_spectral_norm(module, name)
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
+            module.weight.copy_(torch.renorm(module.weight, module.norm_type, 0, module.max_norm))
+            module.max_norm = None
 
 
 def _take_parametrizations_off(module: nn.Module) -> None:
@@ -235,8 +259,6 @@ def _write_in(graph: GraphModule, node: Node, model: nn.Module) -> None:
     place = _BLOCKS[node.target]
     inner: Any = _attribute(graph, node.args[place])
     _inline(inner, model)
-    is_rough = node.target is torch.ops.higher_order.wrap_with_autocast and bool(node.args[2])
-    graph.meta[ROUGH] = is_rough or any(each.meta.get(ROUGH, False) for each in (graph, inner))
     operands = node.args[place + 1 :]
     if node.target is torch.ops.higher_order.wrap_with_set_grad_enabled and node.args[0] is False:
         _freeze(graph, [operand for operand in operands if isinstance(operand, Node) and len(operand.users) == 1])

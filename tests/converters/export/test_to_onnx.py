@@ -184,6 +184,20 @@ def test_noise_too_small_to_be_seen_is_refused(noise: Callable[[Tensor], Tensor]
         to_onnx(Noisy(), torch.randn(1, 2, 5), tmp_path / "m.onnx")
 
 
+class Flipped(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.sigmoid().flip(1, -1)
+
+
+@pytest.mark.parametrize("batch", [1, None])
+def test_an_order_turned_around_is_no_slice(batch: int | None, tmp_path: Path, run_onnx: Run) -> None:
+    """Of a slice with a negative step onnx2tf makes another order."""
+    values = torch.randn(1, 2, 5)
+    path = to_onnx(Flipped(), values, tmp_path / "m.onnx", batch=batch)
+    assert [node.op_type for node in load(path).graph.node] == ["Sigmoid", "Gather", "Gather"]
+    np.testing.assert_allclose(run_onnx(path, values.numpy()), Flipped()(values).numpy(), atol=1e-6)
+
+
 def test_what_is_only_prepared_is_no_graph(tmp_path: Path) -> None:
     values = torch.randn(2, 2, 5)
     with pytest.raises(ModelError, match=r"torchshrink\.quantize\.convert makes it a graph"):
