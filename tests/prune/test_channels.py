@@ -5,6 +5,7 @@ weights of the original that are not found in the smaller model are set to zero 
 effect on the outputs then, and both must compute the same.
 """
 
+import contextlib
 import copy
 import math
 import re
@@ -24,6 +25,7 @@ from torchshrink import checkpoint, prune
 from torchshrink.bench import count_macs
 from torchshrink.errors import ModelError, RecipeError
 from torchshrink.model.unet import UNet
+from torchshrink.prune import groups
 from torchshrink.prune.importance import Importance
 
 Inputs = Tensor | tuple[Tensor, ...]
@@ -740,6 +742,41 @@ def test_the_width_of_the_feed_forward_part_is_cut_and_heads_stay() -> None:
     assert {name: size for name, size in width(slim).items() if name in ("qkv", "shuffled")} == {
         "qkv": 24, "shuffled": 8
     }  # fmt: skip
+
+
+class Widening(nn.Module):
+    """Blocks that each add what came before to the first of their channels, as ReXNet's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = range(8, 24, 4)
+        self.stem = nn.Conv2d(3, 8, 3)
+        self.inner = nn.ModuleList(nn.Conv2d(width, 16, 1) for width in widths)
+        self.outer = nn.ModuleList(nn.Conv2d(16, width + 4, 1) for width in widths)
+        self.head = nn.Conv2d(24, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> Any:
+        x = self.stem(x)
+        for inner, outer in zip(self.inner, self.outer, strict=True):
+            made = outer(inner(x).relu())
+            x = torch.cat([made[:, : x.shape[1]] + x, made[:, x.shape[1] :]], 1)
+        return self.head(x)
+
+
+@pytest.mark.parametrize("most", [20_000, 20])
+def test_channels_whose_ways_do_not_end_stay_and_others_go(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "_MOST_WAYS", most)
+    small = prune.channels(Widening().eval(), torch.randn(2, 3, 8, 8), 0.5)
+    assert sum(layer.out_channels for layer in small.inner) == 32
+    assert small.head.in_channels == 24
+
+
+def test_looking_channels_up_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs = Widening().eval(), torch.randn(2, 3, 8, 8)
+    found = groups.Traced(model, inputs, []).groups
+    monkeypatch.setattr(groups, "_looked_up", contextlib.nullcontext)
+    compared = groups.Traced(model, inputs, []).groups
+    assert [(group.size, len(group.items)) for group in found] == [(group.size, len(group.items)) for group in compared]
 
 
 @pytest.mark.parametrize("inputs", [torch.randn(2, 4, 8, 8), (torch.randn(2, 3, 8, 8), torch.randn(2, 3, 8, 8)), ()])

@@ -20,6 +20,8 @@ from torchshrink.errors import ModelError, RecipeError
 from torchshrink.prune.layers import PRUNABLE, check_plain, prunable_layers
 from torchshrink.prune.surgery import Cut, is_cuttable
 
+_MOST_WAYS = 20_000  # from one layer on
+
 Inputs = Tensor | tuple[Tensor, ...]
 
 
@@ -115,7 +117,7 @@ class Traced:
                 size = self._graph.get_out_channels(module)
                 try:
                     items = self._together(module, range(size)) if size > 1 else []
-                except IndexError:  # it follows channels into what has none, such as the gates of a recurrent layer
+                except IndexError:  # into what has no channels, such as the gates of a recurrent layer, or on for ever
                     items = []
                 makers = {item.dep.target.module for item in items if not _reads(item.dep)}
                 seen |= makers
@@ -125,7 +127,7 @@ class Traced:
     def _together(self, root: nn.Module, indices: Sequence[int]) -> Any:
         """Return what else must go when a layer makes some channels no more."""
         remove = self._graph.get_pruner_of_module(root).prune_out_channels
-        with _uncounted_reshapes():
+        with _uncounted_reshapes(), _looked_up():
             items = self._graph.get_pruning_group(root, remove, list(indices)).items
         return [item for item in items if not self._is_broadcast(item.dep)]
 
@@ -231,6 +233,34 @@ def _uncounted_reshapes() -> Iterator[None]:
         yield
     finally:
         index_mapping.update_reshape_index_mapping = update
+
+
+@contextlib.contextmanager
+def _looked_up() -> Iterator[None]:
+    """Let Torch-Pruning look up whether a group has a layer's channels, which it asks for every way that leads there.
+
+    It compares them with those of all layers so far: minutes where parts of channels are added. Where each block adds
+    others, as in ReXNet, there is no end to the ways; such channels stay.
+    """
+    from torch_pruning.dependency.group import Group as Found
+
+    add, has = Found.add_dep, Found.has_pruning_op
+
+    def key(dep: Any, indices: Any) -> tuple[Any, ...]:
+        return dep.target, dep.handler, tuple(indices)
+
+    def add_dep(self: Any, dep: Any, idxs: Any) -> None:
+        if len(self) >= _MOST_WAYS:
+            raise IndexError("more ways than can be followed")
+        add(self, dep, idxs)
+        vars(self).setdefault("known", set()).add(key(dep, idxs))
+
+    Found.add_dep = add_dep
+    Found.has_pruning_op = lambda self, dep, idxs: key(dep, idxs) in vars(self).get("known", ())
+    try:
+        yield
+    finally:
+        Found.add_dep, Found.has_pruning_op = add, has
 
 
 def _reads(dep: Any) -> bool:
