@@ -14,7 +14,20 @@ from typing import Annotated, Any
 
 import typer
 
-from torchshrink.cli import bench, bundle, convert, doctor, inspection, options, predict, report, run, search, train
+from torchshrink.cli import (
+    bench,
+    bundle,
+    convert,
+    doctor,
+    inspection,
+    options,
+    predict,
+    report,
+    run,
+    search,
+    train,
+    verify,
+)
 from torchshrink.cli.commands import Commands, add
 from torchshrink.cli.console import errors, interruptible, listen, show
 from torchshrink.errors import RecipeError, ShrinkError, missing_extra
@@ -153,7 +166,7 @@ _add(report.report, "torchshrink report runs/nuclei", _LOOK)
 _add(doctor.doctor, "torchshrink doctor", _LOOK)
 _add(convert.export, "torchshrink export int8.safetensors --precision int8 --out model.onnx", _SHIP)
 _add(convert.convert, "torchshrink convert int8.safetensors --precision int8 --sparse --out model.tflite", _SHIP)
-_add(convert.verify, "torchshrink verify model.tflite --against int8.safetensors --data synthetic:cells", _SHIP)
+_add(verify.verify, "torchshrink verify model.tflite --against int8.safetensors --data synthetic:cells", _SHIP)
 _add(predict.predict, "torchshrink predict model.tflite --data ../data/images --out masks", _SHIP)
 _add(bundle.bundle, "torchshrink bundle model.tflite --out production --server", _SHIP)
 

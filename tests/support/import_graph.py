@@ -25,7 +25,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "cli": (
         "fit", "commands", "console", "options", "inputs", "shown", "noise", "calibrated", "doctor", "predict",
-        "bundle", "train", "convert", "run", "report", "search", "bench", "inspection", "app", "__init__", "__main__",
+        "bundle", "train", "convert", "verify", "run", "report", "search", "bench", "inspection",
+        "app", "__init__", "__main__",
     ),
 }  # fmt: skip
 

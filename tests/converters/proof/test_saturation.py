@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from program import call
 
-from torchshrink.cli.convert import _said_of_saturation
+from torchshrink.cli.verify import _said_of_saturation
 from torchshrink.converters.proof.saturation import Saturation, find_saturation
 
 ACTIVATION = [("s", np.float32(0.1)), ("z", np.uint8(3))]
