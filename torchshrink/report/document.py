@@ -48,8 +48,6 @@ def load(out: Path) -> Report:
         DataError: When there is none, of another schema, or with something else than a report has; names the key.
     """
     path = out / "report.json"
-    if link := link_out(out):
-        raise DataError(f"{link} leads out of the run's folder, whose files are shown: remove the link")
     try:
         content = json.loads(read(path))
     except (OSError, ValueError, RecursionError) as error:
@@ -57,6 +55,8 @@ def load(out: Path) -> Report:
     if isinstance(content, dict) and content.get("schema") != SCHEMA:
         raise DataError(f"{path} has schema {content.get('schema')}, this version reads {SCHEMA}")
     report = schema.parse(content, path)
+    if link := link_out(out):
+        raise DataError(f"{link} leads out of the run's folder, whose files are shown: remove the link")
     for row in report["rows"]:
         for name in (row["path"], row["name"], row["variant"]):  # what files and folders are called by
             if not is_inside(out, name):
