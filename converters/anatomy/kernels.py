@@ -23,7 +23,7 @@ _IN_ONNXRUNTIME = {
 # Kinds whose int8 form takes 1.5 times as long as their float form or more, and not for want of dot products:
 # `docs/operators.md` has the figures. In LiteRT their int8 kernels are none of XNNPACK's.
 SLOWER_IN_INT8: dict[Runtime, frozenset[str]] = {
-    "LiteRT": frozenset({"ABS", "AVERAGE_POOL_2D", "HARD_SWISH", "RELU", "RELU6", "SOFTMAX"}),
+    "LiteRT": frozenset({"ABS", "AVERAGE_POOL_2D", "HARD_SWISH", "RELU", "RELU6", "RSQRT", "SOFTMAX"}),
     "ONNX Runtime": frozenset({"depthwise QLinearConv", "QLinearAveragePool", "Resize"}),
 }
 # ONNX Runtime puts these around its float convolutions and poolings.
@@ -46,6 +46,7 @@ _ADVICE = {
     "HARD_SWISH": "replace it by ReLU or ReLU6",
     "RELU": "put it right after a convolution, a sum or a product, which computes it along",
     "RELU6": "put it right after a convolution, a sum or a product, which computes it along",
+    "RSQRT": "use batch normalization for norms of layers, groups or instances, and hard-swish for Mish",
     "SQUARE": "write it as x * x, a MUL",
     "POW": "write a whole power as a product, x * x",
     "Pow": "write a whole power as a product, x * x",

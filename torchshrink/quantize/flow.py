@@ -115,7 +115,7 @@ def check_batches(batches: object) -> None:
 def _show(prepared: PreparedModule, values: tuple[Any, ...], name: str) -> None:
     entries = prepared.graph_module.graph.find_nodes(op="placeholder")
     for place, value in enumerate(values):
-        entry = entries[place].meta["val"].dtype if place < len(entries) else None
+        entry = getattr(entries[place].meta.get("val"), "dtype", None) if place < len(entries) else None
         if (problem := _problem(value, entry)) is not None:
             where = f" in input {place}" if len(values) > 1 else ""
             raise DataError(f"{name} holds {problem[0]}{where}: {problem[1]}")

@@ -65,6 +65,8 @@ def test_an_integer_kernel_that_is_slow() -> None:
     operations[1] = step("HARD_SWISH", "int8", "conv", "swish", 0.2)  # little, but more than in float
     assert say(operations)[0].startswith("HARD_SWISH computes in int8, but takes 2.8% of the time")
     assert verdict(operations, ()) == "All of it computes in int8."
+    operations[1] = step("RSQRT", "int8", "conv", "swish", 0.2)  # of a Mish: docs/operators.md has 100 times
+    assert "float one; use batch normalization for norms" in say(operations)[0]
 
 
 def test_multiplying_is_what_the_time_is_for() -> None:
