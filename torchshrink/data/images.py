@@ -145,9 +145,9 @@ def opened(path: Path, is_whole: bool = False, more: tuple[str, ...] = ()) -> It
     except Image.DecompressionBombError as error:
         raise DataError(f"{path} claims to have more than {_MOST_PIXELS} pixels: cut it into tiles") from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error) as error:
-        reason = (
-            f"it is empty or no {', '.join((*_FORMATS, *more))}" if isinstance(error, UnidentifiedImageError) else error
-        )
+        *first, last = *_FORMATS, *more
+        unknown = f"it is empty or no {', '.join(first)} or {last}"
+        reason = unknown if isinstance(error, UnidentifiedImageError) else error
         raise DataError(f"{path} cannot be read ({reason}): save it again") from error
 
 
