@@ -13,6 +13,7 @@ from typing import Any
 import others_models
 
 from torchshrink.bench.environment import environment
+from torchshrink.harmless import markdown
 from torchshrink.report.columns import markdown_table
 
 FORMATS = [f"{runtime}-{precision}" for runtime in ("onnx", "tflite") for precision in ("fp32", "fp16", "int8")]
@@ -136,7 +137,7 @@ def shortfall(row: Row) -> list[str]:
     channels = row.get("channels")
     if channels and channels["outcome"] != "works":
         reasons.setdefault(f"{channels['outcome']}: {channels['reason']}", []).append("channels")
-    lines = [f"{row['name']}, {', '.join(formats)}: {reason}" for reason, formats in reasons.items()]
+    lines = [f"{row['name']}, {', '.join(formats)}: {markdown(reason)}" for reason, formats in reasons.items()]
     return lines + ([f"{row['name']}: {row['error']}"] if "error" in row else [])
 
 
