@@ -55,7 +55,7 @@ def test_all_pages_are_in_the_site_and_links_lead_somewhere() -> None:
     for page in pages.PAGES:
         if page.parent.name in ("guides", "how", "reference"):
             assert str(page.relative_to(ROOT / "docs")) in site
-        for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
+        for target in re.findall(r"(?<!\\)\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text()):
             assert "://" in target or (page.parent / target).exists(), f"{page.name}: {target}"
 
 
