@@ -83,7 +83,7 @@ def test_a_file_says_nothing_of_inputs_that_are_no_signals_or_images(tmp_path: P
 
 def test_what_another_program_would_run_is_no_picture(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n")
-    with pytest.raises(DataError, match=r"no PNG, TIFF, JPEG, BMP, WEBP"):  # Ghostscript would run it
+    with pytest.raises(DataError, match=r"no PNG, TIFF, JPEG, BMP or WEBP"):  # Ghostscript would run it
         read(tmp_path, [Entry("x", (3, 4, 4))])
 
 
