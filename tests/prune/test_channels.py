@@ -763,12 +763,16 @@ class Widening(nn.Module):
         return self.head(x)
 
 
-@pytest.mark.parametrize("most", [20_000, 20])
-def test_channels_whose_ways_do_not_end_stay_and_others_go(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(groups, "_MOST_WAYS", most)
+def test_channels_that_are_partly_added_stay_and_others_go() -> None:
     small = prune.channels(Widening().eval(), torch.randn(2, 3, 8, 8), 0.5)
     assert sum(layer.out_channels for layer in small.inner) == 32
     assert small.head.in_channels == 24
+
+
+@pytest.mark.parametrize(("most", "count"), [(20_000, 4), (4, 0)])
+def test_channels_with_more_ways_than_are_followed_stay(most: int, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groups, "_MOST_WAYS", most)
+    assert len(groups.Traced(Widening().eval(), torch.randn(2, 3, 8, 8), []).groups) == count
 
 
 def test_looking_channels_up_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
