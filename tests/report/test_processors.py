@@ -31,8 +31,8 @@ def slow() -> list[dict[str, Any]]:
 )
 def test_int8_that_saves_no_time(environment: Any, reason: str) -> None:
     expected = (
-        f"dense/onnx-int8: int8 saves 3.8x bytes and no time on this processor ({reason}1.0x the time of float): for "
-        "speed ship dense/onnx-fp32, or remove channels."
+        f"dense/onnx-int8: int8 saves 3.8x bytes and no time in ONNX Runtime on this processor ({reason}1.0x the time "
+        "of float): for speed there ship dense/onnx-fp32, or remove channels."
     )
     content: Any = {"rows": slow(), "environment": environment}
     assert processors.said_of_speed(slow(), environment) == [expected]
@@ -65,7 +65,7 @@ def test_one_sentence_for_many_files() -> None:
     rows += [row(name, "onnx-int8", size, 15, 0.13) for name, size in zip(names, (0.5, 1.0, 1.0, 1.0), strict=True)]
     (found,) = processors.said_of_speed(rows, AVX2)  # type: ignore[arg-type]
     assert found.startswith("a/onnx-int8, b/onnx-int8, c/onnx-int8 and 1 more: int8 saves 2.0x to 4.0x bytes and no")
-    assert "1.5x the time of float): for speed ship a/onnx-fp32, b/onnx-fp32, c/onnx-fp32 and 1 more, or" in found
+    assert "1.5x the time of float): for speed there ship a/onnx-fp32, b/onnx-fp32, c/onnx-fp32 and 1 more, or" in found
     rows[4]["bytes"] = 2_100_000
     assert "int8 saves neither bytes nor time" in processors.said_of_speed(rows, AVX2)[0]  # type: ignore[arg-type]
 

@@ -9,6 +9,7 @@ from torchshrink.report.tradeoff import NOISE
 
 _HERE = "here"
 _MOST_NAMES = 3
+_RUNTIMES = {"onnx": "ONNX Runtime", "tflite": "LiteRT"}
 Pair = tuple[Row, Row]
 
 
@@ -74,6 +75,7 @@ def _untold(rows: Sequence[Row], environment: Environment) -> list[str]:
 
 def saves_no_time(pairs: Sequence[Pair], environment: Environment) -> str:
     """Return the sentence for files of one format, from `slow_int8`."""
+    runtime = _RUNTIMES.get(pairs[0][0]["format"], "PyTorch")
     smaller = _between([float_["bytes"] / row["bytes"] for row, float_ in pairs])
     slower = _between([_ms(row) / _ms(float_) for row, float_ in pairs])
     saved = (
@@ -82,8 +84,9 @@ def saves_no_time(pairs: Sequence[Pair], environment: Environment) -> str:
         else "saves neither bytes nor time"
     )
     return (
-        f"{_named([row for row, _ in pairs])}: int8 {saved} on this processor ({_reason(environment)}"
-        f"{slower} the time of float): for speed ship {_named([float_ for _, float_ in pairs])}, or remove channels."
+        f"{_named([row for row, _ in pairs])}: int8 {saved} in {runtime} on this processor ({_reason(environment)}"
+        f"{slower} the time of float): for speed there ship {_named([float_ for _, float_ in pairs])}, "
+        "or remove channels."
     )
 
 
