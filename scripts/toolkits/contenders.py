@@ -67,6 +67,24 @@ TOOLKITS = (
         ),
     ),
     Toolkit(
+        "onnxsim",
+        "onnxsim",
+        "onnxsim_quantize.py",
+        (
+            Variant("static", "quantize_static, all operators", "dense-int8.onnx"),
+            Variant("equalized", "the same, equalized before and its bias corrected after", "dense-int8.onnx"),
+        ),
+    ),
+    Toolkit(
+        "AIMET",
+        "aimet",
+        "aimet_quantize.py",
+        (
+            Variant("static", "QuantizationSimModel, to_onnx_qdq", "dense-int8.onnx"),
+            Variant("rounded", "the same, equalized and with AdaRound before", "dense-int8.onnx"),
+        ),
+    ),
+    Toolkit(
         "ai-edge-quantizer",
         "ai_edge_quantizer",
         "ai_edge_quantize.py",
