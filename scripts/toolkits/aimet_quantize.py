@@ -1,4 +1,4 @@
-"""AIMET: its simulated quantization of an ONNX graph, written as QDQ; plain, and with equalization and AdaRound before."""
+"""AIMET: quantization simulated on an ONNX graph and written as QDQ; plain, and with equalization and AdaRound."""
 
 from __future__ import annotations
 

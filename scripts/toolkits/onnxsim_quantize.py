@@ -1,4 +1,4 @@
-"""onnxsim: a QDQ graph with calibrated ranges, and the same with cross-layer equalization before and bias correction after."""
+"""onnxsim: a QDQ graph with calibrated ranges; plain, and equalized before with its bias corrected after."""
 
 from __future__ import annotations
 
