@@ -99,7 +99,10 @@ def search(
         raise RecipeError(f"a limit of the arena is of the target micro, not of {target}")
     limits = replace(limits, is_micro=target == "micro")
     if limits.is_micro:  # which knows neither float layers nor sparse files
-        narrower = settings.space.model_copy(update={"keep_float": 0, "sparsity": (0.0, 0.0)})
+        taught = settings.space.student
+        if taught is not None and taught.factory is None and "skips_from" not in taught.model_fields_set:
+            taught = taught.model_copy(update={"skips_from": (0, 1)})
+        narrower = settings.space.model_copy(update={"keep_float": 0, "sparsity": (0.0, 0.0), "student": taught})
         settings = settings.model_copy(update={"space": narrower})
     if costs is not None and target != "litert":
         raise RecipeError(f"{costs} holds the costs of TFLite's operators: leave out the target {target}")
