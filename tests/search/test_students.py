@@ -155,3 +155,15 @@ def test_the_depth_at_which_skips_begin_is_drawn_and_stays_within_the_levels() -
 def test_a_recipe_with_skips_below_its_last_level_is_refused() -> None:
     with pytest.raises(ValidationError, match="2 widths are levels 0 to 1"):
         Student(widths=(4, 8), skips_from=2)
+
+
+@pytest.mark.parametrize(("said", "drawn"), [({}, (0, 1)), ({"skips_from": 0}, (0, 0)), ({"factory": "a:b"}, (0, 0))])
+def test_for_a_microcontroller_skips_may_begin_below_the_top_unless_the_recipe_says_where(
+    said: dict[str, Any], drawn: tuple[int, int]
+) -> None:
+    from torchshrink.search.run import _for_micro
+
+    found = _for_micro(Search.model_validate({"space": {"student": said}})).space
+    assert found.student is not None
+    assert found.student.skips_from == drawn
+    assert (found.keep_float, found.sparsity) == (0, (0.0, 0.0))
