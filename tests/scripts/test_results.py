@@ -42,12 +42,14 @@ def report(loss: float, size: int) -> dict[str, Any]:
 
 def test_students_of_several_seeds_are_one_line_with_spread_and_worst() -> None:
     reports = [report(0.14, 19_000), report(0.16, 20_000), report(0.15, 19_500)]
-    times = {"rows": [{"cpu_ms": 15.0}, {"cpu_ms": 0.5}, {"cpu_ms": 0.7}, {"cpu_ms": 0.6}]}
+    times = {"rows": [{"cpu_ms": 15.0}, {"cpu_ms": 0.6}]}
     (line,) = script.of_students("ecg", reports, times)
     assert script.row({"task": "ecg", **line}) == (
         "| ecg | student: 8-16, 40 epochs | tflite-int8 | 20.0 | 100.0x | 25.0x | 0.1500 | +0.0000 | 3 | "
         "0.0100 | +0.0100 |"
     )
+    (line,) = script.of_students("ecg", reports[:1], times)
+    assert script.row({"task": "ecg", **line}).endswith("| 0.1400 | -0.0100 | 1 |  |  |")
 
 
 def test_a_line_takes_the_place_of_the_one_that_says_the_same_of_its_task() -> None:
