@@ -20,7 +20,7 @@ DENSE = {
     "loss": 0.15,
     "against": 0.0,
     "seeds": 1,
-    "processor": "a processor",
+    "processor": "a processor, no VNNI",
 }
 
 
@@ -36,7 +36,7 @@ def report(loss: float, size: int) -> dict[str, Any]:
     return {
         "rows": rows,
         "recipe": {"variants": {"student": {"student": step}}},
-        "environment": {"processor": "a processor"},
+        "environment": {"processor": "a processor", "int8_dot_products": False},
     }
 
 
@@ -48,6 +48,7 @@ def test_students_of_several_seeds_are_one_line_with_spread_and_worst() -> None:
         "| ecg | student: 8-16, 40 epochs | tflite-int8 | 20.0 | 100.0x | 25.0x | 0.1500 | +0.0000 | 3 | "
         "0.0100 | +0.0100 |"
     )
+    assert line["processor"] == DENSE["processor"]
     (line,) = script.of_students("ecg", reports[:1], times)
     assert script.row({"task": "ecg", **line}).endswith("| 0.1400 | -0.0100 | 1 |  |  |")
 
@@ -68,3 +69,9 @@ def test_what_differs_between_tasks_is_said_of_keys_that_the_recipe_has(task: st
     found = overridden(recipe.load(script.RECIPE), settings).variants["student"].student
     assert found is not None
     assert list(found.widths or ()) == script.STUDENTS[task]["widths"]
+
+
+def test_a_report_is_read_with_the_recipe_that_lies_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(script.document, "load", lambda _folder: {"rows": []})
+    (tmp_path / "recipe.json").write_text('{"variants": {}}')
+    assert script.reported(tmp_path) == {"rows": [], "recipe": {"variants": {}}}
