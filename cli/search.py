@@ -172,7 +172,11 @@ def search(
 
 def told(error: float | None) -> str:
     """Return how far off latencies from operators' costs were, in words."""
-    return "" if error is None else f", from its operators: the files measured there by a median of {error:.0%} off"
+    return (
+        ""
+        if error is None
+        else f", from its operators: each file measured there is a median of {error:.0%} off what the others tell"
+    )
 
 
 def _secret(name: str) -> str | None:

@@ -89,3 +89,24 @@ def test_a_checkpoint_says_itself_how_it_is_built(tmp_path: Path) -> None:
     inputs = torch.randn(1, 1, 32)
     assert isinstance(loaded, Student)
     assert torch.equal(loaded(inputs), model(inputs))
+
+
+def test_levels_above_the_first_skip_go_on_from_below_alone() -> None:
+    """Without skips, what a level makes reaches the output by way of the levels below only."""
+    torch.manual_seed(0)
+    inputs = torch.randn(1, 1, 16, 16)
+    for merge in ("add", "concat"):
+        made = Student(widths=(4, 6, 8), convolutions=1, merge=merge, skips_from=1).eval()
+        seen: list[torch.Tensor] = []
+        made.decoder[1].register_forward_hook(lambda _module, given, _output, seen=seen: seen.append(given[0]))
+        made.ups[1].register_forward_hook(lambda _module, _given, output, seen=seen: seen.append(output))
+        assert made(inputs).shape == inputs.shape
+        assert torch.equal(seen[0], seen[1])  # the level takes what was doubled, and nothing else
+        assert made.decoder[0][0][0].in_channels == (6 if merge == "add" else 12)
+    assert "skips from level 1" in str(made)
+
+
+@pytest.mark.parametrize("place", [-1, 2, True])
+def test_skips_begin_at_a_level_that_there_is(place: int) -> None:
+    with pytest.raises(ModelError, match="a student with 2 widths has levels 0 to 1"):
+        Student(widths=(4, 8), skips_from=place)

@@ -136,3 +136,34 @@ def test_true_is_the_built_in_space_and_false_is_none() -> None:
 
 def test_settings_of_training_are_those_of_every_step() -> None:
     assert {"epochs", "lr", "batch_size"} <= set(Student.__dataclass_fields__) & set(Settings.__dataclass_fields__)
+
+
+def test_the_depth_at_which_skips_begin_is_drawn_and_stays_within_the_levels() -> None:
+    space = students.resolved(Students(depth=(2, 3), skips_from=(0, 7)), (32, 32))
+    drawn = []
+    for seed in range(20):
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+        settings = students.draw(study.ask(), space)
+        step = students.step(settings, space, epochs=1)
+        assert step.skips_from is not None
+        assert step.skips_from < len(step.widths or ())
+        drawn.append(step.skips_from)
+    assert len(set(drawn)) > 1
+    assert all(start["student_skips_from"] == 0 for start in students.starts(space, {}))
+
+
+def test_a_recipe_with_skips_below_its_last_level_is_refused() -> None:
+    with pytest.raises(ValidationError, match="2 widths are levels 0 to 1"):
+        Student(widths=(4, 8), skips_from=2)
+
+
+@pytest.mark.parametrize(("said", "drawn"), [({}, (0, 1)), ({"skips_from": 0}, (0, 0)), ({"factory": "a:b"}, (0, 0))])
+def test_for_a_microcontroller_skips_may_begin_below_the_top_unless_the_recipe_says_where(
+    said: dict[str, Any], drawn: tuple[int, int]
+) -> None:
+    from torchshrink.search.run import _for_micro
+
+    found = _for_micro(Search.model_validate({"space": {"student": said}})).space
+    assert found.student is not None
+    assert found.student.skips_from == drawn
+    assert (found.keep_float, found.sparsity) == (0, (0.0, 0.0))

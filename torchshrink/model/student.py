@@ -36,6 +36,8 @@ class Student(nn.Module):
         up: ``"transpose"`` for transposed convolutions (kernel = stride = 2), ``"nearest"`` for repeated values and a
             convolution.
         kernel_size: Odd; by default 3 for images and 9 for signals.
+        skips_from: The first level that hands its features over to the decoder, 0 being the top. Those above it go on
+            from what lies below alone, so that the largest features need not be kept in memory until the end.
         result: ``"probability"`` for each position, ``"linear"``, or ``"scores"``, ``[N, out_channels]``.
 
     Raises:
@@ -61,6 +63,7 @@ class Student(nn.Module):
         up: Upsampling = "transpose",
         kernel_size: int | None = None,
         result: Answer = "probability",
+        skips_from: int = 0,
     ) -> None:
         super().__init__()
         widths = list(widths)
@@ -77,9 +80,10 @@ class Student(nn.Module):
             "up": up,
             "kernel_size": kernel_size,
             "result": result,
+            "skips_from": skips_from,
         }
         _check(self.config)
-        self.result, self.merge = result, merge
+        self.result, self.merge, self.skips_from = result, merge, skips_from
         self.divisor = 1 if result == "scores" else 2 ** (len(widths) - 1 + (stem != "none"))
         block = blocks.BLOCKS[convolution]
 
@@ -99,9 +103,11 @@ class Student(nn.Module):
             self.head = nn.Linear(widths[-1], out_channels)
             return
         self.ups, self.decoder = nn.ModuleList(), nn.ModuleList()
-        for below, width in zip(reversed(widths[1:]), reversed(widths[:-1]), strict=True):
-            self.ups.append(blocks.upsample(below, width, dims, up))
-            self.decoder.append(level(width if merge == "add" else 2 * width, width, convolutions))
+        for place in reversed(range(len(widths) - 1)):
+            width = widths[place]
+            self.ups.append(blocks.upsample(widths[place + 1], width, dims, up))
+            is_wide = merge == "concat" and place >= skips_from
+            self.decoder.append(level(2 * width if is_wide else width, width, convolutions))
         self.head = (
             blocks.CONV[dims](widths[0], out_channels, 1)
             if stem == "none"
@@ -120,17 +126,20 @@ class Student(nn.Module):
                     f"input sides {tuple(x.shape[2:])} do not divide by {self.divisor}, as a student with "
                     f"{len(self.encoder)} widths and stem: {self.config['stem']} needs: use fewer widths, or no stem"
                 )
-        skips = []
-        for level in self.encoder[:-1]:
-            skips.append(level(x))
-            x = self.pool(skips[-1])
+        skips: list[Tensor | None] = []
+        for place, level in enumerate(self.encoder[:-1]):
+            x = level(x)
+            skips.append(x if place >= self.skips_from else None)
+            x = self.pool(x)
         x = self.encoder[-1](x)
         if self.result == "scores":
             scores: Tensor = self.head(self.mean(x).flatten(1))
             return scores
         for up, level, skip in zip(self.ups, self.decoder, reversed(skips), strict=True):
             x = up(x)
-            x = level(skip + x if self.merge == "add" else torch.cat([skip, x], dim=1))
+            if skip is not None:
+                x = skip + x if self.merge == "add" else torch.cat([skip, x], dim=1)
+            x = level(x)
         return torch.sigmoid(self.head(x)) if self.result == "probability" else self.head(x)
 
     def __str__(self) -> str:
@@ -141,6 +150,7 @@ class Student(nn.Module):
         if self.result != "scores":
             parts += [values["merge"], values["up"]]
         parts += [f"{values['stem']} stem"] if values["stem"] != "none" else []
+        parts += [f"skips from level {values['skips_from']}"] if values["skips_from"] else []
         return ", ".join([*parts, f"kernel {values['kernel_size']}"])
 
 
@@ -158,6 +168,11 @@ def _check(values: dict[str, Any]) -> None:
         if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= _MOST.get(name, count):
             most = f" and at most {_MOST[name]}" if name in _MOST else ""
             raise ModelError(f"{name}={count!r}: a student needs at least 1{most}")
+    skips_from = values["skips_from"]
+    if isinstance(skips_from, bool) or not isinstance(skips_from, int) or not 0 <= skips_from < len(widths):
+        raise ModelError(
+            f"skips_from={skips_from!r}: a student with {len(widths)} widths has levels 0 to {len(widths) - 1}"
+        )
     if kernel % 2 == 0:
         raise ModelError(f"kernel_size={kernel}: only odd kernels keep the size of their input")
     if values["convolution"] == "ghost" and any(width % 2 for width in widths):

@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 
 from torchshrink.settings import Convolution, Float, Int, Merge, Natural, Positive, Stem, Training, Upsampling, Whole
 
-_SHAPE = ("widths", "convolutions", "convolution", "merge", "stem", "up", "kernel_size")
+_SHAPE = ("widths", "convolutions", "convolution", "merge", "stem", "up", "kernel_size", "skips_from")
 
 
 def _odd(size: int) -> int:
@@ -21,6 +21,7 @@ def _odd(size: int) -> int:
 
 Levels = Annotated[Int, Field(ge=1, le=8)]
 Kernel = Annotated[Int, Field(ge=1, le=63), AfterValidator(_odd)]
+Skips = Annotated[Int, Field(ge=0, le=7)]
 Share = Annotated[Float, Field(ge=0, le=1)]
 
 
@@ -36,6 +37,7 @@ class Student(Training):
         stem: Whether, and how, the first convolution halves every side.
         up: What doubles them again.
         kernel_size: Of convolutions; odd.
+        skips_from: The first level that hands its features over to the decoder; 0 is the top.
         factory: ``module:callable`` of the user's own architecture, instead of a shape.
         arguments: What it is called with.
         distillation: Share of the loss that the teacher's outputs make.
@@ -49,6 +51,7 @@ class Student(Training):
     stem: Stem | None = None
     up: Upsampling | None = None
     kernel_size: Kernel | None = None
+    skips_from: Skips | None = None
     factory: str | None = None
     arguments: dict[str, Any] = field(default_factory=dict)
     distillation: Share = 0.5
@@ -67,6 +70,10 @@ class Student(Training):
             raise ValueError(f"a factory makes the whole network: leave out {', '.join(self.shape)}")
         if self.factory is None and self.arguments:
             raise ValueError("arguments are those of a factory: give one, or the shape by its own keys")
+        if self.widths and (self.skips_from or 0) >= len(self.widths):
+            raise ValueError(
+                f"skips_from {self.skips_from}: {len(self.widths)} widths are levels 0 to {len(self.widths) - 1}"
+            )
         if self.convolution == "ghost" and any(width % 2 for width in self.widths or ()):
             raise ValueError(f"widths {list(self.widths or ())}: ghost convolutions need even ones")
         return self
@@ -104,6 +111,8 @@ class Students(BaseModel):
         stem: Whether, and how, the first convolution halves every side.
         up: What doubles them again.
         kernel_size: Of convolutions, odd; by default 3 for images, and 5, 9 or 15 for signals.
+        skips_from: The first level that hands its features over to the decoder; 0 is the top. For a microcontroller, 0
+            to 1 unless said.
         features: Weights of the distance between features.
         factory: ``module:callable`` of the user's own, instead of all of these.
         arguments: What it is called with: two numbers in a list are a range, whole ones if both are; a longer list, or
@@ -121,6 +130,7 @@ class Students(BaseModel):
     stem: Annotated[tuple[Stem, ...], *_CHOICES] = ("none", "stride", "space_to_depth")
     up: Annotated[tuple[Upsampling, ...], *_CHOICES] = ("transpose", "nearest")
     kernel_size: Annotated[tuple[Kernel, ...], *_CHOICES] | None = None
+    skips_from: Annotated[tuple[Skips, Skips], *_RANGE] = (0, 0)
     features: Annotated[tuple[Float, ...], *_CHOICES] = (0.0,)
     factory: str | None = None
     arguments: dict[str, Any] = Field(default_factory=dict)

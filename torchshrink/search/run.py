@@ -98,9 +98,7 @@ def search(
     if limits.arena is not None and target != "micro":
         raise RecipeError(f"a limit of the arena is of the target micro, not of {target}")
     limits = replace(limits, is_micro=target == "micro")
-    if limits.is_micro:  # which knows neither float layers nor sparse files
-        narrower = settings.space.model_copy(update={"keep_float": 0, "sparsity": (0.0, 0.0)})
-        settings = settings.model_copy(update={"space": narrower})
+    settings = _for_micro(settings) if limits.is_micro else settings
     if costs is not None and target != "litert":
         raise RecipeError(f"{costs} holds the costs of TFLite's operators: leave out the target {target}")
     with claimed(out, recipe, is_fresh):
@@ -161,6 +159,15 @@ class _Dense:
     costs: dict[str, float]
     lr: float
     key: str
+
+
+def _for_micro(settings: Search) -> Search:
+    """Return a search without float layers and sparse files, in which students may keep less from their top level."""
+    taught = settings.space.student
+    if taught is not None and taught.factory is None and "skips_from" not in taught.model_fields_set:
+        taught = taught.model_copy(update={"skips_from": (0, 1)})
+    space = settings.space.model_copy(update={"keep_float": 0, "sparsity": (0.0, 0.0), "student": taught})
+    return settings.model_copy(update={"space": space})
 
 
 def _plain(settings: Search) -> dict[str, Any]:

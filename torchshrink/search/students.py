@@ -15,6 +15,8 @@ _MULTIPLE = 4  # of the channels: what kernels compute at once
 _KERNELS = {1: (5, 9, 15), 2: (3,)}
 _CHOICES = ("convolution", "merge", "stem", "up", "kernel_size", "features")
 
+_COUNTS = ("depth", "convolutions", "skips_from")
+
 # A few students that are good in many tasks: half of the size at once and a pyramid, few channels everywhere, and a
 # separable one of a handful of kilobytes.
 _STARTS: tuple[dict[str, Any], ...] = (
@@ -50,7 +52,7 @@ def draw(trial: Trial, students: Students) -> dict[str, Any]:
         found = {name: _drawn(trial, _BEFORE + name, value) for name, value in students.arguments.items()}
         found["features"] = _one_of(trial, _BEFORE + "features", students.features)
     else:
-        found = {name: _within(trial, _BEFORE + name, getattr(students, name)) for name in ("depth", "convolutions")}
+        found = {name: _within(trial, _BEFORE + name, getattr(students, name)) for name in _COUNTS}
         low, high = (round(width / _MULTIPLE) * _MULTIPLE or _MULTIPLE for width in students.width)
         found["width"] = trial.suggest_int(_BEFORE + "width", low, high, step=_MULTIPLE) if low < high else low
         found["growth"] = _within(trial, _BEFORE + "growth", (float(students.growth[0]), float(students.growth[1])))
@@ -72,6 +74,8 @@ def step(settings: Mapping[str, Any], students: Students, **training: Any) -> St
     width, growth = own.pop("width"), own.pop("growth")
     wanted = [width * growth**level / _MULTIPLE for level in range(own.pop("depth"))]
     widths = tuple(max(1, int(each + 0.5)) * _MULTIPLE for each in wanted)
+    if "skips_from" in own:
+        own["skips_from"] = min(own["skips_from"], len(widths) - 1)
     return Student(widths=widths, features=features, **own, **training)
 
 
@@ -82,9 +86,9 @@ def starts(students: Students, others: Mapping[str, Any]) -> list[dict[str, Any]
     found = []
     for wanted in _STARTS:
         settings = {}
-        for name in ("width", "growth", "depth", "convolutions"):
+        for name in ("width", "growth", *_COUNTS):
             low, high = getattr(students, name)
-            settings[_BEFORE + name] = min(max(wanted[name], low), high)
+            settings[_BEFORE + name] = min(max(wanted.get(name, low), low), high)
         for name in _CHOICES:
             choices = getattr(students, name)
             settings[_BEFORE + name] = wanted[name] if wanted.get(name) in choices else choices[0]

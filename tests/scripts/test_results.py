@@ -1,0 +1,77 @@
+"""The first table of docs/results.md, from reports that nothing had to be trained for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from script import load
+
+script = load("results")
+DENSE = {
+    "task": "ecg",
+    "way": "dense",
+    "file": "tflite-fp32",
+    "kB": 2000.0,
+    "smaller": 1.0,
+    "faster": 1.0,
+    "loss": 0.15,
+    "against": 0.0,
+    "seeds": 1,
+    "processor": "a processor, no VNNI",
+}
+
+
+@pytest.fixture(autouse=True)
+def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(script, "LINES", tmp_path / "results.jsonl")
+    script.LINES.write_text(json.dumps(DENSE) + "\n")
+
+
+def report(loss: float, size: int) -> dict[str, Any]:
+    step = {"widths": [8, 16], "epochs": 40}
+    rows = [{"precision": "fp32", "loss": 0.9}, {"precision": "int8", "loss": loss, "bytes": size}]
+    return {
+        "rows": rows,
+        "recipe": {"variants": {"student": {"student": step}}},
+        "environment": {"processor": "a processor", "int8_dot_products": False},
+    }
+
+
+def test_students_of_several_seeds_are_one_line_with_spread_and_worst() -> None:
+    reports = [report(0.14, 19_000), report(0.16, 20_000), report(0.15, 19_500)]
+    times = {"rows": [{"cpu_ms": 15.0}, {"cpu_ms": 0.6}]}
+    (line,) = script.of_students("ecg", reports, times)
+    assert script.row({"task": "ecg", **line}) == (
+        "| ecg | student: 8-16, 40 epochs | tflite-int8 | 20.0 | 100.0x | 25.0x | 0.1500 | +0.0000 | 3 | "
+        "0.0100 | +0.0100 |"
+    )
+    assert line["processor"] == DENSE["processor"]
+    (line,) = script.of_students("ecg", reports[:1], times)
+    assert script.row({"task": "ecg", **line}).endswith("| 0.1400 | -0.0100 | 1 |  |  |")
+
+
+def test_a_line_takes_the_place_of_the_one_that_says_the_same_of_its_task() -> None:
+    script.keep("ecg", [{key: value for key, value in {**DENSE, "loss": 0.2}.items() if key != "task"}])
+    script.keep("nuclei", [{**DENSE, "task": "nuclei"}])
+    assert [(line["task"], line["loss"]) for line in script.lines()] == [("ecg", 0.2), ("nuclei", 0.15)]
+    assert script.row(DENSE).endswith("| +0.0000 | 1 |  |  |")
+
+
+@pytest.mark.parametrize("task", script.STUDENTS)
+def test_what_differs_between_tasks_is_said_of_keys_that_the_recipe_has(task: str) -> None:
+    from torchshrink.pipeline import recipe
+    from torchshrink.pipeline.overrides import overridden
+
+    settings = [f"variants.student.student.{key}={value}" for key, value in script.STUDENTS[task].items()]
+    found = overridden(recipe.load(script.RECIPE), settings).variants["student"].student
+    assert found is not None
+    assert list(found.widths or ()) == script.STUDENTS[task]["widths"]
+
+
+def test_a_report_is_read_with_the_recipe_that_lies_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(script.document, "load", lambda _folder: {"rows": []})
+    (tmp_path / "recipe.json").write_text('{"variants": {}}')
+    assert script.reported(tmp_path) == {"rows": [], "recipe": {"variants": {}}}
