@@ -59,7 +59,7 @@ def prepare(words: Sequence[str]) -> None:
     """
     from torchshrink.cli.app import main
 
-    process.start = _worker  # type: ignore[assignment]
+    fork_workers()
     before, said = sys.argv, io.StringIO()
     sys.argv = ["torchshrink", *words]
     try:
@@ -70,6 +70,11 @@ def prepare(words: Sequence[str]) -> None:
             raise RuntimeError(f"{shlex.join(words)} ended with {last.code}: {said.getvalue()[-500:]}") from last
     finally:
         sys.argv = before
+
+
+def fork_workers() -> None:
+    """Let the processes that open model files on one thread be forks too, here and in the forks of this process."""
+    process.start = _worker  # type: ignore[assignment]
 
 
 class _Worker:
@@ -91,9 +96,15 @@ class _Worker:
         return self._code
 
 
-def _worker(script: Path, threads: int, stderr: IO[bytes], *arguments: str, processor: str = "here") -> _Worker:
-    """Do what `torchshrink.runtime.process.start` does, of this kind of processor, in a fork."""
-    assert (threads, processor) == (1, "here")
+_START = process.start
+
+
+def _worker(
+    script: Path, threads: int, stderr: IO[bytes], *arguments: str, processor: str = "here"
+) -> _Worker | subprocess.Popen[str]:
+    """Do what `torchshrink.runtime.process.start` does, on one thread of this kind of processor in a fork."""
+    if (threads, processor) != (1, "here"):
+        return _START(script, threads, stderr, *arguments, processor=processor)
     (taken, given), (answers, answered) = os.pipe(), os.pipe()
     pid = os.fork()
     if pid:
