@@ -21,6 +21,7 @@ from torchshrink.digits import written
 from torchshrink.errors import DataError, ModelError, RecipeError
 from torchshrink.losses import imitation
 from torchshrink.metrics import evaluate, guarded
+from torchshrink.model.checked import check_differentiable
 from torchshrink.model.memory_format import channels_last
 from torchshrink.own_loop import BUILT_IN, AfterStep, Loop, hand_over
 from torchshrink.parallel import group
@@ -207,6 +208,7 @@ class _Run:
                 f"the training loss became {mean} at step {self.step + 1}: lower lr ({self.settings.lr}), "
                 "or look for extreme values in the data"
             )
+        check_differentiable(loss, self.model)
         loss.backward()  # type: ignore[no-untyped-call]
         group.add_gradients(self.model.parameters())
         self.optimizer.step()

@@ -6,6 +6,7 @@ The processes that open model files for it are forks too, and otherwise what the
 from __future__ import annotations
 
 import io
+import math
 import os
 import runpy
 import shlex
@@ -89,10 +90,16 @@ class _Worker:
         if self._code is None:
             os.kill(self.pid, signal.SIGKILL)
 
-    def wait(self) -> int:
-        """Return its exit code, below 0 for a signal, when it has ended."""
+    def wait(self, timeout: float = math.inf) -> int:
+        """Return its exit code, below 0 for a signal, when it has ended.
+
+        Raises:
+            TimeoutExpired: When it does not end.
+        """
         if self._code is None:
-            self._code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            self._code = end(self.pid, timeout)
+        if self._code is None:
+            raise subprocess.TimeoutExpired("a worker", timeout)
         return self._code
 
 
