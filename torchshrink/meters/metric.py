@@ -41,7 +41,7 @@ class Metric:
 
     def meter(self) -> Meter:
         """Return a meter that has seen nothing yet."""
-        if not (hasattr(self.measure, "update") and hasattr(self.measure, "compute")):
+        if not all(callable(getattr(self.measure, name, None)) for name in ("reset", "update", "compute")):
             return _Gathered(self.measure)
         meter: Meter = copy.deepcopy(self.measure)  # type: ignore[assignment]
         meter.reset()
