@@ -57,6 +57,17 @@ def _usable(storage: str) -> Iterator[None]:
         ) from error
 
 
+def check_store(storage: str) -> None:
+    """Refuse a store that cannot be opened, before any work is done for it.
+
+    Raises:
+        OutputError: When it is no URL, cannot be reached, or is damaged.
+        MissingExtraError: When it needs a driver.
+    """
+    with _usable(storage):
+        optuna.storages.get_storage(storage)
+
+
 class Study:
     """Candidates, what they were, and what became of them.
 
