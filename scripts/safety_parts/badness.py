@@ -32,7 +32,7 @@ RECIPE: dict[str, Any] = {
 # By command: its arguments and options, with which it does little and ends well. None of a flag is the flag alone.
 GOOD: dict[str, dict[str, str]] = {
     "run": {"recipe": "recipe.yaml", "--out": "OUT"},
-    "sweep": {"model_file": "dense.safetensors", "--data": DATA, "--sparsity": "50", "--epochs": "1"},
+    "sweep": {"model_file": "dense.safetensors", "--data": DATA, "--sparsity": "50", "--channels": "", "--epochs": "1"},
     "search": {
         "recipe": "recipe.yaml", "--max-size": "1kB", "--trials": "1", "--target": "onnxruntime", "--out": "OUT",
     },
