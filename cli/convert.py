@@ -156,6 +156,9 @@ def convert(
             origin = "trained" if is_trained else "calibrated"
             model, example, metadata = load_model(source, shape, factory, allow_pickle)
             is_int8 = quantize.is_quantized(model)
+            if precision != "auto" and is_int8 != (precision == "int8"):
+                found = "is quantized" if is_int8 else "holds floats: torchshrink qat or ptq quantizes them"
+                raise ModelError(f"precision {precision}: {source} {found}")
         if precision == "auto":
             precision = "int8" if is_int8 else "fp32"
         has_ranges = precision == "int8" and ranges is None

@@ -55,6 +55,7 @@ def test_no_command_replaces_what_it_reads(command: str, tmp_path: Path) -> None
         (("convert", "m.safetensors", "--ranges", "m.safetensors"), 2, "has its own"),
         (("convert", "m.safetensors", "--std", "nonsense"), 2, "--std: for --data only"),
         (("convert", "m.safetensors", "--keep-float", "a", "--effort", "none"), 2, "--effort and --keep-float: for"),
+        (("convert", "m.safetensors", "--precision", "int8"), 3, "precision int8: m.safetensors holds floats"),
         (("search", "--max-size", "1MB", "--cpus-per-trial", "2"), 2, "--cpus-per-trial: for --engine ray only"),
         (("search", "--max-size", "1MB", "--artefacts", ""), 2, "--artefacts: for --engine ray only"),
         (("bench", "m.safetensors", "--threads", "100000"), 3, "threads=100000"),

@@ -32,7 +32,7 @@ from torchshrink.search.loop import Budget, Loop
 from torchshrink.search.result import collect
 from torchshrink.search.space import Choices, Resolved, derive
 from torchshrink.search.starts import starts
-from torchshrink.search.study import NAME, Study, check_store, delete
+from torchshrink.search.study import NAME, Study, check_store, delete, file_store
 from torchshrink.task import Task
 
 Target = Literal["litert", "onnxruntime", "micro"]
@@ -104,7 +104,7 @@ def search(
     if costs is not None and target != "litert":
         raise RecipeError(f"{costs} holds the costs of TFLite's operators: leave out the target {target}")
     with claimed(out, recipe, is_fresh):
-        store = f"sqlite:///{(out / 'study.db').absolute()}" if storage is None else storage
+        store = file_store(out / "study.db") if storage is None else storage
         name = NAME if storage is None else f"{NAME}-{digest([dump(recipe), str(out.absolute())])[:12]}"
         if is_fresh:
             for folder in ("trials", RECOMMENDED):
