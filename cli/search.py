@@ -124,7 +124,7 @@ def search(
     of_ray = {"address": None, "artefacts": None, "cpus-per-trial": 1, "gpus-per-trial": 0.0}
     given = dict(zip(of_ray, (address, artefacts, cpus_per_trial, gpus_per_trial), strict=True))
     if engine == "local" and (needless := [f"--{name}" for name in of_ray if given[name] != of_ray[name]]):
-        raise typer.BadParameter(f"{' and '.join(needless)}: for --engine ray only", param_hint="--engine")
+        raise typer.BadParameter(f"{' and '.join(needless)} are for --engine ray", param_hint="--engine")
     with console.Progress() as progress:
         progress.start("load PyTorch")
         from torchshrink.search import Limits
