@@ -29,7 +29,7 @@ from torchshrink.cli import (
     verify,
 )
 from torchshrink.cli.commands import Commands, add
-from torchshrink.cli.console import errors, interruptible, listen, show
+from torchshrink.cli.console import errors, interruptible, listen, results_alone, show
 from torchshrink.errors import RecipeError, ShrinkError, missing_extra
 from torchshrink.parallel.launch import count, problem
 from torchshrink.usercode import ended, place, told
@@ -82,7 +82,8 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
             if verbose or quiet:  # else it may have been said before the command
                 listen(_level(verbose, quiet))
             _check_processes(function.__name__)
-            function(**arguments)
+            with results_alone():
+                function(**arguments)
         except KeyboardInterrupt:
             resumes = function.__name__ in ("run", "sweep", "search")
             errors.print("interrupted" + (": the same command goes on where it stopped" if resumes else ""))

@@ -8,8 +8,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from typing import Any, TextIO
 
 from rich import box
 from rich.console import Console
@@ -36,10 +37,12 @@ class Plain(Console):
     """Shows text as it is: names of files and what files say of themselves give no orders to a terminal."""
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Print; text is neither markup nor escape codes, and shows no passwords."""
+        """Print; text is neither markup nor emoji (``:a:``) nor escape codes, and shows no passwords."""
         options.setdefault("highlight", False)
         options.setdefault("soft_wrap", not self.is_terminal)  # else words wrap at words, and pipes get whole lines
-        super().print(*(plain(each) if isinstance(each, str) else each for each in objects), **options, markup=False)
+        super().print(
+            *(plain(each) if isinstance(each, str) else each for each in objects), **options, markup=False, emoji=False
+        )
 
 
 def plain(text: str) -> str:
@@ -211,9 +214,24 @@ def _is_quiet() -> bool:
     return _lines.level >= logging.WARNING
 
 
+_results: TextIO | None = None  # where results go; None for stdout
+
+
+@contextmanager
+def results_alone() -> Iterator[None]:
+    """Keep stdout for results: what the user's code prints goes to stderr."""
+    global _results
+    before, _results = _results, sys.stdout
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _results = before
+
+
 def show_json(content: Any) -> None:
     """Write JSON to stdout, and nothing else ever."""
-    print(json.dumps(content, indent=1))
+    print(json.dumps(content, indent=1), file=_results)
 
 
 def show_table(
@@ -236,7 +254,7 @@ def show_table(
     hidden = [] if wide or not few else [each for each in headings if each not in few]
     if hidden:
         headings, rows = fit.few(headings, rows, few)
-    console = Plain(highlight=False)
+    console = Plain(file=_results, highlight=False)
     width = console.width if console.is_terminal else None  # what reads a pipe wants whole lines
     if title is not None:
         console.print(Text(plain(title), "italic"))
@@ -247,16 +265,16 @@ def show_table(
         for line in lines:
             table.add_row(*map(Text, line))
         needed = console.measure(table, options=console.options.update(max_width=_NO_LIMIT)).maximum
-        (console if console.width >= needed else Plain(width=needed, highlight=False)).print(table)
+        (console if console.width >= needed else Plain(file=_results, width=needed, highlight=False)).print(table)
     if hidden and console.is_terminal and not _is_quiet():
         errors.print(f"--wide shows also: {', '.join(hidden)}", style="dim")
 
 
 def show(text: str) -> None:
     """Write a line to stdout."""
-    Plain(highlight=False).print(text)
+    Plain(file=_results, highlight=False).print(text)
 
 
 def flush() -> None:
     """Push out what is buffered."""
-    sys.stdout.flush()
+    (_results or sys.stdout).flush()

@@ -117,6 +117,10 @@ def convert(
         given = calibrated.Settings(effort, budget_db, keep_float, mean, std, shape, target, io, sparse)
         calibrated.convert(source, data, out, to, precision, ranges, given, overwrite, as_json)
         return
+    defaults = {"effort": "bias", "budget-db": 30.0, "keep-float": None, "mean": "0", "std": "1"}
+    given_all = dict(zip(defaults, (effort, budget_db, keep_float, mean, std), strict=True))
+    if needless := [f"--{name}" for name in defaults if given_all[name] != defaults[name]]:
+        raise typer.BadParameter(f"{' and '.join(needless)}: for --data only", param_hint="--data")
     if to == "onnx":
         raise typer.BadParameter(
             "needs a float ONNX file and --data; export writes that of a checkpoint", param_hint="--to"
@@ -152,6 +156,9 @@ def convert(
             origin = "trained" if is_trained else "calibrated"
             model, example, metadata = load_model(source, shape, factory, allow_pickle)
             is_int8 = quantize.is_quantized(model)
+            if precision != "auto" and is_int8 != (precision == "int8"):
+                found = "is quantized" if is_int8 else "holds floats: torchshrink qat or ptq quantizes them"
+                raise ModelError(f"precision {precision}: {source} {found}")
         if precision == "auto":
             precision = "int8" if is_int8 else "fp32"
         has_ranges = precision == "int8" and ranges is None

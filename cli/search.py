@@ -121,8 +121,10 @@ def search(
     Candidates are judged by the validation data and by files that were exported and measured here. The recommended one
     is trained for longer and reported with the test data; its recipe repeats it.
     """
-    if engine == "local" and (address or artefacts):
-        raise typer.BadParameter("--address and --artefacts are for --engine ray", param_hint="--engine")
+    of_ray = {"address": None, "artefacts": None, "cpus-per-trial": 1, "gpus-per-trial": 0.0}
+    given = dict(zip(of_ray, (address, artefacts, cpus_per_trial, gpus_per_trial), strict=True))
+    if engine == "local" and (needless := [f"--{name}" for name in of_ray if given[name] != of_ray[name]]):
+        raise typer.BadParameter(f"{' and '.join(needless)} are for --engine ray", param_hint="--engine")
     with console.Progress() as progress:
         progress.start("load PyTorch")
         from torchshrink.search import Limits
@@ -162,7 +164,7 @@ def search(
             trials=trials,
             hours=hours,
             costs=costs,
-            storage=storage or _secret("TORCHSHRINK_STORAGE"),
+            storage=_secret("TORCHSHRINK_STORAGE") if storage is None else storage,
             make_engine=make_engine,
             is_fresh=not resume,
             progress=progress,

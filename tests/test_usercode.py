@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from program import call
 
 MODULE = """\
+import os
 import sys
 import torch
 from torch import nn
@@ -75,6 +78,36 @@ def answers_raise():
 def answers_exit():
     return Odd("exit")
 
+def raises_base():
+    raise GeneratorExit("base")
+
+def rounds():
+    return Rounding()
+
+def frozen():
+    return small().requires_grad_(False)
+
+def switches_off():
+    torch.set_grad_enabled(False)
+    return small()
+
+def elsewhere():
+    os.chdir("/")
+    print("I say so")
+    return small()
+
+class Rounding(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = small()
+
+    def forward(self, x):
+        return (self.layer(x) > 0).long()
+
+class Detaching(Rounding):
+    def forward(self, x):
+        return self.layer(x).detach()
+
 class Late(nn.Module):
     def __init__(self):
         super().__init__()
@@ -106,6 +139,7 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     (tmp_path / "theirs.py").write_text(MODULE)
     yield tmp_path
     sys.modules.pop("theirs", None)
+    torch.set_grad_enabled(True)
 
 
 DATA = ("--data", "synthetic:cells?size=16&train=4&test=2")
@@ -116,6 +150,12 @@ DATA = ("--data", "synthetic:cells?size=16&train=4&test=2")
     [
         ("raises", f"'theirs:raises' stopped with KeyError: 'boom' ({at(BOOM)})"),
         ("leaves", f"stopped with sys.exit(0) ({at(LEAVES)})"),
+        ("raises_base", "'theirs:raises_base' stopped with GeneratorExit: base (theirs.py:"),
+        ("rounds", "Rounding returns torch.int64 for an input of [1, 1, 16, 16]: it must return floating point"),
+        ("Detaching", "Detaching cannot be trained, the loss has no gradient"),
+        ("frozen", "Sequential cannot be trained, all of its parameters are frozen"),
+        ("switches_off", "Sequential cannot be trained, code switched gradients off"),
+        ("elsewhere", None),
         ("returns_none", "returned None: it must return a torch.nn.Module"),
         ("returns_tuple", "returned a tuple of 2"),
         ("returns_state", "returned a OrderedDict"),
@@ -140,6 +180,13 @@ def test_models(name: str, words: str | None, folder: Path) -> None:
     assert (result.code, (folder / "m.safetensors").exists()) == ((0, True) if words is None else (3, False))
     assert words is None or words in result.said
     assert "Traceback" not in result.stderr
+
+
+def test_what_they_print_is_no_result(folder: Path) -> None:
+    words = ("--model", "theirs:elsewhere", "--out", "m.safetensors", "--epochs", "0", "--json")
+    result = call("train", *DATA, *words, cwd=folder)
+    assert "I say so" in result.stderr
+    assert json.loads(result.stdout)
 
 
 def test_data_and_losses(folder: Path) -> None:

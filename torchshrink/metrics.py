@@ -15,10 +15,11 @@ from torchshrink import kinds
 from torchshrink.errors import DataError, ShrinkError
 from torchshrink.meters import BUILT_IN, THRESHOLD, Metric, dice, iou, metric
 from torchshrink.task import Samples, Task, batches
+from torchshrink.usercode import told
 
 __all__ = [
     "BUILT_IN", "THRESHOLD", "Metric", "Scores", "Scoring", "dice", "evaluate", "guarded",
-    "iou", "metric", "outputs", "score", "stack",
+    "iou", "loss_of", "metric", "outputs", "score", "stack",
 ]  # fmt: skip
 
 Metrics = Mapping[str, Metric]
@@ -142,8 +143,24 @@ def guarded(what: str, output: Any, truth: Any, compute: Any) -> Any:
         raise DataError(f"{what}: {error}") from error
     except Exception as error:  # whatever the user's function does
         given = "" if output is None else f" of outputs {_shapes(output)} and truths {_shapes(truth)}"
-        told = " ".join(str(error).split())
-        raise DataError(f"{what} cannot be computed{given}: {type(error).__name__}: {told}") from error
+        raise DataError(f"{what} cannot be computed{given}: {told(error)}") from error
+
+
+def loss_of(task: Task, output: Any, truth: Any) -> Tensor:
+    """Return a task's loss of a batch, to be trained with.
+
+    Raises:
+        DataError: When it cannot be computed, or is not one real number.
+    """
+    loss = guarded("the loss", output, truth, lambda: task.loss(output, truth))
+    if not torch.is_tensor(loss):
+        raise DataError(f"the loss gives a {type(loss).__name__}: let it return a tensor of one number")
+    if loss.numel() != 1:
+        raise DataError(f"the loss gives {list(loss.shape)} numbers instead of one: let it return their mean")
+    if loss.is_complex():
+        raise DataError("the loss gives a complex number: let it return a real one")
+    found: Tensor = loss
+    return found
 
 
 def _number(what: str, output: Any, truth: Any, compute: Any) -> float:

@@ -25,6 +25,7 @@ Kind = Literal[  # what a truth is, see `task.Task`
 ]
 
 MOST_THREADS = 1024
+_MOST = 1_000_000  # epochs, or samples of a step: what is more has no end
 
 
 def _no_truth_value(value: Any) -> Any:
@@ -71,8 +72,8 @@ class Training:
                 raise RecipeError(f"{name}={value}: expected a number of at least 0")
         for name, least in (("epochs", 0), ("batch_size", 1), ("patience", 0)):
             value = getattr(self, name)
-            if value < least:
-                raise RecipeError(f"{name}={value}: expected at least {least}")
+            if not least <= value <= _MOST:
+                raise RecipeError(f"{name}={value}: expected at least {least} and at most {_MOST:,}")
         check("precision", self.precision, Arithmetic)
 
 

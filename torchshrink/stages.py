@@ -18,6 +18,7 @@ from torch.fx import GraphModule
 
 from torchshrink import quantize
 from torchshrink.errors import RecipeError
+from torchshrink.metrics import loss_of
 from torchshrink.progress import SILENT, Progress
 from torchshrink.prune import Schedule, by_layer, keep_zeros, remove, sparsity
 from torchshrink.prune.channels import channels as remove_channels
@@ -310,7 +311,7 @@ def sampled_loss(model: nn.Module, task: Task) -> Tensor:
     """
     if task.kind == "unlabelled":
         raise RecipeError("importance='taylor' asks the loss, which data without labels has none of: choose l2 or bn")
-    losses = [task.loss(model(inputs), truth) for inputs, truth in batches(task.train, 16, TAYLOR_SAMPLES)]
+    losses = [loss_of(task, model(inputs), truth) for inputs, truth in batches(task.train, 16, TAYLOR_SAMPLES)]
     total: Tensor = sum(losses[1:], losses[0]) / len(losses)
     return total
 

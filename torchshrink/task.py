@@ -15,6 +15,7 @@ from torchshrink import kinds
 from torchshrink.errors import DataError, RecipeError
 from torchshrink.meters import Metric, metric
 from torchshrink.settings import Budget
+from torchshrink.usercode import told
 
 Augmentation = Callable[[Tensor, Any, torch.Generator], tuple[Tensor, Any]]
 
@@ -36,8 +37,20 @@ def batches(samples: Samples, size: int, count: int | None = None) -> Iterator[t
     """
     end = len(samples) if count is None else min(count, len(samples))
     for start in range(0, end, size):
-        inputs, truths = default_collate([samples[index] for index in range(start, min(start + size, end))])
+        inputs, truths = collated([samples[index] for index in range(start, min(start + size, end))])
         yield inputs, truths
+
+
+def collated(samples: list[Any]) -> Any:
+    """Return samples as a batch.
+
+    Raises:
+        DataError: When they do not go together.
+    """
+    try:
+        return default_collate(samples)
+    except (RuntimeError, TypeError, ValueError, KeyError) as error:
+        raise DataError(f"samples of the data make no batch: {told(error)}; give all of them one shape") from error
 
 
 @dataclass(frozen=True)
@@ -154,7 +167,7 @@ class Task:
     @property
     def example_truth(self) -> Any:
         """The first test truth as a batch of one."""
-        return default_collate([self.test[0][1]])
+        return collated([self.test[0][1]])
 
     @property
     def scores(self) -> int:

@@ -20,15 +20,16 @@ from torchshrink.data.ahead import Ahead, RandomOrder
 from torchshrink.digits import written
 from torchshrink.errors import DataError, ModelError, RecipeError
 from torchshrink.losses import imitation
-from torchshrink.metrics import evaluate, guarded
+from torchshrink.metrics import evaluate, loss_of
+from torchshrink.model.checked import check_differentiable
 from torchshrink.model.memory_format import channels_last
-from torchshrink.own_loop import BUILT_IN, AfterStep, Loop, hand_over
+from torchshrink.own_loop import BUILT_IN, AfterStep, Loop, augmented, hand_over
 from torchshrink.parallel import group
 from torchshrink.parallel.launch import is_main
 from torchshrink.parallel.whole_batch import whole_batch
 from torchshrink.progress import SILENT, Progress
 from torchshrink.settings import Arithmetic, Training, check
-from torchshrink.task import Task
+from torchshrink.task import Task, collated
 from torchshrink.unlabelled import Taught, taught
 
 _logger = logging.getLogger(__name__)
@@ -184,7 +185,7 @@ class _Run:
         total, began, self.waited = 0.0, time.perf_counter(), 0.0
         for inputs, truth in self._timed(loader):
             if self.task.augment is not None:
-                inputs, truth = self.task.augment(inputs, truth, generator)
+                inputs, truth = augmented(self.task.augment, inputs, truth, generator)
             total += self._step(inputs, truth)
             if self.after_step is not None:
                 self.after_step(self.step, self.steps)
@@ -207,6 +208,7 @@ class _Run:
                 f"the training loss became {mean} at step {self.step + 1}: lower lr ({self.settings.lr}), "
                 "or look for extreme values in the data"
             )
+        check_differentiable(loss, self.model)
         loss.backward()  # type: ignore[no-untyped-call]
         group.add_gradients(self.model.parameters())
         self.optimizer.step()
@@ -231,10 +233,7 @@ class _Run:
 
     def _task_loss(self, output: Any, truth: Any) -> Tensor:
         self._check_shapes(output, truth)
-        loss: Tensor = guarded("the loss", output, truth, lambda: self.task.loss(output, truth))
-        if loss.numel() != 1:
-            raise DataError(f"the loss gives {list(loss.shape)} numbers instead of one: let it return their mean")
-        return loss
+        return loss_of(self.task, output, truth)
 
     def _check_shapes(self, output: Any, truth: Any) -> None:
         """Refuse what a loss would compare by repeating one of the two."""
@@ -316,5 +315,6 @@ def _batches(task: Task, settings: Settings, generator: torch.Generator) -> Data
         samples = Ahead(samples, 2 * settings.batch_size)
         order = RandomOrder(samples, generator)
     return DataLoader(
-        samples, settings.batch_size, shuffle=order is None, sampler=order, generator=generator, drop_last=drop_last
-    )
+        samples, settings.batch_size, shuffle=order is None, sampler=order, generator=generator, drop_last=drop_last,
+        collate_fn=collated,
+    )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sysconfig
 import traceback
 from collections.abc import Iterator
@@ -36,19 +37,22 @@ def told(error: BaseException) -> str:
 
 @contextmanager
 def calling(what: str, kind: type[ShrinkError] = RecipeError) -> Iterator[None]:
-    """Run code of the user's, which ``what`` names.
+    """Run code of the user's, which ``what`` names; the current folder is what it was before.
 
     Raises:
         ShrinkError: Of this kind, whatever the code raises, an exit included; our own errors pass.
     """
+    here = Path.cwd()
     try:
         yield
-    except ShrinkError:
+    except (ShrinkError, KeyboardInterrupt):
         raise
     except SystemExit as error:
         raise kind(f"{what} stopped with {ended(error)}") from error
-    except Exception as error:
+    except BaseException as error:
         raise kind(f"{what} stopped with {told(error)}") from error
+    finally:
+        os.chdir(here)  # else what is written next would land elsewhere
 
 
 def ended(error: SystemExit) -> str:

@@ -32,7 +32,7 @@ RECIPE: dict[str, Any] = {
 # By command: its arguments and options, with which it does little and ends well. None of a flag is the flag alone.
 GOOD: dict[str, dict[str, str]] = {
     "run": {"recipe": "recipe.yaml", "--out": "OUT"},
-    "sweep": {"model_file": "dense.safetensors", "--data": DATA, "--sparsity": "50", "--epochs": "1"},
+    "sweep": {"model_file": "dense.safetensors", "--data": DATA, "--sparsity": "50", "--channels": "", "--epochs": "1"},
     "search": {
         "recipe": "recipe.yaml", "--max-size": "1kB", "--trials": "1", "--target": "onnxruntime", "--out": "OUT",
     },
@@ -55,7 +55,8 @@ GOOD: dict[str, dict[str, str]] = {
     "compare": {"model_file": "dense.safetensors", "--out": "OUT"},
     "predict": {"file": "dense.onnx", "--data": "images", "--out": "OUT"},
     "bundle": {"file": "dense.onnx", "--out": "OUT"},
-    "report": {"runs": "run"},
+    "report": {"folder": "run"},
+    "doctor": {},
 }  # fmt: skip
 _NUMBERS = ("-1", "0", "nan", "inf", "1e999", "-1e999", "99999999999999999999", "0x10", "", " ", "1,5", "text")
 _WORDS = (
@@ -70,6 +71,7 @@ _WORDS = (
     "os:system",
     "\u202e",
 )
+_OTHERS = (".", "images", "images/a.png", "run", "recipe.yaml", "dense.safetensors", "int8.safetensors", "dense.onnx")
 
 
 def make(folder: Path) -> None:
@@ -133,7 +135,8 @@ def values(parameter: Any, folder: Path) -> Iterator[tuple[str, str]]:
             ("missing", "missing.onnx"),
             ("device", "/dev/null"),
             ("long", "a" * 5000),
-            ("nul", "a\0b".replace("\0", "\\0")),
+            ("nul", "a\\0b"),
+            *((f"good {name}", name) for name in _OTHERS),
         )
     elif "int" in kind or "float" in kind:
         yield from ((repr(value), value) for value in _NUMBERS)

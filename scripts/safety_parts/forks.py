@@ -6,6 +6,7 @@ The processes that open model files for it are forks too, and otherwise what the
 from __future__ import annotations
 
 import io
+import math
 import os
 import runpy
 import shlex
@@ -59,7 +60,7 @@ def prepare(words: Sequence[str]) -> None:
     """
     from torchshrink.cli.app import main
 
-    process.start = _worker  # type: ignore[assignment]
+    fork_workers()
     before, said = sys.argv, io.StringIO()
     sys.argv = ["torchshrink", *words]
     try:
@@ -70,6 +71,11 @@ def prepare(words: Sequence[str]) -> None:
             raise RuntimeError(f"{shlex.join(words)} ended with {last.code}: {said.getvalue()[-500:]}") from last
     finally:
         sys.argv = before
+
+
+def fork_workers() -> None:
+    """Let the processes that open model files on one thread be forks too, here and in the forks of this process."""
+    process.start = _worker  # type: ignore[assignment]
 
 
 class _Worker:
@@ -84,16 +90,28 @@ class _Worker:
         if self._code is None:
             os.kill(self.pid, signal.SIGKILL)
 
-    def wait(self) -> int:
-        """Return its exit code, below 0 for a signal, when it has ended."""
+    def wait(self, timeout: float = math.inf) -> int:
+        """Return its exit code, below 0 for a signal, when it has ended.
+
+        Raises:
+            TimeoutExpired: When it does not end.
+        """
         if self._code is None:
-            self._code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            self._code = end(self.pid, timeout)
+        if self._code is None:
+            raise subprocess.TimeoutExpired("a worker", timeout)
         return self._code
 
 
-def _worker(script: Path, threads: int, stderr: IO[bytes], *arguments: str, processor: str = "here") -> _Worker:
-    """Do what `torchshrink.runtime.process.start` does, of this kind of processor, in a fork."""
-    assert (threads, processor) == (1, "here")
+_START = process.start
+
+
+def _worker(
+    script: Path, threads: int, stderr: IO[bytes], *arguments: str, processor: str = "here"
+) -> _Worker | subprocess.Popen[str]:
+    """Do what `torchshrink.runtime.process.start` does, on one thread of this kind of processor in a fork."""
+    if (threads, processor) != (1, "here"):
+        return _START(script, threads, stderr, *arguments, processor=processor)
     (taken, given), (answers, answered) = os.pipe(), os.pipe()
     pid = os.fork()
     if pid:

@@ -9,8 +9,8 @@ from program import call
 
 from torchshrink.cli import console
 
-HOSTILE = "\x1b]0;title\x07\x1b[31m[bold]red[/bold][/nothing]\u202e\x9b2J"
-SHOWN = r"\x1b]0;title\x07\x1b[31m[bold]red[/bold][/nothing]\u202e\x9b2J"
+HOSTILE = "\x1b]0;title\x07\x1b[31m[bold]:red_heart:[/bold][/nothing]\u202e\x9b2J"
+SHOWN = r"\x1b]0;title\x07\x1b[31m[bold]:red_heart:[/bold][/nothing]\u202e\x9b2J"
 
 
 def test_lines_tables_and_titles(capsys: pytest.CaptureFixture[str]) -> None:

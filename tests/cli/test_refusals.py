@@ -53,6 +53,11 @@ def test_no_command_replaces_what_it_reads(command: str, tmp_path: Path) -> None
         (("train", "--data", "synthetic:cells?train=99999999999999999999", "--out", "o.safetensors"), 3, "cannot use"),
         (("convert", "m.onnx", "--ranges", "nowhere.json"), 3, "no such file of ranges: nowhere.json"),
         (("convert", "m.safetensors", "--ranges", "m.safetensors"), 2, "has its own"),
+        (("convert", "m.safetensors", "--std", "nonsense"), 2, "--std: for --data only"),
+        (("convert", "m.safetensors", "--keep-float", "a", "--effort", "none"), 2, "--effort and --keep-float: for"),
+        (("convert", "m.safetensors", "--precision", "int8"), 3, "precision int8: m.safetensors holds floats"),
+        (("search", "--max-size", "1MB", "--cpus-per-trial", "2"), 2, "--cpus-per-trial are for --engine ray"),
+        (("search", "--max-size", "1MB", "--artefacts", ""), 2, "--artefacts are for --engine ray"),
         (("bench", "m.safetensors", "--threads", "100000"), 3, "threads=100000"),
         (("train", *DATA, "--seed", "5000000000", "--out", "o.safetensors"), 2, "less than or equal to 4000000000"),
         (("export", "m.safetensors", "--shape", "1,1,16," + "9" * 5000, "--out", "o.onnx"), 2, "expected sizes"),
@@ -187,3 +192,11 @@ def test_compare_replaces_no_file_that_it_reads(tmp_path: Path) -> None:
     result = call("compare", path, "--out", path)
     assert (result.code, path.read_bytes()) == (3, before)
     assert "is no folder" in result.said
+
+
+@pytest.mark.parametrize("storage", ["nonsense", "", "sqlite:///nowhere/study.db"])
+def test_a_store_is_opened_before_any_work(storage: str, tmp_path: Path) -> None:
+    result = call("search", *DATA, "--max-size", "1MB", "--storage", storage, "--out", tmp_path / "out", cwd=tmp_path)
+    assert result.code == 3
+    assert " ".join(f"the store {storage} cannot be used".split()) in result.stderr
+    assert not (tmp_path / "out" / "dense").exists()

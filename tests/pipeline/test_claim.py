@@ -174,3 +174,10 @@ def test_a_folder_of_others_is_not_written_to(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not of a torchshrink run"), claimed(tmp_path, Recipe(), False):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_quantized_checkpoint_is_nothing_to_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assemble, "_make_model", lambda *_: torch.nn.ReLU())
+    made = recipe.parse({"data": "synthetic:cells?size=16&train=4&test=2", "model": {"checkpoint": "int8.safetensors"}})
+    with pytest.raises(ModelError, match=r"int8\.safetensors holds no weights to train"):
+        assemble.make_model(made, assemble.make_task(made))

@@ -18,6 +18,8 @@ script = load("bad_inputs")
 
 
 def outcome(tmp_path: Path, *words: str) -> str:
+    tmp_path.mkdir(exist_ok=True)
+    (tmp_path / "given").write_text("as it was")
     return str(script.attempt(script.Case(words[0], "bad", words), tmp_path, 0).kind)
 
 
@@ -43,6 +45,10 @@ def test_what_is_none_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert outcome(tmp_path / "b", "report") == "internal error"
     monkeypatch.setattr("torchshrink.cli.app.main", lambda: None)
     assert outcome(tmp_path / "c", "report") == "accepted"
+    monkeypatch.setattr("torchshrink.cli.app.main", lambda: Path("given").write_text("changed"))
+    assert outcome(tmp_path / "e", "report") == "harm"
+    monkeypatch.setattr("torchshrink.cli.app.main", lambda: Path(".out-0123abcd.onnx").touch())
+    assert outcome(tmp_path / "f", "report") == "harm"
     monkeypatch.setattr(script, "LIMIT_S", 0.1)
     monkeypatch.setattr("torchshrink.cli.app.main", lambda: time.sleep(60))
     assert outcome(tmp_path / "d", "report") == "hang"
@@ -54,5 +60,15 @@ def test_a_second_start_goes_on(tmp_path: Path) -> None:
     script.keep(tmp_path / "known.jsonl", "report: runs 0", found)
     known = script.read(tmp_path / "known.jsonl")["report: runs 0"]
     assert (known.kind, known.said, known.case.command) == ("crash", "it said", "report")
-    assert "| report | 1 | 0 | 0 | 0 | 1 | 0 |" in script.table([known])
+    assert "| report | 1 | 0 | 0 | 0 | 1 | 0 | 0 |" in script.table([known])
     assert script.read(None) == {}
+
+
+def test_a_draw_is_the_same_every_time() -> None:
+    every = [script.Case(command, str(number), ()) for command in ("report", "bench") for number in range(9)]
+    drawn = list(script.drawn(every, ["bench"], 4))
+    assert drawn == list(script.drawn(every, ["bench"], 4))
+    assert {case.command for case in drawn} == {"bench"}
+    assert len({case.what for case in drawn}) == 4
+    assert list(script.drawn(every, None, None)) == every
+    assert len(list(script.drawn(every, None, 20))) == 18

@@ -16,7 +16,17 @@ from torchshrink.search.limits import Limits
 from torchshrink.search.outlook import Outlook
 from torchshrink.search.result import collect
 from torchshrink.search.space import Resolved
-from torchshrink.search.study import _POPULATION, _REMEMBERED, NAME, Study, _telling, delete, state_of
+from torchshrink.search.study import (
+    _POPULATION,
+    _REMEMBERED,
+    NAME,
+    Study,
+    _telling,
+    check_store,
+    delete,
+    file_store,
+    state_of,
+)
 
 ABOUT = {"target": "litert", "sampler": "tpe", "seed": 0}
 DENSE = {"size": 40_000.0, "latency": 1.0, "rss": 60.0, "loss": 0.2}
@@ -235,3 +245,10 @@ def test_the_sampler_models_the_newest_and_the_best() -> None:
     assert found[_REMEMBERED // 2 :] == newest
     wanted = [-float(size) for size in range(3000) if size % 3][-(_REMEMBERED // 2) :]
     assert [trial.values[0] for trial in found[: _REMEMBERED // 2]] == wanted  # within the limits, smallest last
+
+
+@pytest.mark.parametrize("name", ["plain", "what?", "a#b %41", "what? %41#b"])
+def test_a_folder_of_any_name_holds_its_study(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    check_store(file_store(tmp_path / name / "study.db"))
+    assert [path.relative_to(tmp_path) for path in tmp_path.rglob("*.*")] == [Path(name, "study.db")]

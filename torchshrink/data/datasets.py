@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 from torchshrink.data import kinds
 from torchshrink.errors import DataError
 from torchshrink.task import Normalization, Samples, Task
+from torchshrink.usercode import told
 
 _KINDS = (*kinds.TYPES, "unlabelled", "custom")
 
@@ -83,6 +84,8 @@ class PlainSamples(Dataset[tuple[Tensor, Tensor]]):
             return cast(tuple[Tensor, Tensor], tuple(sample))
         is_pair = isinstance(sample, tuple | list)
         inputs = _tensor(sample[0] if is_pair else sample, f"{self._origin}: the input of sample {index}")
+        if inputs.dim() == 0:
+            raise DataError(f"{self._origin}: the input of sample {index} is a single number: return [C, *size]")
         if inputs.dtype == torch.uint8:
             inputs = inputs / 255
         if self._kind == "unlabelled":
@@ -105,7 +108,11 @@ def is_dataset(found: Any) -> bool:
 def _check(what: str, dataset: Any) -> None:
     if isinstance(dataset, IterableDataset) or not is_dataset(dataset):
         raise DataError(f"{what} is a {type(dataset).__name__}: give a dataset with __len__ and __getitem__")
-    if len(dataset) == 0:
+    try:
+        size = len(dataset)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"{what} has no length that can be used: {told(error)}") from error
+    if size == 0:
         raise DataError(f"{what} has no sample: add some")
 
 
@@ -141,7 +148,10 @@ def _is_mask(truth: Any) -> bool:
 
 def _tensor(value: Any, what: str) -> Tensor:
     if isinstance(value, Tensor):
-        return value
+        if value.is_complex() or value.is_meta or value.layout != torch.strided:
+            kind = "has no values" if value.is_meta else "is complex" if value.is_complex() else f"is {value.layout}"
+            raise DataError(f"{what} {kind}: return an ordinary tensor of real numbers")
+        return value.detach()
     try:
         return torch.as_tensor(np.asarray(value)) if np.isscalar(value) or hasattr(value, "dtype") else _refused(value)
     except (TypeError, ValueError):

@@ -160,7 +160,9 @@ def _call(source: str) -> Task:
     with _current_folder_importable():
         try:
             module = importlib.import_module(module_name)
-        except Exception as error:
+        except (ShrinkError, KeyboardInterrupt):
+            raise
+        except BaseException as error:
             raise DataError(
                 f"{source}: importing {module_name} failed with {_told(error)}; {places.EXPECTED}"
             ) from error
@@ -171,9 +173,9 @@ def _call(source: str) -> Task:
             )
         try:
             task = function()
-        except ShrinkError:
+        except (ShrinkError, KeyboardInterrupt):
             raise
-        except Exception as error:
+        except BaseException as error:
             raise DataError(
                 f"{source} stopped with {_told(error)}: it must return a Task or datasets without arguments"
             ) from error
@@ -191,7 +193,7 @@ def _from_datasets(source: str, name: str, found: Any) -> Task:
     return task_from_datasets(**found, name=name)
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     where = place(error)
     return f"{type(error).__name__} ({' '.join(str(error).split())})" + (f" at {where}" if where else "")
 

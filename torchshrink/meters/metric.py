@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch.utils import _pytree as tree
@@ -41,8 +41,8 @@ class Metric:
 
     def meter(self) -> Meter:
         """Return a meter that has seen nothing yet."""
-        if not (hasattr(self.measure, "update") and hasattr(self.measure, "compute")):
-            return _Gathered(self.measure)
+        if not all(callable(getattr(self.measure, name, None)) for name in ("reset", "update", "compute")):
+            return _Gathered(cast(Callable[[Any, Any], Any], self.measure))
         meter: Meter = copy.deepcopy(self.measure)  # type: ignore[assignment]
         meter.reset()
         return meter

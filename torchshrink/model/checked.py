@@ -119,11 +119,30 @@ def check_answer(model: nn.Module, example: Tensor, wanted: Sequence[int] | None
             )
     elif not isinstance(answer, Tensor):
         raise ModelError(f"{type(model).__name__} returns {_kind(answer)} {shapes}: it must return one tensor")
+    elif not answer.is_floating_point():
+        raise ModelError(f"{type(model).__name__} returns {answer.dtype} {shapes}: it must return floating point")
     elif list(answer.shape) != list(wanted):
         raise ModelError(
             f"{type(model).__name__} returns {list(answer.shape)} {shapes}, whose truth is {list(wanted)}: give the "
             "model one output channel for each channel of the truth"
         )
+
+
+def check_differentiable(loss: Tensor, model: nn.Module) -> None:
+    """Refuse a loss that no weight of a model has a part in.
+
+    Raises:
+        ModelError: Saying why, as far as that can be seen.
+    """
+    if loss.requires_grad:
+        return
+    if not torch.is_grad_enabled():
+        reason = "code switched gradients off for all: call torch.set_grad_enabled(True) after it"
+    elif not any(weight.requires_grad for weight in model.parameters()):
+        reason = "all of its parameters are frozen: call .requires_grad_() on the model"
+    else:
+        reason = "the loss has no gradient: let forward and loss neither detach nor round what they return"
+    raise ModelError(f"{type(model).__name__} cannot be trained, {reason}")
 
 
 def _kind(found: object) -> str:

@@ -122,7 +122,9 @@ def make_model(recipe: Recipe, task: Task) -> nn.Module:
         RecipeError: When the user's code cannot make it.
         ModelError: When it is no module, or its answer cannot be compared with the task's truth.
     """
-    model = _make_model(recipe, task)
+    model, path = _make_model(recipe, task), recipe.model.checkpoint
+    if path is not None and next(model.parameters(), None) is None:
+        raise ModelError(f"{path} holds no weights to train, a quantized graph has none: start from its float model")
     wanted = task.example_truth.shape if task.kind in kinds.TRUTH_LIKE else None
     check_answer(model, task.example_input, wanted, task.scores)
     return model

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from torchshrink.errors import RecipeError
+from torchshrink.model.checked import check_differentiable
 from torchshrink.prune.groups import Group
 from torchshrink.prune.layers import PRUNABLE, by_output
 from torchshrink.settings import Importance, check
@@ -30,7 +31,9 @@ def scores(
             raise RecipeError("importance='taylor' needs data: give loss, which maps the model to its loss on some")
         model.zero_grad()
         with torch.enable_grad():
-            loss(model).backward()  # type: ignore[no-untyped-call]
+            value = loss(model)
+            check_differentiable(value, model)
+            value.backward()  # type: ignore[no-untyped-call]
     found = [_score(group, importance) for group in groups]
     if all(score is None for score in found):
         raise RecipeError(f"importance={importance!r} can judge no channel of {type(model).__name__}")

@@ -32,7 +32,7 @@ from torchshrink.search.loop import Budget, Loop
 from torchshrink.search.result import collect
 from torchshrink.search.space import Choices, Resolved, derive
 from torchshrink.search.starts import starts
-from torchshrink.search.study import NAME, Study, delete
+from torchshrink.search.study import NAME, Study, check_store, delete, file_store
 from torchshrink.task import Task
 
 Target = Literal["litert", "onnxruntime", "micro"]
@@ -102,7 +102,7 @@ def search(
     if costs is not None and target != "litert":
         raise RecipeError(f"{costs} holds the costs of TFLite's operators: leave out the target {target}")
     with claimed(out, recipe, is_fresh):
-        store = storage or f"sqlite:///{(out / 'study.db').absolute()}"
+        store = file_store(out / "study.db") if storage is None else storage
         name = NAME if storage is None else f"{NAME}-{digest([dump(recipe), str(out.absolute())])[:12]}"
         if is_fresh:
             for folder in ("trials", RECOMMENDED):
@@ -111,6 +111,7 @@ def search(
                 (out / "study.db").unlink(missing_ok=True)  # also when it is damaged
             else:
                 delete(store, name)
+        check_store(store)
         dense = _dense(recipe, out, make_bridge, target, progress, costs)
         limits = limits.resolved(dense.costs)
         space = _space(settings, dense, out, progress)

@@ -6,12 +6,15 @@ import functools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar, cast
+from urllib.parse import quote
 
 import optuna
 from optuna.samplers import PartialFixedSampler, RandomSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy import URL, make_url
 
 from torchshrink.errors import DataError, MissingExtraError, OutputError, ShrinkError
 from torchshrink.harmless import without_passwords
@@ -55,6 +58,31 @@ def _usable(storage: str) -> Iterator[None]:
         raise OutputError(
             f"the store {without_passwords(storage)} cannot be used: {reason}; free its disk, or put a copy of it back"
         ) from error
+
+
+def file_store(path: Path) -> str:
+    """Return the URL of a file, whatever its folders are called.
+
+    Raises:
+        OutputError: When SQLAlchemy's URLs cannot write the name: its versions differ in that.
+    """
+    whole = str(path.absolute())
+    plain = f"sqlite:///{whole}"
+    for url in (plain, f"sqlite:///{quote(whole)}", URL.create("sqlite", database=whole).render_as_string()):
+        if make_url(url).database == whole:
+            return url
+    raise OutputError(f"{path.parent} cannot hold the record of a search: choose an --out without ? and %")
+
+
+def check_store(storage: str) -> None:
+    """Refuse a store that cannot be opened, before any work is done for it.
+
+    Raises:
+        OutputError: When it is no URL, cannot be reached, or is damaged.
+        MissingExtraError: When it needs a driver.
+    """
+    with _usable(storage):
+        optuna.storages.get_storage(storage)
 
 
 class Study:
