@@ -81,6 +81,7 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
         try:
             if verbose or quiet:  # else it may have been said before the command
                 listen(_level(verbose, quiet))
+            _check_folder()
             _check_processes(function.__name__)
             with results_alone():
                 function(**arguments)
@@ -124,6 +125,14 @@ def _unexpected(error: Exception) -> tuple[int, str]:
     if place(error) is not None:
         return 3, f"error: your code raised {told(error)} (--debug shows all of it)"
     return 1, f"internal error: {type(error).__name__}: {error} (--debug shows where)"
+
+
+def _check_folder() -> None:
+    """Refuse to work where nothing can be read or written: libraries end the process over it, without a word."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise RecipeError("the current folder was deleted: change to another one") from None
 
 
 def _check_processes(name: str) -> None:

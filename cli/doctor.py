@@ -89,13 +89,13 @@ def doctor(
 def _machine() -> dict[str, Any]:
     """Return what there is to compute with."""
     from torchshrink.bench.environment import environment
+    from torchshrink.runtime.limits import memory_bytes
 
     found = environment()
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
         "processor": found["processor"],
         "cores": found["cores"],
-        "memory_gb": round(pages / 1e9, 1),
+        "memory_gb": round(memory_bytes() / 1e9, 1),
         "disk_free_gb": round(shutil.disk_usage(Path.cwd()).free / 1e9, 1),
         "gpus": _gpus(),
     }

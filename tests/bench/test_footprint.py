@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from torchshrink.bench import footprint
+from torchshrink.bench import footprint, session
+from torchshrink.errors import DataError
 
 NO_FIGURES = dict.fromkeys(("peak_rss_mb", "runtime_rss_mb", "model_rss_mb"))
 
@@ -36,6 +37,16 @@ def test_files_that_take_other_sizes(name: str, sample: np.ndarray, request: pyt
         assert 10 < row["runtime_rss_mb"] <= row["peak_rss_mb"]
         assert row["model_rss_mb"] == row["peak_rss_mb"] - row["runtime_rss_mb"]
     assert steps == [(1, 2, f"{file.name}: memory at 4"), (2, 2, f"{file.name}: memory at 8")]
+
+
+def test_a_size_beyond_the_memory_is_refused_before_anything_is_measured(sample: np.ndarray) -> None:
+    footprint.check_sizes(sample, [4, 2048])
+    with pytest.raises(
+        DataError, match=r"an input of size 999999999 takes 8e\+09 GB, this machine has .*: choose small"
+    ):
+        footprint.check_sizes(sample, [4, 999_999_999])
+    with pytest.raises(DataError, match="999999999"):
+        session.run([Path("no.onnx")], sample, reference=Path("no.onnx"), sizes=[999_999_999])
 
 
 def test_a_larger_input_takes_more_memory(free_onnx_file: Path, sample: np.ndarray) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -251,3 +253,21 @@ def test_listing_the_commands_reads_none_of_them(monkeypatch: pytest.MonkeyPatch
     result = call("--help")
     assert result.code == 0
     assert all(name in result.stdout for name in commands.Commands.added)
+
+
+def test_a_file_to_ship_is_no_checkpoint(tmp_path: Path) -> None:
+    out = tmp_path / "int8.safetensors"
+    for name in ("net.onnx", "net.tflite"):
+        (tmp_path / name).write_bytes(b"x" * 64)
+        found = call("ptq", tmp_path / name, "--data", "synthetic:cells?size=16&train=4&test=2", "--out", out)
+        assert found.code == 3
+        assert f"{name} is no checkpoint: give the .safetensors file that it was made from" in found.said
+
+
+def test_a_current_folder_that_is_gone_is_said(tmp_path: Path) -> None:
+    program = "import os, sys; os.rmdir(os.getcwd()); from torchshrink.cli import main; main()"
+    found = subprocess.run(
+        [sys.executable, "-P", "-c", program, "inspect", str(tmp_path / "x.safetensors")],
+        cwd=tempfile.mkdtemp(dir=tmp_path), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (found.returncode, found.stderr) == (3, "error: the current folder was deleted: change to another one\n")

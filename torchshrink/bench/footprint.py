@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from torchshrink.errors import ModelError
+from torchshrink.errors import DataError, ModelError
+from torchshrink.runtime.limits import memory_bytes
 from torchshrink.runtime.process import Worker
 
 OnProgress = Callable[[int, int, str], None]
@@ -93,6 +95,21 @@ def at_sizes(
                 rows.append(_at_size(process, Path(folder, f"{size}.npy")) | {"size": size, "threads": threads})
                 report.step(f"{file.name}: memory at {size}")
     return rows
+
+
+def check_sizes(sample: NDArray[np.float32], sizes: Sequence[int]) -> None:
+    """Refuse sizes at which the input alone takes more than half of the memory.
+
+    Raises:
+        DataError: Naming the first of them.
+    """
+    for size in sizes:
+        needed = math.prod(sample.shape[:2]) * size ** (sample.ndim - 2) * sample.itemsize
+        if needed > memory_bytes() / 2:
+            raise DataError(
+                f"an input of size {size} takes {needed / 1e9:.3g} GB, this machine has {memory_bytes() / 1e9:.3g}: "
+                "choose smaller sizes"
+            )
 
 
 def resized(sample: NDArray[np.float32], size: int) -> NDArray[np.float32]:

@@ -59,7 +59,9 @@ def run(
 
     Raises:
         ModelError: When a file cannot be loaded or run.
+        DataError: When an input of one of the sizes does not fit into the memory.
     """
+    footprint.check_sizes(inputs[:1], sizes)
     progress = progress or Silent()
     labels = names(files)
     session: history.Session = {

@@ -5,6 +5,11 @@ from __future__ import annotations
 import os
 
 
+def memory_bytes() -> int:
+    """Return how much memory this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def limit_memory() -> None:
     """Let this process hold no more memory than the machine has, and write no core file when it dies.
 
@@ -14,7 +19,7 @@ def limit_memory() -> None:
         import resource
     except ImportError:  # Windows
         return
-    most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    most = memory_bytes()
     for kind, limit in ((resource.RLIMIT_DATA, most), (resource.RLIMIT_CORE, 0)):
         _, hard = resource.getrlimit(kind)
         resource.setrlimit(kind, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))

@@ -68,6 +68,8 @@ def opened(path: Path) -> Any:
     """
     if not path.is_file():
         raise ModelError(f"no such checkpoint: {path}")
+    if path.suffix.lower() in (".onnx", ".tflite"):
+        raise ModelError(f"{path} is no checkpoint: give the .safetensors file that it was made from")
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
