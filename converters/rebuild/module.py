@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+_LONGEST = 100  # letters of a part's name
+
 
 class Step(NamedTuple):
     """A call of a part: the part's name, what an error calls its node, and the tensors that it takes and gives."""
@@ -53,8 +55,11 @@ class Rebuilt(nn.Module):
         self.inputs, self.outputs, self.steps = tuple(inputs), tuple(outputs), list[Step]()
 
     def add(self, name: str, node: str, part: nn.Module, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-        """Append a part; its name is the node's, in letters that a module's name may have."""
-        plain = name = re.sub(r"\W+", "_", name).strip("_") or "node"
+        """Append a part; its name is the node's, in letters that a module's name may have.
+
+        TensorFlow joins the names of all that a node consists of: hundreds of letters, and no graph is read with such.
+        """
+        plain = name = re.sub(r"\W+", "_", name).strip("_")[:_LONGEST] or "node"
         count = 1
         while hasattr(self, name):
             count += 1

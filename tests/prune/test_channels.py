@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -20,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 from torch.utils._pytree import tree_leaves
+from torch_pruning.dependency.group import Group as Found
 
 from torchshrink import checkpoint, prune
 from torchshrink.bench import count_macs
@@ -769,16 +771,30 @@ def test_channels_that_are_partly_added_stay_and_others_go() -> None:
     assert small.head.in_channels == 24
 
 
-@pytest.mark.parametrize(("most", "count"), [(20_000, 4), (4, 0)])
-def test_channels_with_more_ways_than_are_followed_stay(most: int, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(groups, "_MOST_WAYS", most)
+@pytest.mark.parametrize(("limit", "most", "count"), [("WAYS", 20_000, 4), ("WAYS", 4, 0), ("INDICES", 64, 0)])
+def test_channels_with_more_ways_than_are_followed_stay(
+    limit: str, most: int, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(groups, f"_MOST_{limit}", most)
     assert len(groups.Traced(Widening().eval(), torch.randn(2, 3, 8, 8), []).groups) == count
+
+
+def test_more_indices_than_the_widest_layer_has_are_not_followed() -> None:
+    module, node = nn.Linear(2, 2), nn.Module()
+    node.module = module
+    dep = SimpleNamespace(target=node, handler=nn.Linear)
+    with groups._looked_up(widest=2):
+        found = Found()
+        found.add_dep(dep, [0, 1])
+        with pytest.raises(groups._EndlessError) as caught:
+            found.add_dep(dep, [0, 1, 1])
+    assert caught.value.makers == {module}
 
 
 def test_looking_channels_up_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     model, inputs = Widening().eval(), torch.randn(2, 3, 8, 8)
     found = groups.Traced(model, inputs, []).groups
-    monkeypatch.setattr(groups, "_looked_up", contextlib.nullcontext)
+    monkeypatch.setattr(groups, "_looked_up", lambda _: contextlib.nullcontext())
     compared = groups.Traced(model, inputs, []).groups
     assert [(group.size, len(group.items)) for group in found] == [(group.size, len(group.items)) for group in compared]
 

@@ -20,7 +20,7 @@ from torchshrink.errors import ModelError, RecipeError
 from torchshrink.prune.layers import PRUNABLE, check_plain, prunable_layers
 from torchshrink.prune.surgery import Cut, is_cuttable
 
-_MOST_WAYS = 20_000  # from one layer on
+_MOST_WAYS, _MOST_INDICES = 20_000, 1_000_000  # from one layer on
 
 Inputs = Tensor | tuple[Tensor, ...]
 
@@ -103,6 +103,9 @@ class Traced:
                 hook.remove()
             named: Iterator[tuple[str, Any]] = iter([*self.model.named_modules(), *self.model.named_parameters()])
             self._names = {value: name for name, value in named}
+            layers = [module for module in self._graph.module2node if isinstance(module, PRUNABLE)]
+            known = (self._graph.get_in_channels, self._graph.get_out_channels)
+            self._widest = max((count(module) for module in layers for count in known), default=0)
             for node in self._graph.module2node.values():
                 if node.type == self._ops.SLICE and _keeps_channels(node.grad_fn):  # it would shift channels instead
                     node.module.start, node.module.step, node.module.end = 0, 1, sys.maxsize
@@ -115,10 +118,13 @@ class Traced:
         for module in list(self._graph.module2node):
             if isinstance(module, PRUNABLE) and module not in seen:
                 size = self._graph.get_out_channels(module)
+                items: Any = []
                 try:
                     items = self._together(module, range(size)) if size > 1 else []
-                except IndexError:  # into what has no channels, such as the gates of a recurrent layer, or on for ever
-                    items = []
+                except _EndlessError as error:  # and so from whatever it led to
+                    seen |= error.makers
+                except IndexError:  # into what has no channels, such as the gates of a recurrent layer
+                    pass
                 makers = {item.dep.target.module for item in items if not _reads(item.dep)}
                 seen |= makers
                 if items and not makers & ignored:
@@ -127,7 +133,7 @@ class Traced:
     def _together(self, root: nn.Module, indices: Sequence[int]) -> Any:
         """Return what else must go when a layer makes some channels no more."""
         remove = self._graph.get_pruner_of_module(root).prune_out_channels
-        with _uncounted_reshapes(), _looked_up():
+        with _uncounted_reshapes(), _looked_up(self._widest):
             items = self._graph.get_pruning_group(root, remove, list(indices)).items
         return [item for item in items if not self._is_broadcast(item.dep)]
 
@@ -235,12 +241,21 @@ def _uncounted_reshapes() -> Iterator[None]:
         index_mapping.update_reshape_index_mapping = update
 
 
+class _EndlessError(IndexError):
+    """There is no end to what else goes; ``makers`` are layers that were met until then."""
+
+    def __init__(self, makers: set[Any]) -> None:
+        super().__init__("more than can be followed")
+        self.makers = makers
+
+
 @contextlib.contextmanager
-def _looked_up() -> Iterator[None]:
+def _looked_up(widest: int) -> Iterator[None]:
     """Let Torch-Pruning look up whether a group has a layer's channels, which it asks for every way that leads there.
 
     It compares them with those of all layers so far: minutes where parts of channels are added. Where each block adds
-    others, as in ReXNet, there is no end to the ways; such channels stay.
+    others, as in ReXNet, there is no end to the ways; where attention reshapes, there are more indices after each turn
+    than the widest layer has channels. Such channels stay.
     """
     from torch_pruning.dependency.group import Group as Found
 
@@ -250,10 +265,12 @@ def _looked_up() -> Iterator[None]:
         return dep.target, dep.handler, tuple(indices)
 
     def add_dep(self: Any, dep: Any, idxs: Any) -> None:
-        if len(self) >= _MOST_WAYS:
-            raise IndexError("more ways than can be followed")
+        found = vars(self)
+        found["indices"] = found.get("indices", 0) + len(idxs)
+        if len(self) >= _MOST_WAYS or len(idxs) > widest or found["indices"] > _MOST_INDICES:
+            raise _EndlessError({each.target.module for each, _ in self.items if not _reads(each)})
         add(self, dep, idxs)
-        vars(self).setdefault("known", set()).add(key(dep, idxs))
+        found.setdefault("known", set()).add(key(dep, idxs))
 
     Found.add_dep = add_dep
     Found.has_pruning_op = lambda self, dep, idxs: key(dep, idxs) in vars(self).get("known", ())

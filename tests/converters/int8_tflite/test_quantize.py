@@ -122,7 +122,27 @@ def clipped() -> Graph:
     return graph
 
 
-GRAPHS = {"island": island, "normalised": normalised, "outputs": outputs, "twins": twins, "clipped": clipped}
+def centred() -> Graph:
+    """The mean of what a mean was taken from: rounding in float, and half a step in int8."""
+    graph = Graph()
+    graph.constants["axes"] = np.int64([2, 3])
+    before = graph.conv(graph.grid("x", "a", 0.03, 2), "b")
+    for mean, scale, after in (("m", 0.01, "c"), ("n", 0.0002, "d")):
+        graph.op("ReduceMean", f"{before} axes", f"{mean}_real")
+        graph.grid(f"{mean}_real", mean, scale)
+        before = graph.grid(graph.op("Sub", f"{before} {mean}", f"{after}_real"), after, 0.02, -3)
+    graph.conv(before, "y")
+    return graph
+
+
+GRAPHS = {
+    "island": island,
+    "normalised": normalised,
+    "outputs": outputs,
+    "twins": twins,
+    "clipped": clipped,
+    "centred": centred,
+}
 ENDS = {"outputs": {"y": SIZE, "s": SIZE, "h": SIZE}}
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from torchshrink.converters import onnx_file, to_onnx
 from torchshrink.converters.rebuild import operators
 from torchshrink.converters.rebuild.from_onnx import from_onnx
+from torchshrink.converters.rebuild.module import Operation, Rebuilt
 from torchshrink.errors import ModelError, ParityError
 
 
@@ -98,3 +99,14 @@ def test_what_is_quantized_or_constant_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="form that PyTorch does not compute"):
         from_onnx(file)
     assert onnx_file.inputs(onnx.load(str(file)))[0].name == "x"
+
+
+def test_parts_of_long_names_can_be_kept_in_a_graph() -> None:
+    """Names of TensorFlow's nodes: all that a node consists of, joined."""
+    rebuilt = Rebuilt(["x"], ["z"])
+    for source, target in (("x", "y"), ("y", "z")):
+        rebuilt.add("model_1/re_lu_3/Relu;" * 20 + target, source, Operation(torch.relu, {}), [source], [target])
+    graph = torch.export.export(rebuilt.eval(), (torch.zeros(1, 2),)).module()
+    assert all(len(step.part) < 200 for step in rebuilt.steps)
+    assert len({step.part for step in rebuilt.steps}) == 2
+    assert torch.equal(graph(torch.ones(1, 2)), torch.ones(1, 2))
