@@ -92,7 +92,7 @@ def hand_over(model: nn.Module, task: Any, settings: Any, after_step: AfterStep 
         result = fit(model, task, settings, tell)
     if isinstance(result, nn.Module) and result is not model:
         raise RecipeError(f"fit {_name(fit)} returned another model: train the one that it is given, in place")
-    if changed := [name for name, form in _forms(model).items() if before.get(name) != form]:
+    if changed := [name for name, form in _forms(model).items() if before.get(name, form) != form]:
         raise RecipeError(f"fit {_name(fit)} changed the shape or type of {changed[0]}: train the model as it is")
     step, steps = heard[-1]
     if after_step is not None and (step < steps or steps == 0):
