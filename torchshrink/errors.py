@@ -31,7 +31,7 @@ EXTRAS = {
     "litert": ("ai_edge_litert", "flatbuffers"),
     "tflite": ("onnx2tf", "tensorflow", "ai_edge_quantizer"),
     "micro": ("tflite_micro",),
-    "search": ("optuna",),
+    "search": ("optuna", "sqlalchemy"),
     "report": ("jinja2", "markupsafe", "matplotlib", "zstandard"),
 }
 
