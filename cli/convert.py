@@ -51,6 +51,7 @@ def export(
 
 
 def convert(
+    context: typer.Context,
     source: Annotated[Path, typer.Argument(help="An ONNX file, of this or another tool, or a checkpoint.")],
     data: Annotated[
         str | None,
@@ -117,9 +118,7 @@ def convert(
         given = calibrated.Settings(effort, budget_db, keep_float, mean, std, shape, target, io, sparse)
         calibrated.convert(source, data, out, to, precision, ranges, given, overwrite, as_json)
         return
-    defaults = {"effort": "bias", "budget-db": 30.0, "keep-float": None, "mean": "0", "std": "1"}
-    given_all = dict(zip(defaults, (effort, budget_db, keep_float, mean, std), strict=True))
-    if needless := [f"--{name}" for name in defaults if given_all[name] != defaults[name]]:
+    if needless := options.given(context, ("effort", "budget_db", "keep_float", "mean", "std")):
         raise typer.BadParameter(f"{' and '.join(needless)}: for --data only", param_hint="--data")
     if to == "onnx":
         raise typer.BadParameter(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -89,7 +88,7 @@ def inspect(
     if model_file.suffix in _FILES:
         _inspect_file(context, model_file, runs, shape, out, against, overlay, overwrite, wide, as_json)
         return
-    if given := _given(context, _FOR_FILES):
+    if given := options.given(context, _FOR_FILES):
         raise typer.BadParameter(
             f"{model_file} is a checkpoint: only .onnx and .tflite files are timed and compared with one",
             param_hint=given[0],
@@ -99,7 +98,7 @@ def inspect(
     if plot is not None:
         check_output(plot, overwrite, _PICTURES, "--plot")
     if noise.is_int8(model_file):
-        if given := _given(context, _FOR_FLOAT):
+        if given := options.given(context, _FOR_FLOAT):
             raise ModelError(
                 f"{model_file} is quantized already: inspect the float model that it was made from, or leave out "
                 f"{', '.join(given)}"
@@ -205,24 +204,13 @@ def _inspect_file(
 
 def _refuse_options(context: typer.Context, path: Path, against: Path | None, overlay: Path | None) -> None:
     """Raise a usage error for options that were given and mean nothing for a file."""
-    given = _given(context, [*_FOR_CHECKPOINTS, *(["shape"] if path.suffix == ".tflite" else [])])
+    given = options.given(context, [*_FOR_CHECKPOINTS, *(["shape"] if path.suffix == ".tflite" else [])])
     if given:
         raise typer.BadParameter(f"{path} is no checkpoint, so leave out {', '.join(given)}")
     if overlay is not None and against is None:
         raise typer.BadParameter(
             "say with --against which int8 checkpoint the file was made from", param_hint="--overlay"
         )
-
-
-def _given(context: typer.Context, names: Sequence[str]) -> list[str]:
-    """Return which of some parameters were given on the command line, as their options are called."""
-    sources = {name: context.get_parameter_source(name) for name in names}
-    return [
-        option
-        for parameter in context.command.params
-        for option in parameter.opts
-        if (source := sources.get(parameter.name or "")) is not None and source.name == "COMMANDLINE"
-    ]
 
 
 def _show_anatomy(found: Anatomy) -> None:

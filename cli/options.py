@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -111,3 +112,14 @@ Track = Annotated[
 Seed = Annotated[
     int, typer.Option(min=0, max=_MOST_SEED, help="Decides everything that is random.", rich_help_panel=TRAINING)
 ]
+
+
+def given(context: typer.Context, names: Sequence[str]) -> list[str]:
+    """Return which of some parameters were given on the command line, as their options are called."""
+    sources = {name: context.get_parameter_source(name) for name in names}
+    return [
+        option
+        for parameter in context.command.params
+        for option in parameter.opts
+        if (source := sources.get(parameter.name or "")) is not None and source.name == "COMMANDLINE"
+    ]

@@ -20,6 +20,7 @@ _LIMITS, _CLUSTER = "Limits", "On a cluster"
 
 
 def search(
+    context: typer.Context,
     recipe: options.RecipeFile = None,
     max_size: Annotated[str | None, typer.Option(help="Of the file, such as 120kB.", rich_help_panel=_LIMITS)] = None,
     max_latency: Annotated[
@@ -121,9 +122,8 @@ def search(
     Candidates are judged by the validation data and by files that were exported and measured here. The recommended one
     is trained for longer and reported with the test data; its recipe repeats it.
     """
-    of_ray = {"address": None, "artefacts": None, "cpus-per-trial": 1, "gpus-per-trial": 0.0}
-    given = dict(zip(of_ray, (address, artefacts, cpus_per_trial, gpus_per_trial), strict=True))
-    if engine == "local" and (needless := [f"--{name}" for name in of_ray if given[name] != of_ray[name]]):
+    of_ray = ("address", "artefacts", "cpus_per_trial", "gpus_per_trial")
+    if engine == "local" and (needless := options.given(context, of_ray)):
         raise typer.BadParameter(f"{' and '.join(needless)} are for --engine ray", param_hint="--engine")
     with console.Progress() as progress:
         progress.start("load PyTorch")

@@ -265,7 +265,7 @@ def test_a_file_to_ship_is_no_checkpoint(tmp_path: Path) -> None:
 
 
 def test_a_current_folder_that_is_gone_is_said(tmp_path: Path) -> None:
-    program = "import os, sys; os.rmdir(os.getcwd()); from torchshrink.cli import main; main()"
+    program = "import os; os.rmdir(os.getcwd()); from torchshrink.cli import main; main()"
     found = subprocess.run(
         [sys.executable, "-P", "-c", program, "inspect", str(tmp_path / "x.safetensors")],
         cwd=tempfile.mkdtemp(dir=tmp_path), capture_output=True, text=True, check=False,
