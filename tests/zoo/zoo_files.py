@@ -72,7 +72,7 @@ def make(entry: Entry, folder: Path) -> dict[str, Result]:
                     sources[kind], entry.inputs(SAMPLES), path, precision, batch=entry.batch
                 )
             )
-            results[name] = _checked(made, sources[kind], entry, precision)
+            results[name] = _checked(made, sources[kind], graphs[kind], entry, precision)
         elif format_ == "onnx":
             results[name] = Result(refusal=str(sources[kind]))
     return results | _tflite_files(sources, graphs, entry, folder)
@@ -104,7 +104,7 @@ def _tflite_files(sources: dict[str, Any], graphs: dict[str, Any], entry: Entry,
                         tflite.write(files[kind], floats[kind], path, precision, ranges[kind]) and path
                     )
                 )
-                results[name] = _checked(made, sources[kind], entry, precision)
+                results[name] = _checked(made, sources[kind], graphs[kind], entry, precision)
     except ShrinkError as error:
         for name, (format_, _, _) in FORMATS.items():
             if format_ == "tflite":
@@ -133,7 +133,7 @@ def _trained(entry: Entry, model: nn.Module) -> nn.Module:
     return quantize.convert(prepared)
 
 
-def _checked(made: Any, source: nn.Module, entry: Entry, precision: str) -> Result:
+def _checked(made: Any, source: nn.Module, graph: Any, entry: Entry, precision: str) -> Result:
     if isinstance(made, ShrinkError):
         return Result(refusal=str(made))
     inputs = entry.inputs(SAMPLES, seed=100)
@@ -142,7 +142,6 @@ def _checked(made: Any, source: nn.Module, entry: Entry, precision: str) -> Resu
         return Result(refusal=str(parity))
     if precision != "int8":
         return Result(made, parity)
-    graph = export(source, inputs, entry.batch)
     return Result(made, parity, "", find_islands(made), tuple(scales.compare(made, graph, inputs)))
 
 
