@@ -11,19 +11,24 @@ from typing import Any
 
 from torchshrink.converters.ranges import Range, Ranges
 from torchshrink.converters.tflite_file import Graph, graphs
-from torchshrink.converters.tflite_ops import CLAMPS, row
+from torchshrink.converters.tflite_ops import CLAMPS, Op, row
 
 
-def absorb(model: Any) -> int:
+def absorb(model: Any, has_floats: bool = True) -> int:
     """Replace ``DEQUANTIZE -> operation -> QUANTIZE`` by the operation on int8 tensors, in place.
 
     Where the kernel needs another grid than the output's (one that moves values that of its input, a sigmoid a fixed
     one), it computes on that, and a ``QUANTIZE`` rescales.
 
+    Args:
+        model: The quantized file.
+        has_floats: Whether what runs it has floats: then an average that the kernel would round to the larger steps of
+            its input stays float.
+
     Returns:
         How many operations were replaced.
     """
-    return sum(_absorb_in(graph) for graph in graphs(model))
+    return sum(_absorb_in(graph, has_floats) for graph in graphs(model))
 
 
 def drop_idle(model: Any) -> int:
@@ -98,13 +103,16 @@ def _rescale(graph: Graph, operator: Any, index: int, grid: Range) -> None:
     graph.operators.insert(graph.operators.index(operator) + 1, graph.step("QUANTIZE", index, rescaled))
 
 
-def _absorb_in(graph: Graph) -> int:
+def _absorb_in(graph: Graph, has_floats: bool) -> int:
     count = 0
     for operator in list(graph.operators):
         producers = (graph.producer(index) for index in operator.inputs)
         entry = next((each for each in producers if each is not None), None)
         exits = graph.readers(operator.outputs[0])
-        if row(graph.kind(operator)).stands_alone and entry is not None and _is_island(graph, operator, entry, exits):
+        if not row(graph.kind(operator)).stands_alone or entry is None or not _is_island(graph, operator, entry, exits):
+            continue
+        before, after = graph.grid(entry.inputs[0]), graph.grid(exits[0].outputs[0])
+        if not _is_coarser(row(graph.kind(operator)), before, after, has_floats):
             _absorb_one(graph, operator, entry, exits)
             count += 1
     return count
@@ -135,10 +143,13 @@ def _is_island(graph: Graph, operator: Any, entry: Any, exits: list[Any]) -> boo
     ends = [entry.inputs[0], *(each.outputs[0] for each in exits)]
     before, *after = (graph.grid(index) for index in ends)
     is_one_grid = before is not None and after[0] is not None and all(grid == after[0] for grid in after)
-    return is_one_grid and all(map(graph.is_int8, ends)) and not _is_coarser(graph, operator, after[0])
+    return is_one_grid and all(map(graph.is_int8, ends))
 
 
-def _is_coarser(graph: Graph, operator: Any, grid: Range | None) -> bool:
-    """Return whether the only grid of a kernel, such as a softmax's, has larger steps than the result is to have."""
-    fixed = row(graph.kind(operator)).grid
-    return isinstance(fixed, Range) and grid is not None and fixed.scale[0] > grid.scale[0]
+def _is_coarser(op: Op, before: Range | None, after: Range | None, has_floats: bool) -> bool:
+    """Return whether a kernel rounds what it computes to a grid of larger steps than the result is to have.
+
+    A softmax's grid is fixed, an average's that of its input.
+    """
+    own = None if op.moves or (op.grid == "input" and not has_floats) else op.demanded_grid(before)
+    return own is not None and after is not None and own.scale[0] > after.scale[0]

@@ -80,7 +80,7 @@ def quantize(
     learned = {graph.name(index): grid for index, grid in grids.items()}
     ends.unguard(quantized)
     ends.quantize(quantized, learned)
-    mend.absorb(quantized)
+    mend.absorb(quantized, has_floats=device == "litert")
     mend.restore_grids(quantized, learned)
     mend.drop_idle(quantized)
     consistency.check(quantized, model, target.name)

@@ -96,6 +96,18 @@ def test_a_rescaling_operation_has_its_own_output_scale(tflite_builder: Any) -> 
     assert mend.absorb(model) == 1
 
 
+@pytest.mark.parametrize(
+    ("scale", "has_floats", "count"),
+    [(0.02, True, 0), (0.02, False, 1), (0.1, True, 1), (0.2, True, 1)],
+    ids=["smaller steps", "no floats", "equal steps", "larger steps"],
+)
+def test_an_average_is_not_rounded_to_larger_steps_than_the_result_has(
+    tflite_builder: Any, scale: float, has_floats: bool, count: int
+) -> None:
+    model = _model(tflite_builder, Op.AVERAGE_POOL_2D, (0.1, scale), (3, 3))
+    assert mend.absorb(model, has_floats) == count
+
+
 def test_several_readers_of_the_same_codes(tflite_builder: Any) -> None:
     model = _model(tflite_builder, Op.RESHAPE, (0.1, 0.1, 0.1))
     assert mend.absorb(model) == 1
