@@ -103,6 +103,16 @@ def pack(model: Any) -> bytes:
     return bytes(builder.Output())
 
 
+def unique(name: str, taken: set[str]) -> str:
+    """Return a name, with a number where it is taken already, and take it."""
+    found, number = name, 1
+    while found in taken:
+        number += 1
+        found = f"{name}#{number}"
+    taken.add(found)
+    return found
+
+
 def tensor_name(tensor: Any) -> str:
     """Return a tensor's name as text."""
     return _text(tensor.name)
@@ -260,9 +270,12 @@ class Graph:
         return made
 
     def add_copy(self, index: int, name: str) -> int:
-        """Add a tensor that is like another one and that nothing computes or reads yet; return its number."""
+        """Add a tensor that is like another one and that nothing computes or reads yet; return its number.
+
+        Where a tensor has that name already, its own is another: ai-edge-quantizer refuses a model with one twice.
+        """
         added = copy.copy(self.tensors[index])
-        added.name = name
+        added.name = unique(name, {tensor_name(tensor) for graph in self.model.subgraphs for tensor in graph.tensors})
         self.tensors.append(added)
         return len(self.tensors) - 1
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from torchshrink.converters.tflite_file import Graph
+from torchshrink.converters.tflite_file import Graph, unique
 
 _UNREAD = (b"CONVERSION_METADATA", "CONVERSION_METADATA")  # as read, and as made; of TensorFlow, about its own options
 _PREFIX = re.compile(r"^(model(_\d+)?/)?(tf\.(nn|math|compat\.v1|image|keras)?\.?)?")
@@ -18,7 +18,7 @@ def trim(model: Any) -> None:
     taken = {graph.name(index) for index in ends}
     for index, tensor in enumerate(graph.tensors):
         if index not in ends:
-            tensor.name = _unique(_short(graph.name(index)), taken)
+            tensor.name = unique(_short(graph.name(index)), taken)
     for entry in [each for each in model.metadata or [] if each.name in _UNREAD]:
         model.buffers[entry.buffer].data = None
         model.metadata.remove(entry)
@@ -34,12 +34,3 @@ def _short(name: str) -> str:
     """
     first = _PREFIX.sub("", name.partition(";")[0]) or name
     return re.sub(r"^arith\.constant", "c", first)
-
-
-def _unique(name: str, taken: set[str]) -> str:
-    found, number = name, 1
-    while found in taken:
-        number += 1
-        found = f"{name}#{number}"
-    taken.add(found)
-    return found

@@ -45,11 +45,13 @@ def _spell_out(model: onnx.ModelProto, node: NodeProto, sizes: list[int]) -> Non
     begins, ends = pads[:dims], pads[dims:]
     limits = zip(sizes, kernel, stride, dilation, begins, ends, strict=True)
     windows, needed = map(list, zip(*(count(*limit) for limit in limits), strict=True))
-    counts_padding = bool(attribute(node, "count_include_pad", 0))
-    for name in ("ceil_mode", "pads"):
+    counts_padding = any(pads) and bool(attribute(node, "count_include_pad", 0))
+    for name in ("ceil_mode", "pads", "count_include_pad"):
         for item in [item for item in node.attribute if item.name == name]:
             node.attribute.remove(item)
     node.attribute.append(helper.make_attribute("pads", [*begins, *needed]))
+    if counts_padding:
+        node.attribute.append(helper.make_attribute("count_include_pad", 1))
     if node.op_type == "AveragePool" and counts_padding and needed != ends:
         sides = zip(sizes, kernel, stride, begins, ends, windows, strict=True)
         _correct(model, node, [_shares(*side) for side in sides])

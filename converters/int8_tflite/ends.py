@@ -114,9 +114,10 @@ def _add_codes(graph: Graph, index: int, grid: Range) -> int:
 
 def _converted(graph: Graph, side: Literal["inputs", "outputs"], codes: int) -> Any:
     """Put a float32 tensor in the place of an end, and return the operator between the two."""
-    real = graph.add_copy(codes, graph.name(codes))
+    name = graph.name(codes)
+    graph.tensors[codes].name = f"{name}_codes"
+    real = graph.add_copy(codes, name)
     graph.tensors[real].type, graph.tensors[real].quantization = schema.TensorType.FLOAT32, None
-    graph.tensors[codes].name = f"{graph.name(real)}_codes"
     graph.replace_end(side, codes, real)
     if side == "inputs":
         return graph.step("QUANTIZE", real, codes, version=1)

@@ -25,10 +25,10 @@ INTRODUCTION = (
     "leave XNNPACK is the same on all. The last rows are operators of TFLite alone, as files of other tools hold them. "
     "One-dimensional operators are their two-dimensional forms, of height 1.",
     "Hard-swish, tried in a small MobileNetV3-like net (five of them; tenth percentile of 1,500 inferences taken in "
-    "turns, three times, AVX2 and no VNNI): computed in float between a DEQUANTIZE and a QUANTIZE, as here, the int8 file "
-    "takes 1.36 to 1.41x the time of the float one, and with ReLU in its place 1.38 to 1.45x: the time is that of its "
-    "convolutions of 16 channels, not of hard-swish. Written as sums and products it took 1.3x as long as this, with the "
-    "int8 kernel HARD_SWISH 4x.",
+    "turns, three times, AVX2 and no VNNI): computed in float between a DEQUANTIZE and a QUANTIZE, as here, the int8 "
+    "file takes 1.36 to 1.41x the time of the float one, and with ReLU in its place 1.38 to 1.45x: the time is that "
+    "of its convolutions of 16 channels, not of hard-swish. Written as sums and products it took 1.3x as long as "
+    "this, with the int8 kernel HARD_SWISH 4x.",
 )
 Row = dict[str, Any]
 

@@ -154,3 +154,4 @@ def test_a_copy_in_another_place(tflite_builder: Any) -> None:
     assert (again.outputs, entry.tensorIndex) == ([codes, other], codes)
     assert (again.grid(codes), again.grid(last)) == (Range((0.5,), (3,)), None)
     assert (again.is_int8(codes), again.is_float(last), again.kind(again.operators[-1])) == (True, True, "QUANTIZE")
+    assert [again.name(graph.add_copy(last, "codes")) for _ in range(2)] == ["codes#2", "codes#3"]
