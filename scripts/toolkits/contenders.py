@@ -81,7 +81,9 @@ TOOLKITS = (
         "aimet_quantize.py",
         (
             Variant("static", "QuantizationSimModel, to_onnx_qdq", "dense-int8.onnx"),
-            Variant("rounded", "the same, equalized and with AdaRound before", "dense-int8.onnx"),
+            Variant(
+                "rounded", "the same, equalized and with AdaRound (500 iterations a layer) before", "dense-int8.onnx"
+            ),
         ),
     ),
     Toolkit(

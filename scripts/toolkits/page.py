@@ -59,7 +59,8 @@ class Row:
         peak_rss_mb: Of a fresh process after one inference, in MB of 1e6 bytes.
         rounds_ms: The median latency of each turn.
         reference: The row of the float file of the same format.
-        note: What is particular.
+        note: What failed on the way.
+        saturating: How many layers of an ONNX file can saturate on x86 without VNNI.
     """
 
     name: str
@@ -75,6 +76,11 @@ class Row:
     rounds_ms: list[float] = field(default_factory=list)
     reference: str = ""
     note: str = ""
+    saturating: int = 0
+
+    def is_wrong(self, dense_loss: float) -> bool:
+        """Return whether it computes something else than the float model."""
+        return not self.loss <= dense_loss + WRONG_BY
 
 
 def table(rows: Sequence[Row], float_tflite: str, dense_loss: float) -> list[str]:
@@ -87,8 +93,8 @@ def table(rows: Sequence[Row], float_tflite: str, dense_loss: float) -> list[str
             text = cell(row.error)
             cells += [text if text.startswith(NOT_TRIED) else f"**fails**: {text}", *[""] * 6]
         else:
-            is_wrong = not row.loss <= dense_loss + WRONG_BY
-            cells += [f"{'**wrong**' if is_wrong else 'works'} in {row.runtime}{row.note and f'; {row.note}'}"]
+            verdict = "**wrong**" if row.is_wrong(dense_loss) else "works"
+            cells += [f"{verdict} in {row.runtime}{row.note and f'; {row.note}'}"]
             cells += [
                 f"{row.size / 1e6:.3f}",
                 *(slower(row, found.get(name)) for name in (row.reference, float_tflite)),
@@ -118,7 +124,7 @@ def better(rows: Sequence[Row], dense_loss: float) -> list[str]:
     lines = []
     for row in rows:
         ours = found.get(row.counterpart)
-        if row.toolkit == OURS or row.error or ours is None or ours.error or not row.loss <= dense_loss + WRONG_BY:
+        if row.toolkit == OURS or row.error or ours is None or ours.error or row.is_wrong(dense_loss):
             continue
         advantages = [
             text + (f": {why}" if (why := reason(row.name, column)) else "") for column, text in compared(row, ours)
@@ -138,6 +144,25 @@ def refused(rows: Sequence[Row]) -> list[str]:
             made = f"ours, `{ours.name}`, has {ours.size / 1e6:.3f} MB and a test loss of {ours.loss:.4f}"
             lines.append(f"- **{row.toolkit}, {row.title}**: {cell(why)}; {made}.")
     return lines
+
+
+def wrong(rows: Sequence[Row], dense_loss: float, has_dots: bool) -> list[str]:
+    """Return what is to be said of files that compute something else, and a line for each."""
+    found = [row for row in rows if not row.error and row.is_wrong(dense_loss)]
+    lines, ours = [], max((row.saturating for row in rows if row.toolkit == OURS), default=0)
+    if any(row.saturating for row in found) and not has_dots:
+        lines = [
+            "This processor has no int8 dot products (VNNI): there ONNX Runtime adds products of unsigned activations "
+            "and signed weights in pairs in 16 bits, which large weights exceed. On a processor that has them the same "
+            "files may be right. ONNX Runtime's documentation advises weights of 7 bits (`reduce_range`) for such "
+            "processors; here every tool was run with its defaults. How many layers can saturate is computed from the "
+            f"weights, as `torchshrink verify` does; of ours at most {ours} can.",
+            "",
+        ]
+    for row in found:
+        layers = f"; {row.saturating} layers can saturate" if row.saturating else ""
+        lines.append(f"- **{row.toolkit}, {row.title}**: test loss {row.loss:.4f}, dice {row.dice:.4f}{layers}.")
+    return lines or ["Nothing in this run."]
 
 
 def compared(row: Row, ours: Row) -> list[tuple[str, str]]:
@@ -167,8 +192,8 @@ def write(rows: Sequence[Row], about: dict[str, Any]) -> str:
 
     Args:
         rows: In the order of the table.
-        about: ``machine``, ``date``, ``command``, ``data``, ``versions`` (a line each), ``epochs``, ``float_tflite``
-            (the row's name) and ``dense_loss``.
+        about: ``machine``, ``has_dots`` (int8 dot products), ``date``, ``command``, ``data``, ``versions`` (a line
+            each), ``epochs``, ``float_tflite`` (the row's name) and ``dense_loss``.
     """
     lines = better(rows, about["dense_loss"])
     return "\n".join(
@@ -188,6 +213,10 @@ def write(rows: Sequence[Row], about: dict[str, Any]) -> str:
             f"{about['dense_loss']:.4f}.",
             "",
             *table(rows, about["float_tflite"], about["dense_loss"]),
+            "",
+            "## What is wrong here",
+            "",
+            *wrong(rows, about["dense_loss"], about["has_dots"]),
             "",
             "## What others refuse",
             "",

@@ -131,6 +131,7 @@ def test_the_most_specific_reason_is_given(monkeypatch: pytest.MonkeyPatch) -> N
 def test_page_says_how_it_was_made() -> None:
     about = {
         "machine": "a machine",
+        "has_dots": False,
         "date": "2026-01-02",
         "command": "scripts/compare_toolkits --data d",
         "data": "d",
@@ -144,6 +145,17 @@ def test_page_says_how_it_was_made() -> None:
     assert "8 while pruning, 5 for int8" in text
     assert "In no figure of this run." in text
     assert "- tool: Python 3.11, tool==1" in text
+
+
+def test_wrong_files_are_told_with_what_the_processor_has_to_do_with_it() -> None:
+    rows = [MINE, row("other", loss=0.2, dice=0.8, saturating=3), row("third", loss=math.nan, dice=0.0)]
+    *text, other, third = page.wrong(rows, 0.13, has_dots=False)
+    assert "no int8 dot products (VNNI)" in text[0]
+    assert "of ours at most 0 can" in text[0]
+    assert other == "- **tool, the other way**: test loss 0.2000, dice 0.8000; 3 layers can saturate."
+    assert third == "- **tool, the third way**: test loss nan, dice 0.0000."
+    assert page.wrong(rows, 0.13, has_dots=True) == [other, third]
+    assert page.wrong([MINE], 0.13, has_dots=False) == ["Nothing in this run."]
 
 
 def test_command_holds_no_folder_of_the_machine() -> None:
