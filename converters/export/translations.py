@@ -63,7 +63,7 @@ def read_once() -> Iterator[None]:
 def own() -> dict[Any, Any]:
     """Say what torch.onnx does not know, or has wrong; per-channel quantization becomes QDQ nodes with an axis."""
     from onnxscript import opset18 as op
-    from onnxscript.function_libs.torch_lib.ops.nn import aten_avg_pool2d
+    from onnxscript.function_libs.torch_lib.ops.nn import aten_avg_pool2d, aten_pad
 
     # The names and the order are those of the PyTorch operations.
     def dequantize(x, scale, zero_point, axis, *_, **__):  # type: ignore[no-untyped-def]
@@ -110,6 +110,18 @@ def own() -> dict[Any, Any]:
                 x = op.Slice(x, [-1], [-sys.maxsize], [axis], [-1])
         return x
 
+    # onnxscript writes a mode of Pad that this opset lacks.
+    def pad(x, edges, mode="constant", value=None):  # type: ignore[no-untyped-def]
+        if mode != "circular":
+            return aten_pad(x, edges, mode, value)
+        rank = len(x.shape)
+        for place in range(0, len(edges), 2):
+            axis, (before, after) = rank - 1 - place // 2, edges[place : place + 2]
+            first = [op.Slice(x, [-before], [sys.maxsize], [axis])] if before else []
+            last = [op.Slice(x, [0], [after], [axis])] if after else []
+            x = op.Concat(*first, x, *last, axis=axis) if first or last else x
+        return x
+
     def rrelu(x, noise, lower=1 / 8, upper=1 / 3, training=False, generator=None):  # type: ignore[no-untyped-def]  # noqa: ARG001
         return op.LeakyRelu(x, alpha=(lower + upper) / 2), noise
 
@@ -124,5 +136,6 @@ def own() -> dict[Any, Any]:
         torch.ops.aten.adaptive_max_pool1d.default: adaptive_max_pool,
         torch.ops.aten.adaptive_max_pool2d.default: adaptive_max_pool,
         torch.ops.aten.flip.default: flip,
+        torch.ops.aten.pad.default: pad,
         torch.ops.aten.rrelu_with_noise_functional.default: rrelu,
     }

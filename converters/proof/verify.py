@@ -22,6 +22,7 @@ from torchshrink.errors import ConversionError, ModelError
 from torchshrink.model.macs import evaluating
 from torchshrink.model.signature import Inputs, as_tuple, leaves, tensors
 from torchshrink.quantize.noise import snr_db, worst_db
+from torchshrink.quantize.tracing import without_autocast
 from torchshrink.runtime.processors import HERE
 from torchshrink.settings import check
 
@@ -141,7 +142,8 @@ def look_at_halves(
 
 
 def _outputs(model: nn.Module, arguments: Sequence[Tensor]) -> list[NDArray[np.float32]]:
-    with evaluating(model), torch.inference_mode():
+    # A file holds float32 where the module's own blocks compute in half precision.
+    with evaluating(model), torch.inference_mode(), without_autocast():
         parts = [tensors(model(*batch)) for batch in zip(*(torch.split(value, 1) for value in arguments), strict=True)]
     return [torch.cat(part).float().numpy() for part in zip(*parts, strict=True)]
 

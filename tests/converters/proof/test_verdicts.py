@@ -338,3 +338,15 @@ def test_roots_of_nothing_and_layouts_of_a_file_are_no_faults() -> None:
     look = operators._Look(real, np.array([1.02, 127.0], np.float32), (1.0, 0, -128, 127), 0.0, True)
     assert operators._within(look).tolist() == [1.0, 127.0]
     assert operators._count(look, 0.0)[0] == 0
+
+
+class _HalfInside(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return super().forward(x).float()
+
+
+def test_a_float_file_is_held_against_what_a_block_under_autocast_computes_in_float32(tmp_path: Path) -> None:
+    model, image = _HalfInside(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)), torch.randn(1, 3, 8, 8)
+    parity = verify.verify(to_onnx(model, image, tmp_path / "m.onnx"), model, image, "fp32", "source")
+    assert parity.passed, parity.reason
