@@ -45,6 +45,7 @@ def split(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Range]]:
     weights: dict[str, NDArray[Any]] = {}
     ranges: dict[str, Range] = {}
     alias: dict[str, str] = {}
+    unrounded = {item.name for item in model.graph.output}
     nodes = []
     for node in model.graph.node:
         if node.op_type == DEQUANTIZE and node.input[0] in arrays:
@@ -67,9 +68,12 @@ def split(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, Range]]:
         elif node.op_type == DEQUANTIZE:
             alias[node.output[0]] = alias.get(node.input[0], node.input[0])
         else:
+            unrounded.update(node.input if node.op_type != "Shape" else ())
             for index, name in enumerate(node.input):
                 node.input[index] = alias.get(name, name)
             nodes.append(node)
+    for name in unrounded & {name for node in nodes for name in node.output} & ranges.keys():
+        ranges[name] = replace(ranges[name], is_partial=True)
     _rename_outputs(model, nodes, alias, ranges)
     _note_fixed(nodes, ranges)
     _free_operands(model, nodes, weights, ranges)

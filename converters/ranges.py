@@ -29,12 +29,14 @@ class Range:
         axis: The quantized dimension of a per-channel weight, None for an activation.
         origin: Where it was learned: in training, from calibration data, nowhere because the operation has only this
             one (a sigmoid), or by the tool whose file it was read from. Plays no part in comparisons.
+        is_partial: Whether only some operations read the tensor so, and others what it was before rounding.
     """
 
     scale: tuple[float, ...]
     zero_point: tuple[int, ...]
     axis: int | None = None
     origin: Origin = field(default="imported", compare=False)
+    is_partial: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.scale or len(self.scale) != len(self.zero_point) or (self.axis is None and len(self.scale) != 1):
@@ -67,6 +69,7 @@ class _Stored(BaseModel):
     zero_point: list[Annotated[int, Field(ge=-(2**31), lt=2**31)]]
     axis: Annotated[int, Field(ge=0)] | None
     origin: Origin = "trained"  # an earlier version wrote no others
+    is_partial: bool = False
 
 
 class _File(BaseModel):
@@ -86,7 +89,7 @@ def learned(ranges: Ranges, origin: Origin) -> dict[str, Range]:
 
 
 def save(ranges: Ranges, path: Path) -> None:
-    """Write ranges as JSON: ``{"schema": 2, "tensors": {NAME: {"scale", "zero_point", "axis", "origin"}}}``."""
+    """Write ranges as JSON: ``{"schema": 2, "tensors": {NAME: {"scale", "zero_point", "axis", ...}}}``."""
     content = {"schema": SCHEMA, "tensors": {name: asdict(value) for name, value in ranges.items()}}
     with atomic(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1))
@@ -103,7 +106,7 @@ def load(path: Path) -> dict[str, Range]:
         if content.version > SCHEMA:
             raise ValueError(f"it has schema {content.version}, this version reads {SCHEMA}")
         return {
-            name: Range(tuple(value.scale), tuple(value.zero_point), value.axis, value.origin)
+            name: Range(tuple(value.scale), tuple(value.zero_point), value.axis, value.origin, value.is_partial)
             for name, value in content.tensors.items()
         }
     except OSError as error:

@@ -56,8 +56,11 @@ def _first_wrong(source: onnx.ModelProto, sample: runtimes.Sample, found: Mappin
     floats = {item.name for item in inferred.value_info if item.type.tensor_type.elem_type == onnx.TensorProto.FLOAT}
     computed = floats & {name for node in source.graph.node for name in node.output}
     expected = runtimes.onnx_values(source, computed, sample)
-    known = [np.sort(values, axis=None) for values in found.values()]
-    right = {name for name, values in expected.items() if any(_is_same(e, np.sort(values, axis=None)) for e in known)}
+    known: dict[int, list[NDArray[Any]]] = {}
+    for values in found.values():
+        known.setdefault(values.size, []).append(np.sort(values, axis=None))
+    ordered = {name: np.sort(values, axis=None) for name, values in expected.items()}
+    right = {name for name, values in ordered.items() if any(_is_same(e, values) for e in known.get(values.size, ()))}
     for node in reversed(source.graph.node):  # what is inside of a fused operation leads to one that is right
         if right & set(node.output):
             right.update(node.input)

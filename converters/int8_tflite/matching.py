@@ -146,8 +146,9 @@ def activations(graph: Graph, path: Path, source: onnx.ModelProto, ranges: Range
     match.sources |= {graph.name(index): name for index, name in chosen.items()}
     grids = {index: ranges[name] for index, name in chosen.items()}
     for index, origin in origins(graph, grids).items():
-        grids[index] = grids[origin]
-        match.inherited[graph.name(index)] = graph.name(origin)
+        if not grids[origin].is_partial:  # who reads what is moved there is not known
+            grids[index] = grids[origin]
+            match.inherited[graph.name(index)] = graph.name(origin)
     return grids
 
 

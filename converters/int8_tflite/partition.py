@@ -13,8 +13,8 @@ from torchshrink.converters.tflite_ops import row
 def floating(graph: Graph, weights: Mapping[int, Range], grids: Mapping[int, Range]) -> list[Any]:
     """Return the operators that stay float.
 
-    Those are the ones with a tensor whose range is unknown, and those whose tensors have ranges that the int8 kernel
-    does not take (`mend.absorb` finds another way for some of the latter).
+    Those are the ones with a tensor whose range is unknown, those that compute one which is also read unrounded, and
+    those whose tensors have ranges that the int8 kernel does not take (`mend.absorb` finds another way for some).
 
     Args:
         graph: Of the float TFLite model.
@@ -38,7 +38,8 @@ def _is_known(graph: Graph, operator: Any, weights: Mapping[int, Range], grids: 
             continue  # rounded to the grid of the sums, to that of the output
         if index not in (weights if is_constant and position == op.weight else grids):
             return False
-    return all(index in grids for index in operator.outputs if graph.is_float(index))
+    results = [index for index in operator.outputs if graph.is_float(index)]
+    return all(index in grids and not grids[index].is_partial for index in results)
 
 
 def _is_computable(graph: Graph, operator: Any, grids: Mapping[int, Range]) -> bool:

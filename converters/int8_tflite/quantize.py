@@ -77,7 +77,7 @@ def quantize(
     ends.guard(model)
     content = _quantized(tflite_file.pack(model), left_alone, statistics, float_tflite.name)
     quantized = tflite_file.parse(content, target.name)
-    learned = {graph.name(index): grid for index, grid in grids.items()}
+    learned = {graph.name(index): grid for index, grid in grids.items() if not grid.is_partial}
     ends.unguard(quantized)
     ends.quantize(quantized, learned)
     mend.absorb(quantized, has_floats=device == "litert")

@@ -7,7 +7,7 @@ operator did: for most kernels nothing but a tie.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
@@ -190,7 +190,9 @@ class _Walk(Interpreter):
     def __init__(self, graph: GraphModule, file: _File, wanted: Counter[_Key], is_rounded: bool) -> None:
         super().__init__(graph)
         self._file, self._wanted, self._is_rounded = file, wanted, is_rounded
-        self._held = Counter(_key(held.grid, held.values.shape) for held in file.tensors)
+        self._held: dict[_Key, list[NDArray[Any]]] = defaultdict(list)
+        for held in file.tensors:
+            self._held[_key(held.grid, held.values.shape)].append(held.values)
         self._looks: dict[str, _Look] = {}
         self._reals: dict[str, Tensor] = {}
         self._kinds: dict[str, frozenset[str]] = {}  # what was computed since the last tensor of the file
@@ -229,9 +231,9 @@ class _Walk(Interpreter):
 
     def _look(self, real: NDArray[Any], grid: _Limits, kinds: frozenset[str]) -> _Look:
         key = _key(grid[:2], real.squeeze().shape)
-        held = [each.values for each in self._file.tensors if _key(each.grid, each.values.shape) == key]
+        held = self._held[key]
         # Where several share a grid and a converter added copies, it may be one that the converter fused away.
-        is_there = bool(held) and (self._wanted[key] == 1 or self._held[key] == self._wanted[key])
+        is_there = bool(held) and self._wanted[key] in (1, len(held))
         return _Look(real, _nearest(real, held), grid, _slack(kinds), is_there)
 
     def _compare_outputs(self, node: Node) -> None:

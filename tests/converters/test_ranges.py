@@ -74,7 +74,7 @@ def test_the_format_of_the_file(tmp_path: Path) -> None:
     ranges.save({"x": Range((0.5,), (-5,), origin="trained")}, tmp_path / "ranges.json")
     assert json.loads((tmp_path / "ranges.json").read_text()) == {
         "schema": 2,
-        "tensors": {"x": {"scale": [0.5], "zero_point": [-5], "axis": None, "origin": "trained"}},
+        "tensors": {"x": {"scale": [0.5], "zero_point": [-5], "axis": None, "origin": "trained", "is_partial": False}},
     }
 
 
@@ -88,9 +88,9 @@ def test_a_file_of_the_first_version(tmp_path: Path) -> None:
 
 
 def test_an_origin_survives_and_is_no_part_of_a_comparison(tmp_path: Path) -> None:
-    ranges.save({"x": Range((0.5,), (-5,), origin="calibrated")}, tmp_path / "ranges.json")
+    ranges.save({"x": Range((0.5,), (-5,), origin="calibrated", is_partial=True)}, tmp_path / "ranges.json")
     found = ranges.load(tmp_path / "ranges.json")["x"]
-    assert (found.origin, found) == ("calibrated", Range((0.5,), (-5,), origin="fixed"))
+    assert (found.origin, found.is_partial, found) == ("calibrated", True, Range((0.5,), (-5,), origin="fixed"))
 
 
 def test_what_is_fixed_was_not_learned() -> None:

@@ -44,6 +44,7 @@ class TFLiteQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no type
         super().__init__()
         self.is_qat, self.keep_float, self.portable, self.weights = is_qat, keep_float, portable, weights
         self.activation = scheme.activation_spec(is_qat)
+        self.constant = scheme.activation_spec(is_qat, is_constant=True)
         self.factor = scheme.activation_spec(is_qat, is_symmetric=True)
         self.score = self.activation if is_qat else scheme.score_spec()
         self._factors: set[Node] = set()
@@ -130,7 +131,9 @@ class TFLiteQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no type
         return SharedQuantizationSpec(source) if is_set else self._spec(source)
 
     def _spec(self, node: Node) -> QuantizationSpec:
-        """Return the spec of what a node computes, by who reads it."""
+        """Return the spec of what a node computes, by who reads it, or of a constant."""
+        if node.op == "get_attr":
+            return self.constant
         return self.factor if node in self._factors else self.score if node in self._scores else self.activation
 
     def _annotate_joined(self, node: Any) -> None:

@@ -23,16 +23,15 @@ WEIGHT_MIN, WEIGHT_MAX = -127, 127
 _LARGEST: dict[Weights, int] = {"int8": WEIGHT_MAX, "int4": 7}
 
 # The smallest scales: a tensor or channel that is all zeros must not get a scale so small that the int32 bias, whose
-# scale is their product, overflows.
-_ACTIVATION_EPS, _WEIGHT_EPS = 2.0**-12, 2.0**-16
+# scale is their product, overflows. A constant factor has no bias, and may be small: a layer scale begins with 1e-6.
+_ACTIVATION_EPS, _CONSTANT_EPS, _WEIGHT_EPS = 2.0**-12, 2.0**-20, 2.0**-16
 
 
-def activation_spec(is_qat: bool, is_symmetric: bool = False) -> QuantizationSpec:
+def activation_spec(is_qat: bool, is_symmetric: bool = False, is_constant: bool = False) -> QuantizationSpec:
     """Return the spec of an activation: int8, one range per tensor, affine or with the zero point 0."""
+    eps = _CONSTANT_EPS if is_constant else _ACTIVATION_EPS
     observer = (
-        FakeInt8.with_args(observer=StepMinMaxObserver, eps=_ACTIVATION_EPS)
-        if is_qat
-        else HistogramObserver.with_args(eps=_ACTIVATION_EPS)
+        FakeInt8.with_args(observer=StepMinMaxObserver, eps=eps) if is_qat else HistogramObserver.with_args(eps=eps)
     )
     return QuantizationSpec(
         dtype=torch.int8,

@@ -1,13 +1,15 @@
-"""The process with TensorFlow does not write weights as text, unless a Keras file needs them."""
+"""What the process with TensorFlow leaves out: weights as text, unless a Keras file needs them, and what it knows."""
 
 from __future__ import annotations
 
 import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
@@ -16,9 +18,43 @@ import torchshrink.converters
 WORKER = Path(torchshrink.converters.__file__).parent / "float_tflite" / "_tensorflow_worker.py"
 
 
+ENDS = [SimpleNamespace(place=place) for place in range(4)]
+CALLS: list[tuple[int, float]] = []  # which layer was given what
+
+
+def node(place: int) -> Any:
+    """A layer that adds one to what the layer before it returns."""
+    before, after = (str(id(ENDS[each])) for each in (place, place + 1))
+
+    def layer(value: Any) -> Any:
+        CALLS.append((place, float(value)))
+        return value + 1
+
+    return SimpleNamespace(is_input=False, flat_input_ids=[before], flat_output_ids=[after], layer=layer,
+                           map_arguments=lambda values: ((values[before].pop(),), {}))  # fmt: skip
+
+
+NODES = [node(place) for place in range(3)]
+
+
 class Functional:
+    """What Keras makes of the first layers."""
+
+    def __init__(self, layers: int = 0) -> None:
+        self.inputs, self.outputs, self._nested_outputs = [ENDS[0]], [ENDS[layers]], None
+        self._nodes_by_depth = {layers - place: [NODES[place]] for place in range(layers)}
+
     def get_config(self) -> dict[str, Any]:
         return {"layers": ["every weight"]}
+
+    def _flatten_to_reference_inputs(self, inputs: Any) -> list[Any]:
+        return [inputs]
+
+    def _conform_to_reference_input(self, value: Any, ref_input: Any) -> Any:
+        return np.float64(value)  # a new object each time
+
+    def _run_internal_graph(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
+        return f"all {inputs}"
 
 
 def stub(monkeypatch: pytest.MonkeyPatch, name: str, **members: Any) -> None:
@@ -26,6 +62,22 @@ def stub(monkeypatch: pytest.MonkeyPatch, name: str, **members: Any) -> None:
     for key, value in members.items():
         setattr(module, key, value)
     monkeypatch.setitem(sys.modules, name, module)
+
+
+def started(monkeypatch: pytest.MonkeyPatch, convert: Callable[..., None], is_eager: bool = True) -> dict[str, Any]:
+    """Return what the worker defines, beside libraries of which only ``convert`` does something."""
+    stub(monkeypatch, "onnx2tf", convert=convert, __version__="1.29.24")
+    stub(monkeypatch, "onnx2tf.onnx2tf", rewrite_tflite_inout_opname=None)
+    nest = SimpleNamespace(flatten=lambda value: [value], pack_sequence_as=lambda _, values: values[0])
+    stub(monkeypatch, "tensorflow", saved_model=SimpleNamespace(save=None), nest=nest, reduce_all=np.all,
+         executing_eagerly=lambda: is_eager)  # fmt: skip
+    resize = type("Resize", (), {"make_node": staticmethod(lambda **_: None)})
+    stub(monkeypatch, "onnx2tf.ops", Add=type("Add", (), {}), Resize=resize)
+    for name in ("tf_keras", "tf_keras.src", "tf_keras.src.engine"):
+        stub(monkeypatch, name)
+    stub(monkeypatch, "tf_keras.src.engine.functional", Functional=Functional)
+    monkeypatch.setattr(onnx, "load", lambda _: onnx.ModelProto())
+    return runpy.run_path(str(WORKER))
 
 
 def test_configurations_are_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -39,19 +91,33 @@ def test_configurations_are_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         if settings["input_onnx_file_path"] == "broken":
             raise RuntimeError("it does not convert")
 
-    stub(monkeypatch, "onnx2tf", convert=convert, __version__="1.29.24")
-    stub(monkeypatch, "onnx2tf.onnx2tf", rewrite_tflite_inout_opname=None)
-    stub(monkeypatch, "tensorflow", saved_model=SimpleNamespace(save=None))
-    resize = type("Resize", (), {"make_node": staticmethod(lambda **_: None)})
-    stub(monkeypatch, "onnx2tf.ops", Add=type("Add", (), {}), Resize=resize)
-    for name in ("tf_keras", "tf_keras.src", "tf_keras.src.engine"):
-        stub(monkeypatch, name)
-    stub(monkeypatch, "tf_keras.src.engine.functional", Functional=Functional)
-    worker = runpy.run_path(str(WORKER))
-    monkeypatch.setattr(onnx, "load", lambda _: onnx.ModelProto())
+    worker = started(monkeypatch, convert)
     worker["convert"]("model.onnx", str(tmp_path / "a"), keras=False)
     worker["convert"]("model.onnx", str(tmp_path / "b"), keras=True)
     with pytest.raises(RuntimeError, match="it does not convert"):
         worker["convert"]("broken", str(tmp_path / "c"), keras=False)
     assert found == [None, {"layers": ["every weight"]}, None]
     assert Functional().get_config() == {"layers": ["every weight"]}
+
+
+def test_no_layer_computes_the_same_twice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """onnx2tf runs all layers so far for every new one."""
+    found: list[Any] = []
+
+    def convert(**_: Any) -> None:
+        for layers, value in ((1, 5.0), (2, 5.0), (3, 5.0), (2, 7.0), (2, 7.0)):
+            found.append(Functional(layers)._run_internal_graph(value))
+
+    CALLS.clear()
+    worker = started(monkeypatch, convert)
+    worker["convert"]("model.onnx", str(tmp_path / "a"), keras=False)
+    assert found == [6.0, 7.0, 8.0, 9.0, 9.0]
+    assert CALLS == [(0, 5.0), (1, 6.0), (2, 7.0), (0, 7.0), (1, 8.0)]
+    assert Functional()._run_internal_graph(1.0) == "all 1.0"
+
+
+def test_what_is_traced_for_a_file_is_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found: list[Any] = []
+    worker = started(monkeypatch, lambda **_: found.append(Functional(2)._run_internal_graph("x")), is_eager=False)
+    worker["convert"]("model.onnx", str(tmp_path / "a"), keras=False)
+    assert found == ["all x"]

@@ -135,6 +135,17 @@ def centred() -> Graph:
     return graph
 
 
+def unrounded() -> Graph:
+    """What a convolution computes: the next one reads it rounded, a sine and an output that is a part of it do not."""
+    graph = Graph()
+    first = graph.conv(graph.grid("x", "a", 0.03, 2), "b")
+    graph.constants |= {name: np.int64([value]) for name, value in (("start", 1), ("stop", 4), ("axis", 2))}
+    graph.op("Sin", "b_real", "s")
+    graph.op("Slice", "b_real start stop axis", "h")
+    graph.conv(first, "y")
+    return graph
+
+
 GRAPHS = {
     "island": island,
     "normalised": normalised,
@@ -142,8 +153,9 @@ GRAPHS = {
     "twins": twins,
     "clipped": clipped,
     "centred": centred,
+    "unrounded": unrounded,
 }
-ENDS = {"outputs": {"y": SIZE, "s": SIZE, "h": SIZE}}
+ENDS = {"outputs": {"y": SIZE, "s": SIZE, "h": SIZE}, "unrounded": {"y": SIZE, "s": SIZE, "h": (1, 4, 3, 8)}}
 
 
 @dataclass(frozen=True)
@@ -233,6 +245,7 @@ def test_a_file_computes_what_its_graph_computes(
         ("island", ["CONV_2D", "dequantize", "sin", "cos", "QUANTIZE", "CONV_2D"]),
         ("outputs", ["CONV_2D", "dequantize", "sin", "CONV_2D"]),
         ("clipped", ["CONV_2D", "dequantize", "minimum", "maximum", "QUANTIZE"]),
+        ("unrounded", ["dequantize", "conv_2d", "sin", "strided_slice", "QUANTIZE", "CONV_2D"]),
     ],
     indirect=["case"],
 )
