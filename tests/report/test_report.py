@@ -222,6 +222,11 @@ def test_plot_is_a_png(rows: list[dict[str, Any]], tmp_path: Path, count: int) -
     assert struct.unpack(">II", content[16:24]) == (9 * 120, 660)  # 9 x 5.5 inches at 120 dpi
 
 
+def test_a_plot_of_figures_that_are_no_numbers(rows: list[dict[str, Any]], tmp_path: Path) -> None:
+    plot([{**row, "loss": float("nan")} for row in rows], tmp_path / "p.png")
+    assert (tmp_path / "p.png").is_file()
+
+
 def test_plot_is_an_svg_that_names_the_files(rows: list[dict[str, Any]], tmp_path: Path) -> None:
     import matplotlib as mpl
 
