@@ -64,6 +64,7 @@ def test_no_command_replaces_what_it_reads(command: str, tmp_path: Path) -> None
         (("export", "m.safetensors", "--batch", "9" * 5000, "--out", "o.onnx"), 2, "expected a number"),
         (("export", "m.safetensors", "--batch", "9" * 20, "--out", "o.onnx"), 2, "expected a number"),
         (("train", *DATA, "--out", "o.pt"), 2, "expected a name ending in .safetensors"),
+        (("train", *DATA, "--out", "m.safetensors/o.safetensors"), 3, "m.safetensors is no folder that you may write"),
     ],
 )
 def test_refusals(arguments: tuple[str, ...], code: int, words: str, tmp_path: Path) -> None:
@@ -72,6 +73,16 @@ def test_refusals(arguments: tuple[str, ...], code: int, words: str, tmp_path: P
     assert (result.code, result.stdout) == (code, "")
     assert words in result.said
     assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # a test may run as root
+    result = call("train", *DATA, "--out", tmp_path / "new" / "o.safetensors")
+    assert (result.code, list(tmp_path.iterdir())) == (3, [])
+    assert f"{tmp_path} is no folder that you may write into" in result.said
+    assert "train ..." not in result.said
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
