@@ -219,7 +219,7 @@ def test_figures_that_are_no_numbers_decide_nothing(tmp_path: Path, monkeypatch:
                   "variants": {"dense": {"train": {"epochs": 0}}}, "precisions": ["fp32"]})  # fmt: skip
     odd = Metric(lambda output, truth: math.nan, higher_is_better=True)
     task = replace(make_task(plan), metrics={"odd": odd}, decides="odd")
-    with pytest.raises(ModelError, match="^dense failed: the test odd is nan, with which nothing compares"):
+    with pytest.raises(ModelError, match=r"^dense failed: the test odd is nan, with which nothing compares"):
         run(plan, tmp_path / "run", _Bridge(), task=task)  # type: ignore[arg-type]
     assert not (tmp_path / "run" / "files").exists()
     job = Job(plan, tmp_path / "job", _Bridge(), Steps(tmp_path / "job"), SILENT, task)  # type: ignore[arg-type]

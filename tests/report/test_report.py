@@ -249,6 +249,7 @@ def test_damaged_reports(tmp_path: Path, content: str | bytes | None) -> None:
 
 HOSTILE = (
     "=HYPERLINK(0)|<script>alert(1)</script>\n# heading\n| a | b |\n[link](javascript:0)![picture](http://x)`code`"
+    "\x1b[31m\u202e"
 )
 
 
@@ -257,7 +258,11 @@ def test_markdown_of_hostile_names(content: dict[str, Any]) -> None:
     content["rows"][0]["name"] = content["rows"][4]["islands"][0] = HOSTILE
     content["failed"][0]["reason"] = content["failed"][0]["name"] = content["task"]["name"] = HOSTILE
     content["environment"]["processor"] = content["environment"]["command"] = HOSTILE
+    content["task"] |= {"decides": HOSTILE, "metrics": {}}
+    for row in content["rows"]:
+        row["metrics"] = {HOSTILE: 0.5}
     text = report.markdown(content)
+    assert not set("\x1b\u202e") & set(text)
     assert len(text.splitlines()) == expected
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in text.splitlines() if line.startswith("|")}) == 1
     assert re.search(r"(?<!\\)[<>`]", text) is None
