@@ -29,11 +29,12 @@ from torchshrink.cli import (
     verify,
 )
 from torchshrink.cli.commands import Commands, add
-from torchshrink.cli.console import errors, interruptible, listen, results_alone, show
+from torchshrink.cli.console import NoReaderError, errors, interruptible, listen, results_alone, show
 from torchshrink.errors import RecipeError, ShrinkError, missing_extra
 from torchshrink.parallel.launch import count, problem
 from torchshrink.usercode import ended, place, told
 
+_STDERR = 2
 _SHARED = ("train", "prune", "qat")  # what several processes do together
 _TRAINING = (*_SHARED, "run", "sweep", "search")
 
@@ -89,7 +90,7 @@ def guarded(function: Callable[..., None]) -> Callable[..., None]:
             resumes = function.__name__ in ("run", "sweep", "search")
             errors.print("interrupted" + (": the same command goes on where it stopped" if resumes else ""))
             raise typer.Exit(130) from None
-        except (typer.Exit, typer.Abort, typer.BadParameter):
+        except (typer.Exit, typer.Abort, typer.BadParameter, NoReaderError):  # of the last, typer ends without a word
             raise
         except ShrinkError as error:
             _explain(f"error: {error}", debug)
@@ -188,12 +189,24 @@ def _keep_docstrings() -> None:
         os.execve(sys.executable, [sys.executable, "-P", "-m", "torchshrink.cli", *sys.argv[1:]], kept)
 
 
+def _open_standard_streams() -> None:
+    """Let no file get the number of a standard stream that is closed: what libraries print would end up in it."""
+    while (handle := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        pass
+    os.close(handle)
+
+
 def main() -> None:
     """Run the program."""
     _keep_docstrings()
+    _open_standard_streams()
     interruptible()
     warnings.showwarning = _show_warning
-    app()
+    try:
+        app()
+    except OSError as error:  # of what shows --help, or an error: a full disk
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(3)
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import signal
 import sys
 import threading
@@ -33,6 +35,10 @@ _REST = Column(no_wrap=True, overflow="ellipsis", ratio=1)  # of a line
 _NO_LIMIT = 1_000_000
 
 
+class NoReaderError(BrokenPipeError):
+    """Nobody reads any more what is shown: ``| head -1`` has enough."""
+
+
 class Plain(Console):
     """Shows text as it is: names of files and what files say of themselves give no orders to a terminal."""
 
@@ -43,6 +49,10 @@ class Plain(Console):
         super().print(
             *(plain(each) if isinstance(each, str) else each for each in objects), **options, markup=False, emoji=False
         )
+
+    def on_broken_pipe(self) -> None:
+        """Say so; rich itself would silence what ``sys.stdout`` is and end the program."""
+        raise NoReaderError(errno.EPIPE, os.strerror(errno.EPIPE))
 
 
 def plain(text: str) -> str:
@@ -231,7 +241,10 @@ def results_alone() -> Iterator[None]:
 
 def show_json(content: Any) -> None:
     """Write JSON to stdout, and nothing else ever."""
-    print(json.dumps(content, indent=1), file=_results)
+    try:
+        print(json.dumps(content, indent=1), file=_results, flush=True)
+    except BrokenPipeError as error:
+        raise NoReaderError(*error.args) from error
 
 
 def show_table(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def check_output(
     path: Path, overwrite: bool, endings: tuple[str, ...], option: str = "--out", sources: Sequence[Path | None] = ()
 ) -> None:
-    """Refuse a name that says another format, and to replace a file that is read or that nobody said to replace."""
+    """Refuse a name that says another format, a folder that cannot be written, and to replace what nobody said to."""
     if path.suffix.lower() not in endings:
         raise typer.BadParameter(f"{path}: expected a name ending in {', '.join(endings)}", param_hint=option)
     for source in sources:
@@ -31,6 +31,9 @@ def check_output(
             raise OutputError(f"{path} is what is read: choose another {option}")
     if is_main() and path.exists() and not overwrite:
         raise OutputError(f"{path} exists: choose another {option}, or pass --overwrite")
+    folder = next(each for each in path.absolute().parents if each.exists())
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise OutputError(f"cannot write {path}: {folder} is no folder that you may write into")
 
 
 def parse_shape(shape: str) -> list[int]:

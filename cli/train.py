@@ -386,6 +386,7 @@ def _save(
     inputs, truths = stack(task.test)
     scores = score(outputs(model, inputs), truths, task.loss, task.metrics)
     checkpoint.save(model, out, {**task.metadata, **origin, "history": history, "keep_float": list(keep_float)})
+    scores.check(task, "file is written, but its test")
     return {"path": str(out), "bytes": out.stat().st_size, "keep_float": list(keep_float),
             "loss": scores.loss, **scores.metrics}  # fmt: skip
 

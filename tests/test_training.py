@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,8 +13,9 @@ from torch.utils.data import TensorDataset
 from torchshrink import training
 from torchshrink.errors import DataError, ModelError
 from torchshrink.losses import BCE, FocalTversky
-from torchshrink.metrics import evaluate
+from torchshrink.metrics import Metric, evaluate
 from torchshrink.model.unet import UNet
+from torchshrink.own_loop import Loop
 from torchshrink.task import Normalization, Task
 from torchshrink.training import Settings, fit
 
@@ -179,6 +181,18 @@ def test_an_epoch_without_a_validation_loss_is_not_the_best(
     losses = [epoch["validation_loss"] for epoch in history.epochs]
     assert math.isnan(losses[0])
     assert history.best_epoch == 1 + losses.index(min(losses[1:]))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("is_own_loop", [False, True])
+def test_what_decides_is_never_a_number(
+    small_net: nn.Module, make_task: Callable[..., Task], value: float, is_own_loop: bool
+) -> None:
+    odd = Metric(lambda output, truth: value, higher_is_better=False)
+    task = replace(make_task(), metrics={"odd": odd}, decides="odd")
+    loop = Loop(fit=lambda *_: None) if is_own_loop else Loop()
+    with pytest.raises(ModelError, match=f"the validation odd is {value} after every epoch, so that none is the best"):
+        fit(small_net, task, settings(1, loop=loop))
 
 
 def test_no_training_data(small_net: nn.Module) -> None:

@@ -12,12 +12,12 @@ _SECRET = re.compile(r"([?&;][^=&;\s]*(?:pass|pwd|secret|token|key)[^=&;\s]*=)[^
 
 
 def markdown(text: Any) -> str:
-    r"""Return text as one line of Markdown: no tags, links, cells or emphasis of its own.
+    r"""Return text as one line of Markdown: no tags, links, cells, emphasis or escape codes of its own.
 
     >>> markdown("a|b <img src=x> [c](d)")
     'a\\|b \\<img src=x\\> [c\\](d)'
     """
-    return _MARKDOWN.sub(r"\\\g<0>", " ".join(str(text).split()))
+    return _MARKDOWN.sub(r"\\\g<0>", terminal(" ".join(str(text).split())))
 
 
 def csv_cell(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as tree
 
 from torchshrink import kinds
-from torchshrink.errors import DataError, ShrinkError
+from torchshrink.errors import DataError, ModelError, ShrinkError
 from torchshrink.meters import BUILT_IN, THRESHOLD, Metric, dice, iou, metric
 from torchshrink.task import Samples, Task, batches
 from torchshrink.usercode import told
@@ -51,6 +52,21 @@ class Scores:
             return self.loss
         figure = self.metrics[task.decides]
         return -figure if task.higher_is_better else figure
+
+    def check(self, task: Task, part: str) -> Scores:
+        """Return these scores when models can be told apart by them.
+
+        Raises:
+            ModelError: When the loss or what decides is NaN or infinite; ``part`` is what it was computed of.
+        """
+        if found := self.odd(task):
+            raise ModelError(f"the {part} {found}, with which nothing compares: let it be a number for any outputs")
+        return self
+
+    def odd(self, task: Task) -> str:
+        """Return which of the loss and what decides is NaN or infinite, ``iou is nan``; nothing when none is."""
+        figures = {"loss": self.loss, task.decides: self.loss if task.decides == "loss" else self.metrics[task.decides]}
+        return " and ".join(f"{name} is {figure:g}" for name, figure in figures.items() if not math.isfinite(figure))
 
 
 class Scoring:

@@ -105,7 +105,8 @@ def fit(
     Raises:
         DataError: When the training data has no sample or not the task's kind of truth, a batch has fewer samples than
             there are processes, or loss or metrics do not take what the model gives.
-        ModelError: When the loss stops being a number, or answers have another shape than their truths.
+        ModelError: When the loss stops being a number, what decides never is one, or answers have another shape than
+            their truths.
         RecipeError: When the data has no labels and there is no teacher to imitate alone.
     """
     from accelerate.data_loader import prepare_data_loader
@@ -117,7 +118,9 @@ def fit(
     if settings.loop.fit is not None and settings.epochs:
         hand_over(model, task, settings, after_step)
         found = evaluate(model, task.validation, task.loss, settings.batch_size, task.metrics)
-        return History([{"validation_loss": found.loss, **found.metrics}], 1, found.loss, found.cost(task))
+        return _decided(
+            History([{"validation_loss": found.loss, **found.metrics}], 1, found.loss, found.cost(task)), task
+        )
     device = group.join()
     generator = torch.Generator().manual_seed(settings.seed)
     # Every process reads whole batches and augments them alike, then takes its share.
@@ -158,6 +161,17 @@ def fit(
     if best is not None:
         model.load_state_dict(best)
     model.cpu().eval()
+    return _decided(history, task)
+
+
+def _decided(history: History, task: Task) -> History:
+    """Return a history of which an epoch, if there was one, is known to be the best."""
+    if history.epochs and not history.best_cost < math.inf:
+        figure = history.epochs[-1]["validation_loss" if task.decides == "loss" else task.decides]
+        raise ModelError(
+            f"the validation {task.decides} is {figure:g} after every epoch, so that none is the best: let it be a "
+            "number for any outputs, or let another decide"
+        )
     return history
 
 

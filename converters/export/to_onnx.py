@@ -19,6 +19,7 @@ from torchshrink.converters.onnx_file import save
 from torchshrink.errors import ConversionError, ModelError, ParityError, RecipeError, ShrinkError, UnsupportedOpError
 from torchshrink.model.checked import check_example, check_is_module
 from torchshrink.model.signature import Inputs, batch_shapes, first, input_names, lively, output_names, tensors
+from torchshrink.quantize.flow import is_quantized
 from torchshrink.quantize.noise import LIMIT_DB, snr_db
 from torchshrink.quantize.prepared import PreparedModule
 from torchshrink.quantize.tracing import in_float32, plain_copy, without_autocast
@@ -71,11 +72,11 @@ def to_onnx(
         check(name, value, known)
     if batch is not None and (not isinstance(batch, int) or batch < 1):
         raise RecipeError(f"batch={batch!r}: expected a number of samples, or None for any")
-    exported = export(model, example_input, batch)
-    is_int8 = qdq.is_quantized(exported)
+    is_int8 = is_quantized(model)
     if is_int8 != (precision == "int8"):
         expected = "a quantized graph (torchshrink qat or ptq makes one)" if precision == "int8" else "a float model"
         raise ModelError(f"precision {precision} needs {expected}, got {'a quantized graph' if is_int8 else 'floats'}")
+    exported = export(model, example_input, batch)
     if precision == "fp16":
         exported = half.round_onnx(exported)
     elif precision == "int8" and target == "onnxruntime":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import py_compile
 import re
 import shutil
@@ -144,6 +145,54 @@ def test_byte_code_of_others_is_not_run(made: Path, tmp_path: Path) -> None:
     py_compile.compile(str(source), str(cached), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)
     assert check.self_test(made)["passed"]
     assert not (tmp_path / "ran").exists()
+
+
+def _names(made: Path, key: str, value: Any) -> None:
+    content = json.loads((made / "model.json").read_text())
+    (made / "model.json").write_text(json.dumps(content | {key: value}))
+
+
+def _sums(made: Path, name: str) -> None:
+    with (made / "SHA256SUMS").open("a") as file:
+        file.write(f"{64 * '0'}  {name}\n")
+
+
+def _link(made: Path) -> None:
+    (made / "selftest" / "input.npy").unlink()
+    (made / "selftest" / "input.npy").symlink_to("/etc/passwd")
+
+
+def _keeps_weights_elsewhere(made: Path) -> None:
+    path = next(made.glob("*.onnx"))
+    model = onnx.load(path)
+    weight = model.graph.initializer[0]
+    weight.ClearField("raw_data")
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="/etc/passwd")
+    path.write_bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda made: _names(made, "file", "../other.onnx"),
+        lambda made: _names(made, "file", "/dev/zero"),
+        lambda made: _names(made, "folders", ["../../masks"]),
+        lambda made: _sums(made, "/dev/zero"),
+        lambda made: _sums(made, "../../other"),
+        lambda made: os.mkfifo(made / "pipe"),
+        lambda made: (made / "SHA256SUMS").unlink(),
+        lambda made: (made / "selftest" / "__init__.py").touch(),
+        _link,
+        _keeps_weights_elsewhere,
+    ],
+)
+def test_nothing_outside_is_read(change: Callable[[Path], None], made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor waited for, nor is what the runner would write: it is refused before the self-test begins."""
+    change(made)
+    monkeypatch.setattr(subprocess, "run", None)
+    with pytest.raises(ParityError, match=r"no file in it|is damaged|keeps weights in|not what this version"):
+        check.self_test(made)
 
 
 def test_no_image_of_others_is_built(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,15 @@
 """The terminal: what files are called and what they say of themselves is shown, never obeyed."""
 
+import errno
 import io
 import json
+import os
 from pathlib import Path
 
 import pytest
 from program import call
 
-from torchshrink.cli import console
+from torchshrink.cli import app, console
 
 HOSTILE = "\x1b]0;title\x07\x1b[31m[bold]:red_heart:[/bold][/nothing]\u202e\x9b2J"
 SHOWN = r"\x1b]0;title\x07\x1b[31m[bold]:red_heart:[/bold][/nothing]\u202e\x9b2J"
@@ -33,6 +35,41 @@ def test_progress_and_errors(monkeypatch: pytest.MonkeyPatch, is_terminal: bool)
     text = file.getvalue()
     assert text.count(SHOWN) >= 3
     assert not any(code in text for code in ("\x1b]0;", "\x07", "\u202e", "\x9b"))
+
+
+class _Closed(io.StringIO):
+    """A pipe whose reader has gone."""
+
+    def write(self, _: str) -> int:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+
+def test_a_reader_that_has_enough_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``| head -1``: typer ends without a word where EPIPE reaches it."""
+    monkeypatch.setattr("sys.stdout", _Closed())
+    for call_ in (lambda: console.show("a"), lambda: console.show_json({}), app.guarded(lambda: console.show("a"))):
+        with pytest.raises(console.NoReaderError) as caught:
+            call_()
+        assert caught.value.errno == errno.EPIPE
+
+
+def test_a_full_disk_for_what_is_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(app, "app", full)
+    with pytest.raises(SystemExit) as caught:
+        app.main()
+    assert caught.value.code == 3
+    assert capsys.readouterr().err == "error: [Errno 28] No space left on device\n"
+
+
+def test_closed_standard_streams_are_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    free, closed = iter([0, 2, 3]), list[int]()
+    monkeypatch.setattr(os, "open", lambda *_: next(free))
+    monkeypatch.setattr(os, "close", closed.append)
+    app._open_standard_streams()
+    assert closed == [3]
 
 
 def test_passwords_are_not_shown(capsys: pytest.CaptureFixture[str]) -> None:

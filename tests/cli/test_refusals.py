@@ -12,6 +12,7 @@ from program import call, launch
 from torchshrink import checkpoint
 from torchshrink.errors import DataError, ModelError, RecipeError
 from torchshrink.model.unet import UNet
+from torchshrink.parallel import group
 from torchshrink.task import Normalization
 from torchshrink.training import Settings
 
@@ -64,6 +65,7 @@ def test_no_command_replaces_what_it_reads(command: str, tmp_path: Path) -> None
         (("export", "m.safetensors", "--batch", "9" * 5000, "--out", "o.onnx"), 2, "expected a number"),
         (("export", "m.safetensors", "--batch", "9" * 20, "--out", "o.onnx"), 2, "expected a number"),
         (("train", *DATA, "--out", "o.pt"), 2, "expected a name ending in .safetensors"),
+        (("train", *DATA, "--out", "m.safetensors/o.safetensors"), 3, "m.safetensors is no folder that you may write"),
     ],
 )
 def test_refusals(arguments: tuple[str, ...], code: int, words: str, tmp_path: Path) -> None:
@@ -72,6 +74,16 @@ def test_refusals(arguments: tuple[str, ...], code: int, words: str, tmp_path: P
     assert (result.code, result.stdout) == (code, "")
     assert words in result.said
     assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # a test may run as root
+    result = call("train", *DATA, "--out", tmp_path / "new" / "o.safetensors")
+    assert (result.code, list(tmp_path.iterdir())) == (3, [])
+    assert f"{tmp_path} is no folder that you may write into" in result.said
+    assert "train ..." not in result.said
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -122,6 +134,10 @@ def test_settings_of_training(settings: dict[str, float]) -> None:
             "RANK is 'x', no number",
         ),
         ({"LOCAL_RANK": "0", "WORLD_SIZE": "many", "RANK": "0"}, "WORLD_SIZE is 'many', no number"),
+        (
+            {"LOCAL_RANK": "0", "RANK": "2", "WORLD_SIZE": "2", "MASTER_ADDR": "h", "MASTER_PORT": "1"},
+            "RANK 2 is none of WORLD_SIZE 2, counted from 0",
+        ),
     ],
 )
 def test_processes_that_were_never_launched(
@@ -133,6 +149,17 @@ def test_processes_that_were_never_launched(
     assert result.code == 3
     assert words in result.said
     assert call("report", tmp_path).code == 3  # for want of a report, not of processes
+
+
+def test_processes_that_cannot_meet(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise ValueError("port must have value from 0 to 65535 but was 99999.")
+
+    monkeypatch.setattr("accelerate.PartialState", refuse)
+    monkeypatch.setenv("MASTER_ADDR", "host")
+    monkeypatch.setenv("MASTER_PORT", "99999")
+    with pytest.raises(RecipeError, match=r"launched together cannot meet at host:99999: port must have value"):
+        group.join()
 
 
 def test_a_secret_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,10 +14,11 @@ import pytest
 from torch import nn
 
 from torchshrink import bench, stages
-from torchshrink.errors import ConversionError, MissingExtraError
-from torchshrink.metrics import Scores
+from torchshrink.errors import ConversionError, MissingExtraError, ModelError
+from torchshrink.metrics import Metric, Scores
 from torchshrink.pipeline import build, elsewhere, test_part
 from torchshrink.pipeline.artefacts import Artefact, Made, Source
+from torchshrink.pipeline.assemble import make_task
 from torchshrink.pipeline.job import Job
 from torchshrink.pipeline.recipe import parse
 from torchshrink.pipeline.rows import UNCOMPARED, failed_file, file_row
@@ -209,6 +210,23 @@ def test_a_missing_emulator_is_said_before_any_work(tmp_path: Path, monkeypatch:
     plan = parse({"data": "no such folder", "processors": ["x86-sse4"]})
     with pytest.raises(MissingExtraError, match="x86-sse4 needs the emulator qemu-x86_64: install qemu-user"):
         run(plan, tmp_path / "out", _Bridge())  # type: ignore[arg-type]
+
+
+def test_figures_that_are_no_numbers_decide_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that has none is refused before its files are made; a file that has none fails."""
+    monkeypatch.setattr(bench, "predict", lambda path, inputs: inputs)
+    plan = parse({"data": "synthetic:cells?size=16&train=4&test=2", "model": {"arguments": {"widths": [4, 8]}},
+                  "variants": {"dense": {"train": {"epochs": 0}}}, "precisions": ["fp32"]})  # fmt: skip
+    odd = Metric(lambda output, truth: math.nan, higher_is_better=True)
+    task = replace(make_task(plan), metrics={"odd": odd}, decides="odd")
+    with pytest.raises(ModelError, match=r"^dense failed: the test odd is nan, with which nothing compares"):
+        run(plan, tmp_path / "run", _Bridge(), task=task)  # type: ignore[arg-type]
+    assert not (tmp_path / "run" / "files").exists()
+    job = Job(plan, tmp_path / "job", _Bridge(), Steps(tmp_path / "job"), SILENT, task)  # type: ignore[arg-type]
+    job.make("dense", plan.variants["dense"])
+    job.export("dense")
+    job.check("dense")
+    assert (job.rows, [item["reason"] for item in job.made["dense"].failed]) == ([], ["the test odd is nan"])
 
 
 def test_the_row_of_a_file(tmp_path: Path) -> None:

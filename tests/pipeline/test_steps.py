@@ -194,7 +194,7 @@ def test_signing_again_would_go_unnoticed(work: Work) -> None:
 @pytest.mark.parametrize(
     "name", ["/etc/hostname", "../victim", "files/../../victim", "link", "folder/victim", "", 5, "a\0b"]
 )
-@pytest.mark.parametrize("where", ["outputs", "result", "deep"])
+@pytest.mark.parametrize("where", ["outputs", "result", "deep", "named"])
 def test_paths_stay_in_the_folder(tmp_path: Path, name: Any, where: str) -> None:
     out, victim = tmp_path / "run", tmp_path / "victim"
     out.mkdir()
@@ -208,6 +208,7 @@ def test_paths_stay_in_the_folder(tmp_path: Path, name: Any, where: str) -> None
         "outputs": lambda content: content["outputs"].update({str(name): steps.sha256(victim)}),
         "result": lambda content: content["result"].update(row),
         "deep": lambda content: content["result"].update(failed=[{"item": [row]}]),
+        "named": lambda content: content["result"].update(artefacts=[{"precision": name}]),
     }
     edit(work, changes[where], is_signed=True)
     assert not run(work)[2]

@@ -222,6 +222,11 @@ def test_plot_is_a_png(rows: list[dict[str, Any]], tmp_path: Path, count: int) -
     assert struct.unpack(">II", content[16:24]) == (9 * 120, 660)  # 9 x 5.5 inches at 120 dpi
 
 
+def test_a_plot_of_figures_that_are_no_numbers(rows: list[dict[str, Any]], tmp_path: Path) -> None:
+    plot([{**row, "loss": float("nan")} for row in rows], tmp_path / "p.png")
+    assert (tmp_path / "p.png").is_file()
+
+
 def test_plot_is_an_svg_that_names_the_files(rows: list[dict[str, Any]], tmp_path: Path) -> None:
     import matplotlib as mpl
 
@@ -244,6 +249,7 @@ def test_damaged_reports(tmp_path: Path, content: str | bytes | None) -> None:
 
 HOSTILE = (
     "=HYPERLINK(0)|<script>alert(1)</script>\n# heading\n| a | b |\n[link](javascript:0)![picture](http://x)`code`"
+    "\x1b[31m\u202e"
 )
 
 
@@ -252,7 +258,11 @@ def test_markdown_of_hostile_names(content: dict[str, Any]) -> None:
     content["rows"][0]["name"] = content["rows"][4]["islands"][0] = HOSTILE
     content["failed"][0]["reason"] = content["failed"][0]["name"] = content["task"]["name"] = HOSTILE
     content["environment"]["processor"] = content["environment"]["command"] = HOSTILE
+    content["task"] |= {"decides": HOSTILE, "metrics": {}}
+    for row in content["rows"]:
+        row["metrics"] = {HOSTILE: 0.5}
     text = report.markdown(content)
+    assert not set("\x1b\u202e") & set(text)
     assert len(text.splitlines()) == expected
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in text.splitlines() if line.startswith("|")}) == 1
     assert re.search(r"(?<!\\)[<>`]", text) is None

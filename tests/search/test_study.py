@@ -233,6 +233,26 @@ def test_a_store_that_is_damaged_later(tmp_path: Path, space: Resolved) -> None:
             use()
 
 
+@pytest.mark.parametrize(
+    ("part", "value", "place"),
+    [
+        ("costs", {"size": 1.0}, "costs.latency"),
+        ("costs", True, "costs"),
+        ("estimated", {"size": [], "macs": 1.0, "latency": 1.0}, "estimated.size"),
+        ("rungs", [{"epochs": 1, "loss": None, "loss_increase": 0.0}], "rungs.0.loss"),
+        ("violations", [1, 2], "violations"),
+        ("settings", {}, "settings.sparsity"),
+        ("begun", "x", "begun"),
+    ],
+)
+def test_a_store_that_was_changed(part: str, value: Any, place: str, tmp_path: Path, space: Resolved) -> None:
+    study = opened(tmp_path)
+    study.ask(space)
+    study.note(0, **{part: value})
+    with pytest.raises(OutputError, match=rf"is damaged: {place} of candidate 0 cannot be used; put a copy"):
+        opened(tmp_path)
+
+
 def test_the_sampler_models_the_newest_and_the_best() -> None:
     def finished(size: float, violation: float = 0.0) -> FrozenTrial:
         return create_trial(values=[size, size], params={}, distributions={}, constraints={"limits": violation})

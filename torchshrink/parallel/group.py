@@ -15,16 +15,27 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
+from torchshrink.errors import RecipeError
+
 
 def join() -> torch.device:
-    """Connect this process with those that were launched together with it, once; return the device to compute on."""
+    """Connect this process with those that were launched together with it, once; return the device to compute on.
+
+    Raises:
+        RecipeError: When they cannot be reached.
+    """
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env
 
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     # Without a device of their own, launched processes share the processor; accelerate would leave them unconnected.
     is_cpu = "LOCAL_RANK" in os.environ and (accelerator is None or accelerator.type == "mps")
-    device: torch.device = PartialState(cpu=is_cpu or parse_flag_from_env("ACCELERATE_USE_CPU")).device
+    try:
+        device: torch.device = PartialState(cpu=is_cpu or parse_flag_from_env("ACCELERATE_USE_CPU")).device
+    except (RuntimeError, ValueError) as error:
+        where = ":".join(os.environ.get(name, "?") for name in ("MASTER_ADDR", "MASTER_PORT"))
+        reason = " ".join(str(error).split())[:300]
+        raise RecipeError(f"the processes that were launched together cannot meet at {where}: {reason}") from error
     return device
 
 

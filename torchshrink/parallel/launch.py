@@ -22,6 +22,8 @@ def problem() -> str | None:
     wrong = [name for name in _NUMBERS if name not in missing and not os.environ[name].isdecimal()]
     faults = [f"{name} is not set" for name in missing]
     faults += [f"{name} is {os.environ[name]!r}, no number" for name in wrong]
+    if not faults and int(os.environ["RANK"]) >= int(os.environ["WORLD_SIZE"]):
+        faults = [f"RANK {os.environ['RANK']} is none of WORLD_SIZE {os.environ['WORLD_SIZE']}, counted from 0"]
     return f"LOCAL_RANK is set, but {' and '.join(faults)}" if faults else None
 
 

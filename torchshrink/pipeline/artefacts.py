@@ -70,6 +70,7 @@ class Made:
     keep_float: Sequence[str] = ()
     calibrated: Path | None = None  # the int8 graph of a float variant that is to have int8 files
     artefacts: Sequence[Artefact] = ()
+    scored: Sequence[dict[str, Any]] = ()  # the row of its own checkpoint, where that can be shipped
     checked: Sequence[dict[str, Any]] = ()  # rows of the files that compute what they should
     architecture: str = ""  # of its float model, in words
     failed: Sequence[dict[str, Any]] = ()  # what the report says of the others

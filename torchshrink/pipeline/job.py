@@ -206,7 +206,7 @@ class Job:
 
     def report(self, errors: dict[str, ShrinkError]) -> dict[str, Any]:
         """Measure all verified files together and return the report, which names the variants that failed too."""
-        rows = [row for name, made in self.made.items() for row in (*self._torch_rows(name), *made.checked)]
+        rows = self.rows
         paths = {row["name"]: self.out / row["path"] for row in rows}
 
         def work() -> tuple[Result, list[Path]]:
@@ -295,6 +295,8 @@ class Job:
     def _judged(self, artefact: Artefact, source: Source, tally: Tally) -> dict[str, Any]:
         """Return the parity of a file: its outputs, and for int8 its loss, are those of its source."""
         parity = tally.parity
+        if parity["passed"] and (odd := tally.scores.odd(self.task)):
+            return parity | {"passed": False, "reason": f"the test {odd}"}
         if parity["passed"] and artefact.precision == "int8":
             reached, wanted = tally.scores.loss, tally.wanted.loss
             if not abs(reached - wanted) <= LOSS_LIMIT * abs(wanted) + _LEAST_LOSS:
@@ -325,11 +327,20 @@ class Job:
         row = file_row(artefact, self.made[artefact.variant], self.out, weights, tally.scores, parity)
         return row | tally.confusion, samples.keep(self.out, artefact.name, tally.outputs, weights, spreads)
 
-    def _torch_rows(self, name: str) -> list[Row]:
-        """Return the row of a variant's PyTorch checkpoint; a quantized graph is a reference, not a thing to ship."""
+    @property
+    def rows(self) -> list[Row]:
+        """What the report has to say so far, without what is measured."""
+        return [row for made in self.made.values() for row in (*made.scored, *made.checked)]
+
+    def score(self, name: str) -> None:
+        """Score a variant's PyTorch checkpoint; a quantized graph is a reference, not a thing to ship.
+
+        Raises:
+            ModelError: When its figures are no numbers.
+        """
         variant, made = self.recipe.variants[name], self.made[name]
-        if variant.qat is not None or not variant.export:
-            return []
+        if variant.qat is not None:
+            return
         student = student_of(self.recipe, name)
         is_ours = self.recipe.model.factory == "unet" if student is None else student.factory is None
         # A fresh process cannot build a model from the user's code: it gets the traced graph.
@@ -341,11 +352,12 @@ class Job:
             tally = Tally(self.task, self._structure)
             for inputs, truths in self.test:
                 tally.add(self._predicted(path, inputs), truths)
+            tally.scores.check(self.task, "test")
             row, shown = self._row(Artefact(name, "torch", "fp32", path), tally, UNCOMPARED)
             return row, [path, shown]
 
         row, _ = self._step(f"score:{name}", [sha256(made.path), self.data_key], work)
-        return [row]
+        made.scored = [row]
 
     def _activations(self, artefact: Artefact, source: Source) -> list[Activation]:
         """Return how activations of an int8 file spread, where its runtime lets one look inside."""

@@ -69,6 +69,7 @@ def _run(job: Job, recipe: Recipe, out: Path, progress: Progress) -> dict[str, A
         try:
             job.make(name, variant)
             if variant.export:
+                job.score(name)
                 job.export(name)
                 job.check(name)
         except (ConversionError, ModelError, ParityError, RecipeError) as error:
@@ -76,6 +77,8 @@ def _run(job: Job, recipe: Recipe, out: Path, progress: Progress) -> dict[str, A
                 raise
             errors[name] = error  # the other variants are worth having without this one
             progress.note(f"{name} failed: {error}")
+    if (failure := _failure(errors, [])) and not job.rows:
+        raise failure
     result = job.report(errors)
     document.save(result, out)
     if failure := _failure(errors, result["failed"]):

@@ -16,6 +16,7 @@ import torchshrink
 from torchshrink.files import atomic, is_inside, read, sha256
 
 FOLDER = ".steps"
+_OF_PATHS = ("path", "variant", "format", "precision")  # the last three name what is kept of a file for the report
 Result = dict[str, Any]
 Work = Callable[[], tuple[Result, Sequence[Path]]]
 
@@ -72,13 +73,13 @@ class Steps:
 
 
 def _paths(record: dict[str, Any]) -> Iterator[Any]:
-    """Yield every path that a record states: whoever wrote it, they are read and removed."""
+    """Yield every path that a record states, and what paths are made of: whoever wrote it, they are written to."""
     yield from record["outputs"]
     waiting: list[Any] = [record["result"]]
     while waiting:
         value = waiting.pop()
         if isinstance(value, dict):
-            yield from [value["path"]] if value.get("path") is not None else []
+            yield from (value[key] for key in _OF_PATHS if value.get(key) is not None)
             waiting += value.values()
         elif isinstance(value, list):
             waiting += value

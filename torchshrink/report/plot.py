@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,6 +34,7 @@ def plot(rows: Sequence[Row], path: Path, judge: Judge = BY_LOSS) -> None:
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter
 
+    rows = [row for row in rows if math.isfinite(judge.figure(row))]
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes = figure.add_subplot()
     colors = {"torch": "#ee4c2c", "onnx": "#4477aa", "tflite": "#228833", "h5": "#aa7733"}

@@ -87,7 +87,7 @@ def markdown(report: Report) -> str:
     lines = ["# torchshrink report", "", md(verdict(report)), ""]
     lines += [*(f"- {md(sentence)}" for sentence in recommendations(report)), ""]
     lines += markdown_table(headings, [[cell.text for cell in line] for line in cells])
-    lines += [f"![Size against {judge_of(report).decides}](report.png)", ""]
+    lines += [f"![Size against {md(judge_of(report).decides)}](report.png)", ""]
     lines += classes.markdown(report)
     lines += trials.markdown(report["search"]) if "search" in report else []
     lines += ["## Islands", ""]
@@ -100,7 +100,7 @@ def markdown(report: Report) -> str:
         "",
         "## How this was measured",
         "",
-        *(f"- {name}: {md(text)}" for name, text in conditions(report).items()),
+        *(f"- {md(name)}: {md(text)}" for name, text in conditions(report).items()),
     ]
     return "\n".join(lines) + "\n"
 

@@ -18,6 +18,7 @@ from sqlalchemy import URL, make_url
 
 from torchshrink.errors import DataError, MissingExtraError, OutputError, ShrinkError
 from torchshrink.harmless import without_passwords
+from torchshrink.search import kept
 from torchshrink.search.outlook import Outlook
 from torchshrink.search.space import Choices, Resolved, draw
 from torchshrink.settings import Sampler
@@ -97,7 +98,7 @@ class Study:
         about: What identifies the search; kept in a new study, compared with that of an old one.
 
     Raises:
-        OutputError: When the store cannot be opened.
+        OutputError: When the store cannot be opened, or what it holds cannot be used.
         MissingExtraError: When its driver is not installed.
         DataError: When it holds another search of this name.
     """
@@ -132,6 +133,12 @@ class Study:
                 f"(other {', '.join(changed)}): choose another --out, or pass --fresh to replace it"
             )
         self._kind, self._seed = sampler, seed
+        for trial in self.trials():
+            if found := kept.fault(trial.user_attrs):
+                raise OutputError(
+                    f"the store {without_passwords(storage)} is damaged: {found} of candidate {trial.number} cannot be "
+                    "used; put a copy of it back, or pass --fresh to begin again"
+                )
 
     @_stored
     def ask(

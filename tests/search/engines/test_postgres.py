@@ -20,6 +20,7 @@ pytestmark = [
 ]
 ABOUT = {"target": "litert", "seed": 0}
 COSTS = {"size": 1000.0, "latency": 0.5}
+RUNGS = [{"epochs": 1, "loss": 0.25, "loss_increase": 0.0}]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,11 +52,11 @@ def opened(store: str, name: str, about: dict[str, object] = ABOUT) -> Study:
 def test_another_process_goes_on(store: str, name: str, space: Resolved) -> None:
     first = opened(store, name)
     number, settings = first.ask(space)
-    first.note(number, begun=1, rungs=[{"loss": 0.25}])
+    first.note(number, begun=1, rungs=RUNGS)
     second = opened(store, name)
     (trial,) = second.trials()
     assert trial.user_attrs["settings"] == settings
-    assert trial.user_attrs["rungs"] == [{"loss": 0.25}]
+    assert trial.user_attrs["rungs"] == RUNGS
     assert state_of(trial) == "open"
     second.finish(number, COSTS, {"rss": 0.5})
     (trial,) = first.trials()
