@@ -112,7 +112,7 @@ def _pad(graph: _Graph, pad: NodeProto, quantizer: NodeProto) -> list[NodeProto]
             return None
         graph.added[f"{name}_edge"] = _unsigned(graph.code(float(value), quantizer))
         inputs[2:3] = [f"{name}_edge"]
-    padded = helper.make_node("Pad", inputs, [name], pad.name)
+    padded = helper.make_node("Pad", inputs, [name], f"{name}_pad")  # one for each that quantizes it
     padded.attribute.extend(pad.attribute)
     return [padded]
 
@@ -128,7 +128,7 @@ def _mean(graph: _Graph, mean: NodeProto, quantizer: NodeProto) -> list[NodeProt
     name = quantizer.output[0]
     kept = name if attribute(mean, "keepdims", 1) else f"{name}_kept"
     nodes = [
-        helper.make_node("GlobalAveragePool", [mean.input[0]], [f"{name}_mean"], mean.name),
+        helper.make_node("GlobalAveragePool", [mean.input[0]], [f"{name}_mean"], f"{name}_mean"),
         helper.make_node(QUANTIZE, [f"{name}_mean", *quantizer.input[1:]], [kept], quantizer.name),
     ]
     if kept != name:

@@ -262,6 +262,12 @@ def test_what_has_no_int8_kernel_stays_float(operation: str, example: Tensor) ->
     assert_close(model, graph, example)
 
 
+def test_complex_numbers_stay_what_they_are(example: Tensor) -> None:
+    model, graph = quantized(lambda x: torch.fft.rfft2(x).abs(), example)
+    parameters_after(only(graph, "abs"))
+    assert_close(model, graph, example)
+
+
 @pytest.mark.parametrize("is_qat", [False, True])
 def test_grouped_transposed_convolutions_are_whole_ones_where_nothing_is_trained(is_qat: bool, example: Tensor) -> None:
     model = nn.Sequential(

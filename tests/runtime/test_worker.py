@@ -132,3 +132,8 @@ def test_only_a_quantized_graph_imports_the_operators(tmp_path: Path) -> None:
     assert _worker._graph_modules(header(b'{"__metadata__": {}}')) == ()
     assert len(_worker._graph_modules(header(b'{"target": "quantized_decomposed.quantize_per_tensor"}'))) == 1
     assert _worker._graph_modules(str(tmp_path / "absent.onnx")) == ()
+
+
+def test_a_map_of_classes_keeps_its_sides() -> None:
+    classes = np.arange(6, dtype=np.int64).reshape(1, 2, 3)
+    assert np.array_equal(_model_files.to_torch_layout(classes), classes)

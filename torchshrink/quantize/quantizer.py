@@ -22,6 +22,7 @@ from torchshrink.quantize.divisors import divisors
 from torchshrink.quantize.masks import masked, scores
 from torchshrink.quantize.operators import OPERATORS, Role, role, row
 from torchshrink.quantize.rewriting import rewrite
+from torchshrink.quantize.writer import is_float
 from torchshrink.settings import Weights
 
 
@@ -72,7 +73,7 @@ class TFLiteQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no type
         self._factors = {_origin(node.args[1]) for node in model.graph.nodes if _is_product(node)}
         self._scores = scores(model)
         for node in model.graph.nodes:
-            if node in kept or _is_annotated(node) or not _is_float(node):
+            if node in kept or _is_annotated(node) or not is_float(node) or _is_of_complex(node):
                 continue
             operator = row(node)
             if operator is not None and operator.role in self._annotators:
@@ -109,7 +110,7 @@ class TFLiteQuantizer(Quantizer):  # type: ignore[misc]  # torchao ships no type
 
     def _annotate_pair(self, node: Any) -> None:
         operands = node.args[:2]
-        if not all(isinstance(operand, Node) and _is_float(operand) for operand in operands):
+        if not all(isinstance(operand, Node) and is_float(operand) for operand in operands):
             return
         self._mark_fused(node, {operand: self._input(operand) for operand in operands})
 
@@ -219,9 +220,10 @@ def _input_spec(source: Node, node: Node) -> QuantizationSpecBase | None:
     return node.meta[Q_ANNOTATION_KEY].input_qspec_map[source]
 
 
-def _is_float(node: Node) -> bool:
-    value = node.meta.get("val")
-    return isinstance(value, torch.Tensor) and value.is_floating_point()
+def _is_of_complex(node: Node) -> bool:
+    """Return whether complex numbers go in, as after a Fourier transform: they have no grid."""
+    values = (source.meta.get("val") for source in node.all_input_nodes)
+    return any(isinstance(value, torch.Tensor) and value.is_complex() for value in values)
 
 
 def _fused(node: Node) -> list[Node]:

@@ -285,8 +285,9 @@ def to_tflite_layout(sample: Array, shape: tuple[int, ...]) -> Array:
 
 
 def to_torch_layout(output: Array) -> Array:
-    """Return channels-last ``[1, *size, K]`` as ``[1, K, *size]``."""
-    return np.ascontiguousarray(np.moveaxis(output, -1, 1)) if output.ndim > 2 else output
+    """Return channels-last ``[1, *size, K]`` as ``[1, K, *size]``; a map of classes ``[1, H, W]`` has no channels."""
+    is_map = output.ndim == 3 and output.dtype in (np.int32, np.int64)
+    return np.ascontiguousarray(np.moveaxis(output, -1, 1)) if output.ndim > 2 and not is_map else output
 
 
 def _affine(detail: dict[str, Any]) -> tuple[float, int]:

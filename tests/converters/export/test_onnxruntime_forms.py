@@ -139,6 +139,26 @@ def test_a_mean_of_all_positions(one: Build, run_onnx: Run, entry: Any, axes: li
     assert np.array_equal(run_onnx(rewritten, entry), expected)
 
 
+@pytest.mark.parametrize(
+    "node",
+    [
+        helper.make_node("ReduceMean", ["real", "axes"], ["middle"], "middle"),
+        helper.make_node("Pad", ["real", "edges"], ["middle"], "middle"),
+    ],
+    ids=["mean", "padding"],
+)
+def test_what_is_quantized_twice_becomes_two_nodes_of_two_names(
+    onnx_model: Build, run_onnx: Run, entry: Any, node: NodeProto
+) -> None:
+    """ONNX Runtime refuses two of one name."""
+    ends = [each for end in "yz" for each in pair("middle", end, "scale", "zero")]
+    nodes = [*pair("x", "real", "scale", "zero"), node, *ends, helper.make_node("Add", ["y", "z"], ["sum"])]
+    constants = CONSTANTS | {"axes": np.array([2, 3]), "edges": np.array([0, 0, 1, 1, 0, 0, 1, 1])}
+    used = {name: value for name, value in constants.items() if any(name in each.input for each in nodes)}
+    model = shape_inference.infer_shapes(onnx_model(nodes, {"x": SHAPE}, {"sum": (1, 2, None, None)}, used))
+    assert np.array_equal(run_onnx(onnxruntime_int8.rewrite(model), entry), run_onnx(model, entry))
+
+
 @pytest.mark.parametrize("axes", [[1], [2], [1, 2, 3]])
 def test_a_mean_of_something_else_is_left_alone(one: Build, axes: list[int]) -> None:
     node = helper.make_node("ReduceMean", ["real", "axes"], ["mean"])
