@@ -32,7 +32,9 @@ Target = Literal["onnxruntime", "generic"]
 OPSET = 18
 _MOST_DIMENSIONS = 4
 _LARGEST_MESSAGE = 2**31 - 1
-_RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
+_RANDOM = {
+    "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout"
+}  # fmt: skip
 _TOLERANCE = 1e-3  # of the largest value; rounding is 1e-5 in deep models, another window or padding 1e-2 and more
 
 
@@ -114,7 +116,12 @@ def _exported(model: nn.Module, example: tuple[Tensor, ...], batch: int | None) 
     outputs, own = _try_out(model, example), translations.own()
     try:
         # stdout is where the exporter shows its progress
-        with quiet(), contextlib.redirect_stdout(io.StringIO()), translations.read_once():
+        with (
+            quiet(),
+            contextlib.redirect_stdout(io.StringIO()),
+            translations.read_once(),
+            translations.limits_of_one_kind(),
+        ):
             program = torch.onnx.export(
                 model,
                 example,

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import copy
 import functools
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from onnx import TensorProto
+from onnx.numpy_helper import from_array
+from onnx_ir import DataType
 
 from torchshrink.converters.export import ceil_pools
 from torchshrink.quantize.rewriting import windows
@@ -60,10 +64,34 @@ def read_once() -> Iterator[None]:
         utils._materialize_cpp_cia_ops = listing
 
 
+@contextmanager
+def limits_of_one_kind() -> Iterator[None]:
+    """Let a clamp have a whole number and a fraction as its limits, of which torch.onnx makes one a tensor."""
+    from torch.onnx._internal.exporter import _fx_passes
+
+    promote = _fx_passes.insert_type_promotion_nodes
+
+    def inserted(graph: torch.fx.GraphModule) -> None:
+        for node in graph.graph.find_nodes(op="call_function", target=torch.ops.aten.clamp.default):
+            if node.meta["val"].is_floating_point():
+                node.args = (node.args[0], *(None if limit is None else float(limit) for limit in node.args[1:]))
+        promote(graph)
+
+    _fx_passes.insert_type_promotion_nodes = inserted
+    try:
+        yield
+    finally:
+        _fx_passes.insert_type_promotion_nodes = promote
+
+
 def own() -> dict[Any, Any]:
     """Say what torch.onnx does not know, or has wrong; per-channel quantization becomes QDQ nodes with an axis."""
     from onnxscript import opset18 as op
-    from onnxscript.function_libs.torch_lib.ops.nn import aten_avg_pool2d, aten_pad
+    from onnxscript.function_libs.torch_lib.ops.nn import (
+        aten_avg_pool2d,
+        aten_pad,
+        aten_scaled_dot_product_attention,
+    )
 
     # The names and the order are those of the PyTorch operations.
     def dequantize(x, scale, zero_point, axis, *_, **__):  # type: ignore[no-untyped-def]
@@ -122,6 +150,20 @@ def own() -> dict[Any, Any]:
             x = op.Concat(*first, x, *last, axis=axis) if first or last else x
         return x
 
+    # onnxscript takes queries, keys and values of several heads only.
+    def attention(query, key, value, mask=None, dropout=0.0, is_causal=False, scale=None, enable_gqa=False):  # type: ignore[no-untyped-def]
+        rank, (*_, length, width) = len(query.shape), query.shape
+        if rank == 4:
+            return aten_scaled_dot_product_attention(query, key, value, mask, dropout, is_causal, scale, enable_gqa)
+        factor = op.Constant(value_float=width**-0.5 if scale is None else scale)
+        turned = op.Transpose(key, perm=[*range(rank - 2), rank - 1, rank - 2])
+        scores = op.MatMul(op.Mul(query, factor), turned)
+        if is_causal:
+            mask = op.Constant(value=from_array(np.tril(np.ones((length, key.shape[-2]), bool))))
+        if mask is not None and (is_causal or mask.dtype == DataType.BOOL):
+            mask = op.Where(mask, op.Constant(value_float=0.0), op.Constant(value_float=-math.inf))
+        return op.MatMul(op.Softmax(scores if mask is None else op.Add(scores, mask), axis=-1), value)
+
     def rrelu(x, noise, lower=1 / 8, upper=1 / 3, training=False, generator=None):  # type: ignore[no-untyped-def]  # noqa: ARG001
         return op.LeakyRelu(x, alpha=(lower + upper) / 2), noise
 
@@ -137,5 +179,6 @@ def own() -> dict[Any, Any]:
         torch.ops.aten.adaptive_max_pool2d.default: adaptive_max_pool,
         torch.ops.aten.flip.default: flip,
         torch.ops.aten.pad.default: pad,
+        torch.ops.aten.scaled_dot_product_attention.default: attention,
         torch.ops.aten.rrelu_with_noise_functional.default: rrelu,
     }

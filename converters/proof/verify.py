@@ -22,7 +22,7 @@ from torchshrink.errors import ConversionError, ModelError
 from torchshrink.model.macs import evaluating
 from torchshrink.model.signature import Inputs, as_tuple, leaves, tensors
 from torchshrink.quantize.noise import snr_db, worst_db
-from torchshrink.quantize.tracing import without_autocast
+from torchshrink.quantize.tracing import in_float32, plain_copy, without_autocast
 from torchshrink.runtime.processors import HERE
 from torchshrink.settings import check
 
@@ -99,7 +99,9 @@ def verify(
         ConversionError: When the runtime cannot load or run the file.
     """
     check("precision", precision, Precision)
-    path, arguments = Path(path), as_tuple(inputs)
+    path, arguments = Path(path), in_float32(inputs)
+    if any(value.is_floating_point() and value.dtype != torch.float32 for value in model.parameters()):
+        model = plain_copy(model)  # files compute in float32
     _logger.info("run %s in its runtime%s", path.name, "" if processor == HERE else f" on {processor}")
     try:
         found = bench.predict_all(path, [value.numpy() for value in arguments], processor=processor)

@@ -9,12 +9,14 @@ import torch
 from onnxscript._framework_apis import torch_2_5
 from onnxscript.rewriter._basics import MatchResult
 from onnxscript.rewriter._matcher import SimplePatternMatcher
-from torch import nn
+from torch import Tensor, nn
 from torch._export import utils
+from torch.nn import functional as F
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 from torchshrink.converters.export import translations
 from torchshrink.converters.export.to_onnx import export
+from torchshrink.errors import ModelError
 from torchshrink.quiet import quiet
 
 
@@ -58,3 +60,48 @@ def test_a_pattern_is_tried_on_what_it_ends_with_alone(monkeypatch: pytest.Monke
     assert any(last == found for last, found in tried)
     assert all(last in (None, found) for last, found in tried)
     assert SimplePatternMatcher.match is match
+
+
+class _Attention(nn.Module):
+    """One head, and no axis for heads."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__()
+        self.project, self.settings = nn.Linear(8, 24), settings
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(*self.project(x).chunk(3, -1), **self.settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"is_causal": True},
+        {"attn_mask": torch.ones(5, 5).tril() > 0, "scale": 0.3},
+        {"attn_mask": torch.arange(25.0).reshape(5, 5)},
+    ],
+    ids=["plain", "causal", "mask", "bias"],
+)
+def test_attention_of_one_head(settings: dict[str, Any]) -> None:
+    """`export` holds what it made against the module."""
+    assert "MatMul" in {node.op_type for node in export(_Attention(**settings), torch.randn(2, 5, 8)).graph.node}
+
+
+class _Clamp(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clamp(-1, 0.5)
+
+
+def test_limits_of_a_whole_number_and_a_fraction() -> None:
+    assert "Clip" in {node.op_type for node in export(_Clamp(), torch.randn(2, 5)).graph.node}
+
+
+class _Forgets(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(x, 0.5, training=True)
+
+
+def test_dropout_that_is_never_switched_off_is_random() -> None:
+    with pytest.raises(ModelError, match="draws random numbers in evaluation too \\(Dropout\\)"):
+        export(_Forgets(), torch.randn(2, 5))

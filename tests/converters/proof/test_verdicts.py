@@ -350,3 +350,19 @@ def test_a_float_file_is_held_against_what_a_block_under_autocast_computes_in_fl
     model, image = _HalfInside(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)), torch.randn(1, 3, 8, 8)
     parity = verify.verify(to_onnx(model, image, tmp_path / "m.onnx"), model, image, "fp32", "source")
     assert parity.passed, parity.reason
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64], ids=str)
+def test_models_of_other_precisions_are_held_in_float32(dtype: torch.dtype, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)).to(dtype)
+    image = torch.randn(1, 3, 8, 8, dtype=dtype)
+    for graph, precision in ((model, "fp32"), (_quantized_once(model, image), "int8")):
+        path = to_onnx(graph, image, tmp_path / f"{precision}.onnx", precision)
+        parity = verify.verify(path, graph, image, precision, "source")
+        assert parity.passed, parity.reason
+
+
+def _quantized_once(model: nn.Module, image: Tensor) -> nn.Module:
+    prepared = quantize.prepare_ptq(model, image)
+    quantize.calibrate(prepared, [image])
+    return quantize.convert(prepared)
