@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import re
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -287,6 +288,14 @@ def _failure(path: Path, said: str, status: int) -> ConversionError:
     handle, log = tempfile.mkstemp(prefix=f"{path.stem}-", suffix=".onnx2tf.log")
     with open(handle, "w") as file:
         file.write(said)
-    lines = [line for line in said.splitlines() if "error" in line.lower()]
-    reason = lines[-1].strip()[:200] if lines else f"exit status {status}"
-    return ConversionError(f"onnx2tf could not convert {path.name} ({reason}); its log is {log}")
+    return ConversionError(f"onnx2tf could not convert {path.name} ({_reason(said, status)}); its log is {log}")
+
+
+def _reason(said: str, status: int) -> str:
+    """Return the exception that ended onnx2tf, or what it said itself before its advice, and at which node."""
+    said = re.sub("\x1b\\[[0-9;]*m", "", said)
+    raised, own = re.findall(r"^\w+Error: .*", said, re.M), re.findall(r"^ERROR: (?!The trace log)(.*)", said, re.M)
+    lines = raised[-1:] or own[:1] or [line for line in said.splitlines() if "error" in line.lower()][-1:]
+    reason = lines[0].strip()[:200] if lines else f"exit status {status}"
+    node = re.search(r"onnx_op_name: (\S+)", said)
+    return reason if node is None else f"{reason}, at {node[1]}"

@@ -159,7 +159,7 @@ def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], N
 @pytest.mark.parametrize(
     ("code", "reason", "logged"),
     [
-        (LOUD, "ERROR: no axes for you", ["loading", "ERROR: no axes for you", "bye"]),
+        (LOUD, "(no axes for you)", ["loading", "ERROR: no axes for you", "bye"]),
         (SILENT, "exit status 3", []),
         (KILLED, "exit status -9", []),
         (FORGETFUL, "exit status 0", ["done, I believe"]),
@@ -190,6 +190,21 @@ def test_a_failing_converter_is_told_with_its_log(
     assert all(line in log.read_text() for line in logged)
     assert not target.exists()
     assert list((tmp_path / "temporary").iterdir()) == [log]
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("ERROR: The trace log is below.\nValueError: Exception in tf.pad\nERROR: onnx_op_name: node_pad\nERROR: Also",
+         "ValueError: Exception in tf.pad, at node_pad"),
+        ("\x1b[31mERROR:\x1b[0m DFT must be\nERROR: onnx_op_name: dft\nERROR: Also", "DFT must be, at dft"),
+        ("an error somewhere", "an error somewhere"),
+        ("", "exit status 3"),
+    ],
+    ids=["an exception", "its own words", "neither", "nothing"],
+)  # fmt: skip
+def test_the_reason_is_the_cause_and_no_advice(said: str, reason: str) -> None:
+    assert tflite._reason(said, 3) == reason
 
 
 def test_a_failure_leaves_an_earlier_file_alone(unet2d: Any, tmp_path: Path, worker: Callable[[str], None]) -> None:
