@@ -19,7 +19,7 @@ CHANNELS_LAST = "channels last"  # onnx2tf is told to leave the order of what is
 def spell_out(model: ModelProto) -> ModelProto:
     """Let such inputs come channels last and say so in their ``doc_string``; ``model`` is changed.
 
-    Layer norms whose gains could belong to another side are written as what they are made of.
+    Layer norms whose gains could belong to another side, or are of several, are written as what they are made of.
     """
     _take_norms_apart(model)
     for item in onnx_file.inputs(model):
@@ -65,20 +65,21 @@ def _take_norms_apart(model: ModelProto) -> None:
     axes_are_inputs = max(item.version for item in model.opset_import if item.domain in ("", "ai.onnx")) >= 18
     for index, node in reversed(list(enumerate(model.graph.node))):
         shape = shapes.get(node.input[0], []) if node.op_type == "LayerNormalization" else []
-        is_last = onnx_file.attribute(node, "axis", -1) in (-1, len(shape) - 1)
-        if is_last and shape[-1:] and shape[-1] in shape[1:-1] and len(node.output) == 1 and axes_are_inputs:
-            parts = _parts_of_norm(model, node)
+        axis = onnx_file.attribute(node, "axis", -1) % max(len(shape), 1) - len(shape)
+        is_unclear = shape[-1:] and shape[-1] in shape[1:-1] if axis == -1 else shape
+        if is_unclear and len(node.output) == 1 and axes_are_inputs:
+            parts = _parts_of_norm(model, node, len(shape), list(range(axis, 0)))
             del model.graph.node[index]
             for part in reversed(parts):
                 model.graph.node.insert(index, part)
 
 
-def _parts_of_norm(model: ModelProto, node: NodeProto) -> list[NodeProto]:
-    """Return ``(x - mean) / sqrt(mean of squares + epsilon) * gain + bias`` over the last side."""
+def _parts_of_norm(model: ModelProto, node: NodeProto, rank: int, sides: list[int]) -> list[NodeProto]:
+    """Return ``(x - mean) / sqrt(mean of squares + epsilon) * gain + bias`` over these sides."""
     source, output = node.input[0], node.output[0]
     axes, epsilon = f"{output}_axes", f"{output}_epsilon"
     value = onnx_file.attribute(node, "epsilon", 1e-5)
-    model.graph.initializer.append(numpy_helper.from_array(np.array([-1]), axes))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(sides), axes))
     model.graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), epsilon))
     steps = [("ReduceMean", "mean", [source, axes]), ("Sub", "centred", [source, "mean"]),
              ("Mul", "squares", ["centred", "centred"]), ("ReduceMean", "variance", ["squares", axes]),
@@ -86,6 +87,12 @@ def _parts_of_norm(model: ModelProto, node: NodeProto) -> list[NodeProto]:
              ("Mul", "scaled", ["unit", node.input[1]])]  # fmt: skip
     if len(node.input) > 2 and node.input[2]:
         steps.append(("Add", "shifted", ["scaled", node.input[2]]))
+    if len(sides) == rank - 1:  # onnx2tf finds the channels of constants that have as many sides as their tensor
+        arrays = onnx_file.constants(model)
+        for name in [each for each in node.input[1:3] if each in arrays]:
+            wide = arrays[name][None]
+            model.graph.initializer.append(numpy_helper.from_array(wide, f"{output}_{name}"))
+            steps = [(kind, made, [f"{output}_{name}" if i == name else i for i in ins]) for kind, made, ins in steps]
     names = {name: f"{output}_{name}" for _, name, _ in steps[:-1]} | {steps[-1][1]: output}
     return [
         helper.make_node(kind, [names.get(each, each) for each in inputs], [names[name]], names[name])

@@ -16,7 +16,7 @@ from torchshrink.converters.float_tflite import equal_sizes
 from torchshrink.converters.float_tflite.signals import lift
 
 
-def norm(size: int) -> nn.LayerNorm:
+def norm(*size: int) -> nn.LayerNorm:
     made = nn.LayerNorm(size)
     nn.init.normal_(made.weight)
     nn.init.normal_(made.bias)
@@ -62,3 +62,16 @@ def test_others_stay_as_they_are(model: nn.Module, shape: tuple[int, ...]) -> No
     exported = export(model.eval(), torch.randn(1, *shape))
     before = exported.SerializeToString()
     assert equal_sizes.spell_out(exported).SerializeToString() == before
+
+
+@pytest.mark.parametrize("sides", [(3, 4, 5), (4, 5)])
+def test_norms_over_several_sides_are_taken_apart(
+    sides: tuple[int, ...], run_onnx: Callable[..., NDArray[Any]]
+) -> None:
+    """Gains of all sides get one for the samples, by which onnx2tf finds the channels."""
+    model, inputs = norm(*sides).eval(), torch.randn(1, 3, 4, 5)
+    written = equal_sizes.spell_out(lift(export(model, inputs)))
+    assert "LayerNormalization" not in {node.op_type for node in written.graph.node}
+    shapes = {tuple(item.dims) for item in written.graph.initializer}
+    assert ((1, *sides) in shapes) == (len(sides) == 3)
+    assert np.abs(run_onnx(written, inputs.numpy()) - model(inputs).detach().numpy()).max() < 1e-5
