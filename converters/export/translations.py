@@ -74,7 +74,7 @@ def limits_of_one_kind() -> Iterator[None]:
     def inserted(graph_module: torch.fx.GraphModule) -> None:
         for node in graph_module.graph.find_nodes(op="call_function", target=torch.ops.aten.clamp.default):
             if node.meta["val"].is_floating_point():
-                node.args = (node.args[0], *(None if limit is None else float(limit) for limit in node.args[1:]))
+                node.args = tuple(float(each) if isinstance(each, int) else each for each in node.args)
         promote(graph_module)
 
     _fx_passes.insert_type_promotion_nodes = inserted
