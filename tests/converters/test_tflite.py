@@ -273,7 +273,7 @@ def test_what_one_road_refuses_takes_the_second(unet2d: Any, monkeypatch: pytest
 
     monkeypatch.setattr(tflite.prepared, "run", run)
     monkeypatch.setattr(tflite, "PASSES", ())
-    with pytest.raises(ConversionError, match=r"\(ERROR: sizes are equal\).*doctor --prepare litert-torch"):
+    with pytest.raises(ConversionError, match=r"\(sizes are equal\).*doctor --prepare litert-torch"):
         tflite.float_files([source, source]).__enter__()
 
     def convert(_: Any, name: str, target: Path) -> Any:
