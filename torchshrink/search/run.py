@@ -97,10 +97,10 @@ def search(
         raise RecipeError(f"trials={trials}, hours={hours}: a search needs some of each")
     if limits.arena is not None and target != "micro":
         raise RecipeError(f"a limit of the arena is of the target micro, not of {target}")
-    limits = replace(limits, is_micro=target == "micro")
-    settings = _for_micro(settings) if limits.is_micro else settings
     if costs is not None and target != "litert":
         raise RecipeError(f"{costs} holds the costs of TFLite's operators: leave out the target {target}")
+    if target == "micro":
+        limits, settings = replace(limits, is_micro=True), _for_micro(settings)
     with claimed(out, recipe, is_fresh):
         store = file_store(out / "study.db") if storage is None else storage
         name = NAME if storage is None else f"{NAME}-{digest([dump(recipe), str(out.absolute())])[:12]}"
@@ -112,23 +112,19 @@ def search(
             else:
                 delete(store, name)
         check_store(store)
-        dense = _dense(recipe, out, make_bridge, target, progress, costs)
-        limits = limits.resolved(dense.costs)
-        space = _space(settings, dense, out, progress)
+        searched = recipe.model_copy(update={"search": settings})
+        ground = prepare(searched, limits, out, make_bridge, target, costs, progress)
+        plan, limits, dense = ground.plan, ground.limits, ground.dense
         about = {"target": target, "sampler": settings.sampler, "seed": recipe.seed}
-        identity = {**about, **limits.to_dict(), "search": _plain(settings), "dense": dense.key}
+        identity = {**about, **limits.to_dict(), "search": _plain(settings), "dense": ground.key}
         study = Study(store, name, limits.objectives, settings.sampler, recipe.seed, identity)
-        dense_costs = {**dense.costs, "latency": dense.costs["latency_ms"] if limits.latency_unit == "ms" else 1.0}
-        plan = Plan(_only_dense(recipe), space, settings, target, dense.path, dense.reference, costs)
-        measured = _measured(plan, dense, out, make_bridge, progress)
-        estimate = Estimator(dense.model, dense.task, space, dense.costs, measured)
-        loop = Loop(study, limits, plan, estimate, dense_costs, out / "trials", progress, _starts(plan, dense, out))
+        loop = Loop(study, limits, plan, ground.estimate, dense, out / "trials", progress, ground.starts)
         engine = make_engine(out / "trials") if make_engine is not None else Local(make_bridge)
 
         def collected() -> Any:
-            found = collect(study, limits, about, dense_costs)
+            found = collect(study, limits, about, dense)
             with atomic(out / RESULT) as temporary:
-                temporary.write_text(json.dumps({**found, "space": space.model_dump(mode="json")}, indent=1))
+                temporary.write_text(json.dumps({**found, "space": plan.space.model_dump(mode="json")}, indent=1))
             return found
 
         try:
@@ -147,6 +143,51 @@ def search(
             return {"search": found}
         final = finals[found["recommended"]]
         return _recommend(final, found, out, make_bridge(), is_fresh, limits.is_micro, progress)
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What every search of a dense model starts from, whatever draws its candidates.
+
+    Attributes:
+        plan: Makes candidates.
+        limits: In the dense model's units.
+        estimate: Looks at candidates before they are trained.
+        dense: The dense model's costs, latency in the unit of the limits.
+        starts: The settings that the search begins with.
+        key: Of the dense model and its costs.
+    """
+
+    plan: Plan
+    limits: Limits
+    estimate: Estimator
+    dense: dict[str, float]
+    starts: list[Choices]
+    key: str
+
+
+def prepare(
+    recipe: Recipe,
+    limits: Limits,
+    out: Path,
+    make_bridge: MakeBridge,
+    target: Target = "litert",
+    costs: Path | None = None,
+    progress: Progress = SILENT,
+) -> Ground:
+    """Train and measure the dense model and narrow ones, and complete the space; all is kept in ``out``.
+
+    Takes and raises what `search` does.
+    """
+    settings = recipe.search or Search()
+    dense = _dense(recipe, out, make_bridge, target, progress, costs)
+    limits = limits.resolved(dense.costs)
+    space = _space(settings, dense, out, progress)
+    own = {**dense.costs, "latency": dense.costs["latency_ms"] if limits.latency_unit == "ms" else 1.0}
+    plan = Plan(_only_dense(recipe), space, settings, target, dense.path, dense.reference, costs)
+    measured = _measured(plan, dense, out, make_bridge, progress)
+    estimate = Estimator(dense.model, dense.task, space, dense.costs, measured)
+    return Ground(plan, limits, estimate, own, _starts(plan, dense, out), dense.key)
 
 
 @dataclass(frozen=True)
