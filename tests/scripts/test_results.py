@@ -45,7 +45,7 @@ def test_students_of_several_seeds_are_one_line_with_spread_and_worst() -> None:
     times = {"rows": [{"cpu_ms": 15.0}, {"cpu_ms": 0.6}]}
     (line,) = script.of_students("ecg", reports, times)
     assert script.row({"task": "ecg", **line}) == (
-        "| ecg | student: 8-16, 40 epochs | tflite-int8 | 20.0 | 100.0x | 25.0x | 0.1500 | +0.0000 | 3 | "
+        "| ecg | student: 8-16, 40 epochs | tflite-int8 | no | 20.0 | 100.0x | 25.0x | 0.1500 | +0.0000 | 3 | "
         "0.0100 | +0.0100 |"
     )
     assert line["processor"] == DENSE["processor"]
@@ -58,6 +58,11 @@ def test_a_line_takes_the_place_of_the_one_that_says_the_same_of_its_task() -> N
     script.keep("nuclei", [{**DENSE, "task": "nuclei"}])
     assert [(line["task"], line["loss"]) for line in script.lines()] == [("ecg", 0.2), ("nuclei", 0.15)]
     assert script.row(DENSE).endswith("| +0.0000 | 1 |  |  |")
+
+
+def test_a_line_of_another_processor_is_another_line() -> None:
+    script.keep("ecg", [{**DENSE, "processor": "a processor, VNNI"}])
+    assert [script.row(line).split(" | ")[3] for line in script.lines()] == ["no", "yes"]
 
 
 @pytest.mark.parametrize("task", script.STUDENTS)

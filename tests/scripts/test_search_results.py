@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
+import yaml
+from PIL import Image
 from script import load
+
+from torchshrink.pipeline.recipe import parse
+from torchshrink.search.engines.local import Outcome
+from torchshrink.search.engines.work import Request
 
 script = load("search_results")
 
@@ -33,4 +42,59 @@ def test_a_search_is_told_as_it_stood_when_its_time_was_up() -> None:
 
 @pytest.mark.parametrize("task", script.TASKS)
 def test_recipes_of_tasks_are_read(task: str) -> None:
-    assert (script.ROOT / "scripts" / script.TASKS[task].recipe).is_file()
+    settings = yaml.safe_load((script.ROOT / "scripts" / "search-comparison.yaml").read_text())
+    assert parse({**settings, "data": "somewhere", **script.TASKS[task].recipe}).search is not None
+
+
+def test_settings_go_to_the_nearest_place_of_the_grid() -> None:
+    settings = {"channels": 0.52, "student_growth": 1.3, "lr": 0.0029, "family": "pruned"}
+    assert script.rounded(settings) == {**settings, "channels": 0.5, "student_growth": 1.5, "lr": 0.00316}
+
+
+class Counting:
+    slots = 1
+
+    def __init__(self) -> None:
+        self.seen: list[Request] = []
+
+    def submit(self, request: Request) -> None:
+        self.seen.append(request)
+
+    def wait(self, seconds: float) -> list[Outcome]:
+        return [Outcome(self.seen[-1].number, {"loss": 0.5, "seconds": 7.0})]
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_rung_is_trained_once_and_charged_to_every_search(tmp_path: Path) -> None:
+    engine = Counting()
+
+    def done(number: int, seed: int, *variants: str) -> Outcome:
+        shared = script.Shared(tmp_path, engine)
+        recipe = {"data": "somewhere", "seed": seed}
+        shared.submit(Request(number, tmp_path / str(number), recipe, variants, None, tmp_path))
+        (found,) = shared.wait(0.0)
+        return found
+
+    first, again = done(3, 1, "dense", "slim"), done(5, 2, "dense", "slim")
+    assert (first.number, again.number, len(engine.seen)) == (3, 5, 1)
+    assert first.result == again.result == {"loss": 0.5, "seconds": 7.0}
+    done(5, 2, "dense", "slim", "tuned")
+    assert [request.recipe["seed"] for request in engine.seen] == [0, 0]
+    assert len({request.folder for request in engine.seen}) == 1
+
+
+def test_data_are_made_coarse_with_their_truth(tmp_path: Path) -> None:
+    for folder in ("images", "masks"):
+        (tmp_path / "all" / "train" / folder).mkdir(parents=True)
+        for name in "abc":
+            picture = np.arange(16, dtype=np.uint8).reshape(4, 4)
+            Image.fromarray(picture).save(tmp_path / "all" / "train" / folder / f"{name}.png")
+    np.savez(tmp_path / "all" / "test.npz", x=np.arange(8.0).reshape(2, 1, 4), y=np.arange(8).reshape(2, 1, 4))
+    made = script.coarse(tmp_path / "all", tmp_path / "few", every=2)
+    assert sorted(path.name for path in made.rglob("*.png")) == ["a.png", "a.png", "c.png", "c.png"]
+    assert np.asarray(Image.open(made / "train" / "images" / "a.png")).tolist() == [[2, 4], [10, 12]]
+    assert np.asarray(Image.open(made / "train" / "masks" / "a.png")).tolist() == [[0, 2], [8, 10]]
+    signals = np.load(made / "test.npz")
+    assert (signals["x"].tolist(), signals["y"].tolist()) == ([[[0.5, 2.5]]], [[[0, 2]]])
