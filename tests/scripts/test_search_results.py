@@ -13,6 +13,7 @@ from script import load
 from torchshrink.pipeline.recipe import parse
 from torchshrink.search.engines.local import Outcome
 from torchshrink.search.engines.work import Request
+from torchshrink.search.space import Resolved
 
 script = load("search_results")
 
@@ -98,3 +99,13 @@ def test_data_are_made_coarse_with_their_truth(tmp_path: Path) -> None:
     assert np.asarray(Image.open(made / "train" / "masks" / "a.png")).tolist() == [[0, 2], [8, 10]]
     signals = np.load(made / "test.npz")
     assert (signals["x"].tolist(), signals["y"].tolist()) == ([[[0.5, 2.5]]], [[[0, 2]]])
+
+
+def test_no_search_tries_a_place_of_the_grid_twice(tmp_path: Path) -> None:
+    space = Resolved.model_validate(
+        {"channels": (0.0, 0.2), "stages": [], "round_to": (4,), "sparsity": (0, 0), "pattern": ("magnitude",),
+         "int8": ("qat",), "kept": [], "distillation": (0.0,), "length": (1.0,), "lr": (0.01, 0.01)}
+    )  # fmt: skip
+    study = script.OnGrid(f"sqlite:///{tmp_path / 'study.db'}", "s", ("size",), "random", 0, {})
+    found = [study.ask(space)[1]["channels"] for _ in range(3)]
+    assert sorted(found) == [0.0, 0.1, 0.2]
