@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torchshrink.converters import qdq, runtimes, to_onnx
 from torchshrink.converters.export.to_onnx import export
 from torchshrink.converters.onnx_file import load
 from torchshrink.errors import ModelError, ParityError, UnsupportedOpError
+from torchshrink.quantize.noise import snr_db
 
 Run = Callable[..., NDArray[Any]]
 
@@ -306,4 +308,46 @@ def test_a_quantized_graph_is_held_against_its_export(
         if factor == 1
         else pytest.raises(ParityError, match="computes another 'output' than the mod")
     ):
+        to_onnx(graph, batch[:1], tmp_path / "m.onnx", "int8")
+
+
+class Chaos(nn.Module):
+    """Every layer makes more of a difference, however small it was."""
+
+    def __init__(self, layers: int = 20) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(nn.Conv2d(16, 16, 1, bias=False) for _ in range(layers))
+        for layer in self.layers:
+            nn.init.normal_(layer.weight, std=0.7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = torch.tanh(layer(x))
+        return x
+
+
+@pytest.mark.parametrize("is_wrong", [False, True])
+def test_ties_that_a_graph_makes_much_of_are_no_wrong_export(
+    is_wrong: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Another processor rounds a few ties otherwise; what comes out has less than 15 dB, and nothing is wrong."""
+    batch = torch.rand(2, 16, 12, 12)
+    prepared = quantize.prepare_ptq(Chaos().eval(), batch)
+    quantize.calibrate(prepared, [batch])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        graph = quantize.convert(prepared)
+
+    def elsewhere(inputs: Tensor) -> Tensor:
+        noise = 2 * torch.rand(inputs.shape, generator=torch.Generator().manual_seed(1)) - 1
+        return graph(inputs + 3e-4 * noise).detach()
+
+    def run(sample: list[NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+        (inputs,) = map(torch.from_numpy, sample)
+        return {"output": (-graph(inputs).detach() if is_wrong else elsewhere(inputs)).numpy()}
+
+    assert snr_db(elsewhere(batch), graph(batch)) < 15
+    monkeypatch.setattr(runtimes, "onnx_runner", lambda *_, **__: run)
+    with pytest.raises(ParityError, match="another 'output'") if is_wrong else contextlib.nullcontext():
         to_onnx(graph, batch[:1], tmp_path / "m.onnx", "int8")
