@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, Literal, TypeVar, cast
 from urllib.parse import quote
 
+import numpy as np
 import optuna
 from optuna.samplers import PartialFixedSampler, RandomSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -153,7 +154,7 @@ class Study:
         """
         with _quiet():
             fixed = start if start is not None else self._advised(space, outlooks)
-            self._study.sampler = PartialFixedSampler(fixed, RandomSampler(seed=self._seed))
+            self._study.sampler = PartialFixedSampler(fixed, RandomSampler(seed=self._drawn_by(len(self.trials()))))
         trial = self._study.ask()
         self._opened[trial.number] = trial
         settings = draw(trial, space)
@@ -222,10 +223,8 @@ class Study:
     def _advised(self, space: Resolved, outlooks: Mapping[int, Outlook]) -> dict[str, Any]:
         """Return what the sampler proposes when it takes outlooks for results: most candidates never have others."""
         trials = self.trials()
-        # Every candidate is drawn with a seed of its own, so that going on with a study repeats none.
-        advisor = optuna.create_study(
-            directions=self._study.directions, sampler=_sampler(self._kind, self._seed + len(trials))
-        )
+        sampler = _sampler(self._kind, self._drawn_by(len(trials)))
+        advisor = optuna.create_study(directions=self._study.directions, sampler=sampler)
         if self._kind == "tpe":
             known = [self._seen(trial, outlooks) for trial in trials if trial.state != TrialState.FAIL]
             advisor.add_trials(_telling(known))
@@ -234,6 +233,10 @@ class Study:
         proposal = advisor.ask()
         draw(proposal, space)
         return proposal.params
+
+    def _drawn_by(self, number: int) -> int:
+        """Return the seed of a candidate: going on with a study repeats none, and studies of other seeds share none."""
+        return int(np.random.SeedSequence([self._seed, number]).generate_state(1)[0])
 
     def _seen(self, trial: FrozenTrial, outlooks: Mapping[int, Outlook]) -> FrozenTrial:
         """Return a candidate as the sampler takes it: with its outlook for a result, where it has one."""
