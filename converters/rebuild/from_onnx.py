@@ -17,7 +17,7 @@ from torchshrink.converters import onnx_file, qdq, runtimes
 from torchshrink.converters.rebuild import operators
 from torchshrink.converters.rebuild.module import Operation, Rebuilt
 from torchshrink.converters.rebuild.node import Node
-from torchshrink.converters.rebuild.samples import entries
+from torchshrink.converters.rebuild.samples import check_samples, entries
 from torchshrink.errors import ModelError, ParityError, ShrinkError, UnsupportedOpError
 from torchshrink.model.signature import Inputs, as_tuple, lively, tensors
 from torchshrink.quantize.parity import same
@@ -134,7 +134,8 @@ def _inputs(model: onnx.ModelProto, name: str, example: Inputs | None) -> tuple[
         if len(given) != len(items):
             named = ", ".join(item.name for item in items)
             raise ModelError(f"{name} takes {len(items)} inputs ({named}), not {len(given)}")
-        counts = [max(1, item.type.tensor_type.shape.dim[0].dim_value) for item in items]
+        check_samples(model, name)
+        counts = [max(1, *(side.dim_value for side in item.type.tensor_type.shape.dim[:1]), 1) for item in items]
         return tuple(lively(value, count)[0] for value, count in zip(given, counts, strict=True))
     entries(model, name)
     return tuple(torch.from_numpy(value) for value in onnx_file.random_inputs(model))

@@ -84,6 +84,24 @@ def test_a_free_size_needs_an_example(tmp_path: Path) -> None:
         from_onnx(file, (torch.zeros(1), torch.zeros(1)))
 
 
+@pytest.mark.parametrize(
+    ("name", "sides", "said"),
+    [
+        ("rate", (), "input 'rate' is one number for all samples"),
+        ("state", (2, "N", 4), r"input 'state' \(2,N,4\) counts the samples, 'N', in its size 2"),
+    ],
+)
+def test_an_input_without_samples_in_front_is_named(
+    name: str, sides: tuple[int | str, ...], said: str, tmp_path: Path
+) -> None:
+    nodes = [helper.make_node("Add", ["x", name], ["y"])]
+    file = write(tmp_path / "m.onnx", nodes, {"x": ("N", 4), name: sides}, {})
+    with pytest.raises(ModelError, match=said):
+        from_onnx(file)
+    with pytest.raises(ModelError, match=said):
+        from_onnx(file, (torch.zeros(1, 4), torch.zeros(2, 1, 4)))
+
+
 def test_what_is_quantized_or_constant_is_refused(tmp_path: Path) -> None:
     nodes = [helper.make_node("Relu", ["c"], ["y"]), helper.make_node("Relu", ["x"], ["z"])]
     file = write(tmp_path / "m.onnx", nodes, {"x": (1, 3)}, {"c": normal(3)}, ["y", "z"])
