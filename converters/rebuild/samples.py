@@ -107,7 +107,7 @@ def _check_shape(item: onnx.ValueInfoProto, shape: Sequence[int], name: str) -> 
 
 
 def _sides(item: onnx.ValueInfoProto) -> Sequence[Any]:
-    return item.type.tensor_type.shape.dim
+    return list(item.type.tensor_type.shape.dim)
 
 
 def _symbol(side: Any) -> str:

@@ -280,8 +280,8 @@ def _are_read(outputs: Sequence[Tensor], said: list[str], letters: Sequence[str]
 
 
 def _streamed(count: int) -> tuple[tuple[Tensor, ...], None]:
-    return (tones(np.geomspace(90, 400, count).tolist(), _BEFORE + _FRAME, 16000) * 0.1, torch.zeros(2, count, _STATE),
-            torch.tensor(16000)), None  # fmt: skip
+    waves = 0.1 * tones(np.geomspace(90, 400, count).tolist(), _BEFORE + _FRAME, 16000)
+    return (waves, torch.zeros(count, 2, 1, _STATE), torch.tensor(16000)), None
 
 
 @dataclass(frozen=True)
