@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import typer
 
 from torchshrink.cli import console
-from torchshrink.cli.inputs import check_output, parse_shape
+from torchshrink.cli.inputs import check_output, parse_shapes
 from torchshrink.cli.shown import examine_micro, show_micro, show_speed, speed_of
 from torchshrink.errors import ModelError, ParityError
 
@@ -34,7 +34,7 @@ class Settings:
     keep_float: str | None
     mean: str
     std: str
-    shape: str | None
+    shapes: Sequence[str]
     target: Literal["litert", "integer-only", "edgetpu", "micro"]
     io: Literal["int8", "float"]
     sparse: bool
@@ -67,8 +67,7 @@ def convert(
         from torchshrink.converters.rebuild.int8 import calibrate
         from torchshrink.converters.rebuild.samples import entries
 
-        shape = parse_shape(settings.shape) if settings.shape else None
-        known = entries(load(source), source.name, shape)
+        known = entries(load(source), source.name, parse_shapes(settings.shapes))
         samples, metadata = _samples(data, known, settings)
         kept = [name.strip() for name in (settings.keep_float or "").split(",") if name.strip()]
         found = calibrate(

@@ -15,6 +15,14 @@ from torchshrink.errors import ModelError
 Shape = Annotated[
     str | None, typer.Option(help="Input shape such as 1,1,128,128, for checkpoints that do not know theirs.")
 ]
+Shapes = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="<str>",
+        help="Input shape such as 1,1,128,128, for checkpoints that do not know theirs, and with --data for free sizes "
+        "of an ONNX file; again for another input, as name:1,128.",
+    ),
+]
 _CALIBRATED, _DEVICE = "A float ONNX file, calibrated", "What runs the file"
 
 
@@ -97,7 +105,7 @@ def convert(
         str, typer.Option(help="With --data of pictures: of the channels, in [0, 1].", rich_help_panel=_CALIBRATED)
     ] = "0",
     std: Annotated[str, typer.Option(help="The same: their standard deviation.", rich_help_panel=_CALIBRATED)] = "1",
-    shape: Shape = None,
+    shape: Shapes = None,
     factory: options.Factory = None,
     allow_pickle: options.AllowPickle = False,
     overwrite: options.Overwrite = False,
@@ -115,7 +123,7 @@ def convert(
             raise typer.BadParameter("micro: microcontrollers take TFLite files", param_hint="--target")
     if data is not None:
         to = to or ("onnx" if out is not None and out.suffix.lower() == ".onnx" else "tflite")
-        given = calibrated.Settings(effort, budget_db, keep_float, mean, std, shape, target, io, sparse)
+        given = calibrated.Settings(effort, budget_db, keep_float, mean, std, shape or [], target, io, sparse)
         calibrated.convert(source, data, out, to, precision, ranges, given, overwrite, as_json)
         return
     if needless := options.given(context, ("effort", "budget_db", "keep_float", "mean", "std")):
@@ -126,6 +134,8 @@ def convert(
         )
     if io == "float" and target != "litert":
         raise typer.BadParameter(f"float: {target} has no floats", param_hint="--io")
+    if len(shape or ()) > 1:
+        raise typer.BadParameter("a checkpoint takes one", param_hint="--shape")
     out = out or source.with_suffix(".tflite")
     check_output(out, overwrite, (".tflite",), sources=(source, ranges))
     check_output(sidecar_of(out), overwrite, (".json",))
@@ -153,7 +163,7 @@ def convert(
 
             is_trained = source.suffix == ".safetensors" and checkpoint.describe(source).get("history")
             origin = "trained" if is_trained else "calibrated"
-            model, example, metadata = load_model(source, shape, factory, allow_pickle)
+            model, example, metadata = load_model(source, shape[0] if shape else None, factory, allow_pickle)
             is_int8 = quantize.is_quantized(model)
             if precision != "auto" and is_int8 != (precision == "int8"):
                 found = "is quantized" if is_int8 else "holds floats: torchshrink qat or ptq quantizes them"

@@ -44,6 +44,15 @@ def parse_shape(shape: str) -> list[int]:
     return [int(part) for part in parts]
 
 
+def parse_shapes(shapes: Sequence[str]) -> dict[str, list[int]]:
+    """Return the sizes of each --shape by the input's name, or "" for the first one."""
+    pairs = [shape.rpartition(":") for shape in shapes]
+    names = [name for name, _, _ in pairs]
+    if len(set(names)) < len(names):
+        raise typer.BadParameter("give each input one, such as x:1,1,128 and y:1,4", param_hint="--shape")
+    return {name: parse_shape(sizes) for name, _, sizes in pairs}
+
+
 def load_network(path: Path, factory: str | None, allow_pickle: bool) -> nn.Module:
     """Return a checkpoint's model, built by ``module:factory`` where one is given."""
     from torchshrink import checkpoint

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -37,34 +37,87 @@ class Entry:
     dtype: str = "float32"
 
 
-def entries(model: onnx.ModelProto, name: str, shape: Sequence[int] | None = None) -> list[Entry]:
+def entries(model: onnx.ModelProto, name: str, shapes: Mapping[str, Sequence[int]] | None = None) -> list[Entry]:
     """Return the inputs of a graph.
 
     Args:
         model: The graph.
         name: What errors call it.
-        shape: Of its first input with the batch, where that leaves sizes open.
+        shapes: With the batch, by the input's name, or "" for the first one, where sizes are open. Sizes to which the
+            graph gives one name are the same in all inputs.
 
     Raises:
-        ModelError: When a size is free, or ``shape`` is not what the graph takes.
+        ModelError: When a size is free, ``shapes`` are not what the graph takes, or an input has no samples.
     """
+    check_samples(model, name)
+    items = onnx_file.inputs(model)
+    given = {key or items[0].name: list(shape) for key, shape in (shapes or {}).items()}
+    if unknown := given.keys() - {item.name for item in items}:
+        named = ", ".join(item.name for item in items)
+        raise ModelError(
+            f"{name} has no input {sorted(unknown)[0]!r} that a shape could be given for: it takes {named}"
+        )
+    known: dict[str, int] = {}
+    for item in items:
+        if item.name in given:
+            _check_shape(item, given[item.name], name)
+            known.update(zip(map(_symbol, _sides(item)), given[item.name], strict=False))
+    known.pop("", None)
     found = []
-    for place, item in enumerate(onnx_file.inputs(model)):
-        kind = item.type.tensor_type
-        sides = [side.dim_value for side in kind.shape.dim]
-        shown = ",".join(str(max(0, side.dim_value) or side.dim_param or "?") for side in kind.shape.dim)
-        if shape is not None and place == 0:
-            pairs = zip(sides[1:], shape[1:], strict=False)
-            if len(shape) != len(sides) or any(0 < old != new for old, new in pairs):
-                raise ModelError(f"{name}: input {item.name!r} has the shape {shown}, which {list(shape)} does not fit")
-            sides = list(shape)
+    for item in items:
+        sides = given.get(item.name) or [side.dim_value or known.get(_symbol(side), 0) for side in _sides(item)]
         if not sides or any(side < 1 for side in sides[1:]):
+            option = "1,3,224,224" if item is items[0] else f"{item.name}:1,3,224,224"
             raise ModelError(
-                f"{name}: input {item.name!r} has the free sizes {shown}: say which, such as --shape 1,3,224,224"
+                f"{name}: input {item.name!r} has the free sizes {_shown(item)}: say which, such as --shape {option}"
             )
-        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type)).name
+        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(item.type.tensor_type.elem_type)).name
         found.append(Entry(item.name, tuple(sides[1:]), dtype))
     return found
+
+
+def check_samples(model: onnx.ModelProto, name: str) -> None:
+    """Refuse a graph with an input that does not hold a sample after the other along its first dimension.
+
+    Raises:
+        ModelError: Naming the input.
+    """
+    items = onnx_file.inputs(model)
+    count = next(map(_symbol, _sides(items[0])), "")
+    for item in items:
+        if item.type.tensor_type.HasField("shape") and not _sides(item):
+            raise ModelError(
+                f"{name}: input {item.name!r} is one number for all samples, and calibration gives every input by "
+                "sample: store its value in the file, as an initializer of that name"
+            )
+        for place, side in enumerate(_sides(item)[1:], 2):
+            if count and _symbol(side) == count:
+                raise ModelError(
+                    f"{name}: input {item.name!r} ({_shown(item)}) counts the samples, {count!r}, in its size "
+                    f"{place}, and quantization needs them first, in every input: export the model so, or quantize "
+                    "the PyTorch model (torchshrink ptq)"
+                )
+
+
+def _check_shape(item: onnx.ValueInfoProto, shape: Sequence[int], name: str) -> None:
+    pairs = zip((side.dim_value for side in _sides(item)[1:]), shape[1:], strict=False)
+    is_open = not item.type.tensor_type.HasField("shape")
+    if not is_open and (len(shape) != len(_sides(item)) or any(0 < old != new for old, new in pairs)):
+        raise ModelError(f"{name}: input {item.name!r} has the shape {_shown(item)}, which {list(shape)} does not fit")
+
+
+def _sides(item: onnx.ValueInfoProto) -> Sequence[Any]:
+    return list(item.type.tensor_type.shape.dim)
+
+
+def _symbol(side: Any) -> str:
+    """Return the name of a free size, if it is one: some tools write that they know none."""
+    name = str(side.dim_param)
+    return name if name.strip("?_-") and name.lower() not in ("none", "unknown") else ""
+
+
+def _shown(item: onnx.ValueInfoProto) -> str:
+    return ",".join(str(max(0, side.dim_value) or side.dim_param or "?") for side in _sides(item)) or "?"
 
 
 def read(

@@ -78,12 +78,15 @@ def test_a_target_is_met_when_all_models_were_tried(monkeypatch: pytest.MonkeyPa
 def test_trained_weights_have_a_table_of_their_own() -> None:
     real = [
         {"name": "a net", "plain": 12.04, "ladder": 30.5, "steps": ["calibrated: 12.0 dB"], "seconds": 7,
-         "plain_same": 0.5, "ladder_same": 1.0},
-        {"name": "a file", "file": "a.onnx", "onnx": 21.0, "tflite": "ModelError: no", "seconds": 9},
+         "plain_same": 0.5, "ladder_same": 1.0, "float_right": 0.9, "plain_right": 0.4, "ladder_right": 0.8},
+        {"name": "a net of before", "plain": 12.04, "ladder": 30.5, "steps": [], "seconds": 7},
+        {"name": "a file", "file": "a.onnx", "onnx": 21.0, "tflite": "ModelError: no", "seconds": 9,
+         "onnx_same": 0.75, "float_right": 1.0, "onnx_right": 0.5},
     ]  # fmt: skip
     page = others_page.write([], real)
-    assert "| a net | 12.0 | 30.5 | 50%, 100% | calibrated: 12.0 dB | 7 |" in page
-    assert "| a file | 21.0 dB | refused: ModelError: no | 9 |" in page
+    assert "| a net | 12.0 | 30.5 | 50%, 100% | 90%, 40%, 80% | calibrated: 12.0 dB | 7 |" in page
+    assert "| a net of before | 12.0 | 30.5 |  |  |  | 7 |" in page
+    assert "| a file | 21.0 dB | refused: ModelError: no | 75% | 100%, 50% | 9 |" in page
     assert "Trained weights" not in others_page.write([])
 
 

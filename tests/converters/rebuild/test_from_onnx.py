@@ -15,7 +15,7 @@ from torchshrink.converters import onnx_file, to_onnx
 from torchshrink.converters.rebuild import operators
 from torchshrink.converters.rebuild.from_onnx import from_onnx
 from torchshrink.converters.rebuild.module import Operation, Rebuilt
-from torchshrink.errors import ModelError, ParityError
+from torchshrink.errors import ModelError, ParityError, UnsupportedOpError
 
 
 def _net(path: Path, opset: int = 18, old: bool = False, batch: Any = 1) -> Path:
@@ -82,6 +82,80 @@ def test_a_free_size_needs_an_example(tmp_path: Path) -> None:
     assert tuple(from_onnx(file, torch.zeros(1, 3, 8, 8))(torch.zeros(5, 3, 8, 8)).shape) == (5, 4, 6, 6)
     with pytest.raises(ModelError, match=r"takes 1 inputs \(x\), not 2"):
         from_onnx(file, (torch.zeros(1), torch.zeros(1)))
+
+
+@pytest.mark.parametrize(
+    ("name", "sides", "said"),
+    [
+        ("rate", (), "input 'rate' is one number for all samples"),
+        ("state", (2, "N", 4), r"input 'state' \(2,N,4\) counts the samples, 'N', in its size 2"),
+    ],
+)
+def test_an_input_without_samples_in_front_is_named(
+    name: str, sides: tuple[int | str, ...], said: str, tmp_path: Path
+) -> None:
+    nodes = [helper.make_node("Add", ["x", name], ["y"])]
+    file = write(tmp_path / "m.onnx", nodes, {"x": ("N", 4), name: sides}, {})
+    with pytest.raises(ModelError, match=said):
+        from_onnx(file)
+    with pytest.raises(ModelError, match=said):
+        from_onnx(file, (torch.zeros(1, 4), torch.zeros(2, 1, 4)))
+
+
+def _branch(nodes: list[onnx.NodeProto], output: str, constants: dict[str, Any] | None = None) -> onnx.GraphProto:
+    stored = [onnx.numpy_helper.from_array(np.asarray(value), key) for key, value in (constants or {}).items()]
+    return helper.make_graph(nodes, "branch", [], [helper.make_tensor_value_info(output, 1, None)], stored)
+
+
+def _squeezed(path: Path) -> Path:
+    """What exporters make of ``squeeze(1)`` where the size is free, another If in it, which reads from outside."""
+    inner = helper.make_node(
+        "If", ["one"], ["t"],
+        then_branch=_branch([helper.make_node("Add", ["s", "bias"], ["u"])], "u"),
+        else_branch=_branch([helper.make_node("Neg", ["s"], ["u"])], "u"),
+    )  # fmt: skip
+    then = [helper.make_node("Squeeze", ["r", "axes"], ["s"]), inner, helper.make_node("Mul", ["t", "half"], ["v"])]
+    nodes = [
+        helper.make_node("Relu", ["x"], ["r"]),
+        helper.make_node("Shape", ["r"], ["shape"], start=1, end=2),
+        helper.make_node("Equal", ["shape", "unit"], ["is_one"]),
+        helper.make_node("If", ["is_one"], ["z"], then_branch=_branch(then, "v", {"half": np.float32(0.5)}),
+                         else_branch=_branch([helper.make_node("Identity", ["r"], ["v"])], "v")),
+        helper.make_node("Neg", ["z"], ["y"]),
+    ]  # fmt: skip
+    constants = {"axes": np.array([1]), "unit": np.array([1]), "one": np.array(True), "bias": np.float32(2.0)}
+    return write(path, nodes, {"x": ("N", "C", 4)}, constants)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_branch_that_shapes_choose_takes_the_place_of_if(size: int, tmp_path: Path) -> None:
+    x = torch.randn(2, size, 4)
+    wanted = -(x.relu()[:, 0] + 2) / 2 if size == 1 else -x.relu()
+    torch.testing.assert_close(from_onnx(_squeezed(tmp_path / "m.onnx"), x)(x), wanted)
+
+
+def test_a_product_that_a_branch_reads_stays_apart_from_the_sum_after_it(tmp_path: Path) -> None:
+    then = _branch([helper.make_node("Sub", ["s", "p"], ["v"])], "v")
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["p"]), helper.make_node("Add", ["p", "b"], ["s"]),
+             helper.make_node("If", ["one"], ["d"], then_branch=then, else_branch=then),
+             helper.make_node("Add", ["d", "s"], ["y"])]  # fmt: skip
+    weight, bias = normal(4, 3), normal(3, seed=1)
+    file = write(tmp_path / "m.onnx", nodes, {"x": ("N", 4)}, {"w": weight, "b": bias, "one": np.array(True)})
+    x = torch.randn(2, 4)
+    torch.testing.assert_close(from_onnx(file)(x), x @ torch.from_numpy(weight) + 2 * torch.from_numpy(bias))
+
+
+def test_a_branch_that_data_choose_is_named(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["m"], keepdims=0),
+        helper.make_node("Greater", ["m", "zero"], ["is_loud"]),
+        helper.make_node("If", ["is_loud"], ["y"], "gate",
+                         then_branch=_branch([helper.make_node("Relu", ["x"], ["v"])], "v"),
+                         else_branch=_branch([helper.make_node("Neg", ["x"], ["v"])], "v")),
+    ]  # fmt: skip
+    file = write(tmp_path / "m.onnx", nodes, {"x": ("N", 4)}, {"zero": np.float32(0)})
+    with pytest.raises(UnsupportedOpError, match=r"'gate' \(If\) chooses its branch by 'is_loud', .* from data"):
+        from_onnx(file)
 
 
 def test_what_is_quantized_or_constant_is_refused(tmp_path: Path) -> None:

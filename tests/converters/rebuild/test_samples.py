@@ -4,12 +4,14 @@ import os
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper
 from PIL import Image
 
-from torchshrink.converters.rebuild.samples import MOST, Entry, described, read
+from torchshrink.converters.rebuild.samples import MOST, Entry, described, entries, read
 from torchshrink.data.preparation import parse
-from torchshrink.errors import DataError
+from torchshrink.errors import DataError, ModelError
 
 
 def test_arrays_are_taken_as_they_are_one_or_many_in_a_file(tmp_path: Path) -> None:
@@ -27,6 +29,36 @@ def test_several_inputs_go_by_their_names(tmp_path: Path) -> None:
     assert (tuple(x.shape), ids.tolist()) == ((1, 2, 3), [[1, 2]])
     with pytest.raises(DataError, match=r"a\.npz has no array 'y': it holds ids, x"):
         read(tmp_path, [Entry("x", (2, 3)), Entry("y", (2,))])
+
+
+def _graph(inputs: dict[str, list[int | str | None] | None]) -> onnx.ModelProto:
+    items = [helper.make_tensor_value_info(name, 1, sides) for name, sides in inputs.items()]
+    output = helper.make_tensor_value_info("y", 1, None)
+    return helper.make_model(helper.make_graph([helper.make_node("Sum", [*inputs], ["y"])], "g", items, [output]))
+
+
+def test_free_sizes_are_given_by_the_name_of_the_input_and_shared_by_their_own() -> None:
+    graph = _graph({"a:0": ["N", "L"], "b": ["N", "L", "C"], "c": ["N", 3]})
+    shapes = {"": [1, 5], "b": [1, 5, 2]}
+    assert [each.shape for each in entries(graph, "m.onnx", shapes)] == [(5,), (5, 2), (3,)]
+    assert [each.shape for each in entries(graph, "m.onnx", {"b": [1, 5, 2]})] == [(5,), (5, 2), (3,)]
+    with pytest.raises(ModelError, match="input 'b' has the free sizes N,L,C: say which, such as --shape b:1"):
+        entries(graph, "m.onnx", {"": [1, 5]})
+    with pytest.raises(ModelError, match=r"input 'c' has the shape N,3, which \[1, 4\] does not fit"):
+        entries(graph, "m.onnx", {"b": [1, 5, 2], "c": [1, 4]})
+
+
+def test_a_size_without_a_name_is_shared_by_nothing() -> None:
+    graph = _graph({"a": ["?", "?"], "b": ["?", "?"], "c": [None, 3]})
+    assert [each.shape for each in entries(graph, "m.onnx", {"a": [1, 5], "b": [1, 7]})] == [(5,), (7,), (3,)]
+    with pytest.raises(ModelError, match=r"input 'b' has the free sizes \?,\?"):
+        entries(graph, "m.onnx", {"a": [1, 5]})
+
+
+def test_an_input_of_which_the_file_says_no_size_takes_what_is_given() -> None:
+    assert entries(_graph({"a": None}), "m.onnx", {"": [1, 5]})[0].shape == (5,)
+    with pytest.raises(ModelError, match=r"has the free sizes \?: say which"):
+        entries(_graph({"a": None}), "m.onnx")
 
 
 @pytest.mark.parametrize(("shape", "place"), [((3, 2, 2), (0, 1)), ((2, 2, 3), (0, -1))])
