@@ -13,9 +13,12 @@ import contextlib
 import json
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import permutations
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 
 def convert(path: str, folder: str, keras: bool) -> None:
@@ -25,6 +28,7 @@ def convert(path: str, folder: str, keras: bool) -> None:
 
     _leave_sums_channels_last()
     _resize_as_said()
+    _lay_cubes_out()
     settings: dict[str, Any] = {
         "input_onnx_file_path": path,
         "output_folder_path": folder,
@@ -140,6 +144,49 @@ def _resize_as_said() -> None:
     if not hasattr(make, "_reads_corners"):
         make_node._reads_corners = True  # type: ignore[attr-defined]
         Resize.make_node = make_node
+
+
+def _lay_cubes_out() -> None:
+    """Put channels last in tensors whose sides but the first are equal, as onnx2tf takes them to be.
+
+    1.29.24 tells by its shape whether a tensor is channels last already. What is reshaped or transposed to equal sides
+    may be in the order of ONNX, which only few operations find out: a convolution that pads does not.
+    """
+    from onnx2tf.ops import Reshape, Transpose
+
+    for operator in (Reshape, Transpose):
+        if not hasattr(operator.make_node, "_lays_cubes_out"):
+            operator.make_node = _laying_cubes_out(operator.make_node)
+
+
+def _laying_cubes_out(make: Callable[..., None]) -> Callable[..., None]:
+    import tensorflow as tf
+
+    def make_node(*, graph_node: Any, tf_layers_dict: dict[str, Any], **others: Any) -> None:
+        make(graph_node=graph_node, tf_layers_dict=tf_layers_dict, **others)
+        made = tf_layers_dict[graph_node.outputs[0].name]
+        wanted = (others["onnx_tensor_infos_for_validation"] or {}).get(graph_node.outputs[0].name)
+        if wanted is None or wanted.ndim < 3 or len({*wanted.shape[1:], *made["tf_node"].shape[1:]}) > 1:
+            return
+        value, wanted = _computed(made["tf_node"], tf_layers_dict, others), np.moveaxis(wanted, 1, -1)
+        orders = [(0, *order) for order in permutations(range(1, wanted.ndim))]  # as it is comes first
+        order = min(orders, key=lambda each: float(np.abs(value.transpose(each) - wanted).max()))
+        if order != orders[0]:
+            made["tf_node"] = tf.transpose(made["tf_node"], order)
+
+    make_node._lays_cubes_out = True  # type: ignore[attr-defined]
+    return make_node
+
+
+def _computed(tensor: Any, layers: dict[str, Any], settings: dict[str, Any]) -> Any:
+    """Return what a tensor of onnx2tf's is when the model is given what it is tried with."""
+    import tf_keras
+    from onnx2tf.utils.common_functions import dummy_tf_inference, get_tf_model_inputs
+
+    inputs = get_tf_model_inputs(tf_layers_dict=layers)
+    model = tf_keras.Model(inputs=inputs, outputs=[tensor])
+    given = {name: settings[name] for name in ("test_data_nhwc", "custom_input_op_name_np_data_path")}
+    return next(iter(dummy_tf_inference(model=model, inputs=inputs, **given).values()))
 
 
 @contextlib.contextmanager

@@ -342,3 +342,23 @@ def test_all_zero_channels_get_a_usable_scale() -> None:
     assert graph(inputs)[:, 0].unique().item() == pytest.approx(0.75, abs=0.02)
     graph = quantize.convert(prepared_ptq(layer, torch.zeros(4, 1, 8, 8)))
     assert graph(torch.zeros(1, 1, 1, 1)).flatten().tolist() == pytest.approx([0.75, -0.25], abs=0.01)
+
+
+SMALL: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], float]] = {
+    "linear": (lambda: nn.Linear(8, 4, bias=False), (8,), 3e-3),
+    "convolutions": (
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.ReLU(), nn.Conv2d(4, 2, 1, bias=False)),
+        (3, 8, 8),
+        3e-3,
+    ),
+    "norm": (lambda: nn.LayerNorm(8), (5, 8), 0.05),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_small_values_have_codes_too(name: str) -> None:
+    """Amplitudes of some thousandths, and the variance of values of some hundredths."""
+    torch.manual_seed(0)
+    make, shape, size = SMALL[name]
+    model, inputs = make().eval(), size * torch.randn(64, *shape)
+    assert sqnr_db(model(inputs), quantize.convert(prepared_ptq(model, inputs))(inputs)) > 32

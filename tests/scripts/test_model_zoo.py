@@ -161,6 +161,17 @@ def test_networks_of_signals_compute_on_every_length_of_batch(name: str) -> None
             assert int(module.num_batches_tracked or 0) == others_work.SETTLING
 
 
+@pytest.mark.parametrize(("first", "settled"), [([0.02, -0.01], [1, 1]), ([0.5, 1.5], [0.5, 1.5]), ([0, 0], [0, 0])])
+def test_gains_that_are_drawn_around_zero_are_ones(first: list[float], settled: list[float]) -> None:
+    def make() -> torch.nn.Module:
+        norm = torch.nn.BatchNorm1d(2)
+        norm.weight.data = torch.tensor(first, dtype=torch.float32)
+        return torch.nn.Sequential(norm)
+
+    model = others_work.settled(others_models.Entry(make, (2,)))
+    assert next(model.parameters()).tolist() == settled
+
+
 def test_where_two_graphs_fail_together_each_is_tried_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     @contextlib.contextmanager
     def float_files(paths: list[Path]) -> Iterator[list[Any]]:

@@ -265,7 +265,7 @@ def test_int8_outputs_are_those_of_the_scheme(low: float, high: float) -> None:
     values = torch.linspace(low - 0.5, high + 0.5, 301)[None]
     spec = scheme.activation_spec(True)
     observer: Any = torch.ao.quantization.MinMaxObserver(
-        dtype=spec.dtype, quant_min=-128, quant_max=127, qscheme=spec.qscheme, eps=2.0**-12
+        dtype=spec.dtype, quant_min=-128, quant_max=127, qscheme=spec.qscheme, eps=2.0**-16
     )
     observer(torch.tensor([low, high]))
     scale, zero_point = observer.calculate_qparams()

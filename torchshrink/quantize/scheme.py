@@ -23,8 +23,9 @@ WEIGHT_MIN, WEIGHT_MAX = -127, 127
 _LARGEST: dict[Weights, int] = {"int8": WEIGHT_MAX, "int4": 7}
 
 # The smallest scales: a tensor or channel that is all zeros must not get a scale so small that the int32 bias, whose
-# scale is their product, overflows. A constant factor has no bias, and may be small: a layer scale begins with 1e-6.
-_ACTIVATION_EPS, _CONSTANT_EPS, _WEIGHT_EPS = 2.0**-12, 2.0**-20, 2.0**-16
+# scale is their product, has no room (`bias.make_room` gives more to those that are large). Activations below 0.004
+# lose codes. A constant factor has no bias, and may be smaller: a layer scale begins with 1e-6.
+_ACTIVATION_EPS, _CONSTANT_EPS, _WEIGHT_EPS = 2.0**-16, 2.0**-20, 2.0**-16
 
 
 def activation_spec(is_qat: bool, is_symmetric: bool = False, is_constant: bool = False) -> QuantizationSpec:

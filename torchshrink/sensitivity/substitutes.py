@@ -18,7 +18,7 @@ from torchshrink.quantize.scheme import ACTIVATION_MAX, ACTIVATION_MIN, WEIGHT_M
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d)
 Range = tuple[Tensor, Tensor]
 
-_ACTIVATION_EPS, _WEIGHT_EPS = 2.0**-12, 2.0**-16  # the smallest steps, as torchshrink.quantize.scheme has them
+_ACTIVATION_EPS, _WEIGHT_EPS = 2.0**-16, 2.0**-16  # the smallest steps, as torchshrink.quantize.scheme has them
 
 
 def cutter(weight: Tensor, amounts: Sequence[float]) -> Callable[[float], Tensor]:

@@ -50,6 +50,22 @@ class Patches(nn.Module):
         return y + self.mix(F.relu(self.norm(y)).transpose(1, 2)).transpose(1, 2)
 
 
+class Stage(nn.Module):
+    """Tokens that become an image of as many channels as rows and columns, on which a layer works."""
+
+    def __init__(self, layer: nn.Module, *, are_channels_last: bool = True) -> None:
+        super().__init__()
+        self.cut, self.norm, self.layer = nn.Conv2d(3, 8, 2, 2), nn.LayerNorm(8), layer
+        self.are_channels_last = are_channels_last
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm(self.cut(x).flatten(2).transpose(1, 2))
+        is_last = self.are_channels_last
+        image = y.unflatten(1, (8, 8)).permute(0, 3, 1, 2) if is_last else y.transpose(1, 2).unflatten(2, (8, 8))
+        result: Tensor = self.layer(image)
+        return result
+
+
 class Pyramid(nn.Module):
     """Adds up a stack of four and five dimensions, one part of it through a norm of groups."""
 
@@ -77,6 +93,9 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "tokens": (lambda: nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)), (8, 8)),
     "attention": (lambda: Attention(8, 2, batch_first=True), (8, 8)),
     "patches": (Patches, (3, 8, 8)),
+    "stage": (lambda: Stage(nn.Conv2d(8, 12, 3, 2, padding=1)), (3, 16, 16)),
+    "stage of channels": (lambda: Stage(nn.Conv2d(8, 8, 5, 3, padding=2, groups=8)), (3, 16, 16)),
+    "stage of transposed tokens": (lambda: Stage(nn.Conv2d(8, 12, 3, 2, 1), are_channels_last=False), (3, 16, 16)),
     "dilated": (lambda: nn.ConvTranspose2d(3, 4, 3, 2, 1, dilation=2), (3, 6, 8)),
     "stack": (Pyramid, (3, 6, 8)),
 }
