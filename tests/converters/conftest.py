@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 import torchshrink as ts
 from torchshrink import bench, checkpoint, prune, quantize
-from torchshrink.converters import onnx_file, qdq, tflite, tflite_file
+from torchshrink.converters import environment, onnx_file, qdq, tflite, tflite_file
 from torchshrink.converters.bridge import Bridge
 from torchshrink.converters.export import to_onnx
 from torchshrink.converters.tflite import FloatFiles
@@ -35,6 +35,12 @@ PRUNED = 0.8
 SIZES = {2: (32, 32), 1: (64,)}
 OUTPUTS = {2: 1, 1: 3}
 NORMALIZATION = {"mean": [0.25], "std": [1.5]}
+
+
+@pytest.fixture(autouse=True)
+def one_road(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second converter is not taken from the user's cache, where ``doctor --prepare litert-torch`` puts it."""
+    monkeypatch.setattr(environment, "SECOND_PACKAGES", ("litert-torch==none",))
 
 
 @dataclass

@@ -71,8 +71,9 @@ def started(monkeypatch: pytest.MonkeyPatch, convert: Callable[..., None], is_ea
     nest = SimpleNamespace(flatten=lambda value: [value], pack_sequence_as=lambda _, values: values[0])
     stub(monkeypatch, "tensorflow", saved_model=SimpleNamespace(save=None), nest=nest, reduce_all=np.all,
          executing_eagerly=lambda: is_eager)  # fmt: skip
-    resize = type("Resize", (), {"make_node": staticmethod(lambda **_: None)})
-    stub(monkeypatch, "onnx2tf.ops", Add=type("Add", (), {}), Resize=resize)
+    names = ("Resize", "Reshape", "Transpose")
+    operators = {name: type(name, (), {"make_node": staticmethod(lambda **_: None)}) for name in names}
+    stub(monkeypatch, "onnx2tf.ops", Add=type("Add", (), {}), **operators)
     for name in ("tf_keras", "tf_keras.src", "tf_keras.src.engine"):
         stub(monkeypatch, name)
     stub(monkeypatch, "tf_keras.src.engine.functional", Functional=Functional)
