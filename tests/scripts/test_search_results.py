@@ -32,6 +32,15 @@ def test_samplers_are_ranked_by_their_means_with_the_spread_of_seeds() -> None:
     assert "| cells | 6.0 | 1 | tpe | 5 | 3 | 2 | 0 | 0.3000 |" in script.page(found)
 
 
+@pytest.mark.parametrize(("lead", "said"), [(0.05, "a tie"), (0.3, "tpe wins")])
+def test_a_lead_that_is_less_than_seeds_differ_is_a_tie(lead: float, said: str) -> None:
+    ends = {"random": (0.1, 0.3), "tpe": (0.1 + lead, 0.3 + lead)}
+    found = [line(name, seed, end) for name, pair in ends.items() for seed, end in enumerate(pair)]
+    (told,) = script.verdicts(found)
+    assert told == f"- cells, 6.0 minutes: tpe is {lead:.4f} above random, seeds differ by 0.1414: {said}."
+    assert list(script.verdicts(found[:3])) == []
+
+
 def test_a_search_is_told_as_it_stood_when_its_time_was_up() -> None:
     row = {"state": "finished", "violations": {}, "size": 1e4, "latency": 0.1, "loss_increase": 0.01, "rungs": [{}]}
     trials = [{**row, "number": number, "at": at} for number, at in enumerate((10.0, 60.0, 110.0))]
