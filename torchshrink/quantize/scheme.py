@@ -25,12 +25,12 @@ _LARGEST: dict[Weights, int] = {"int8": WEIGHT_MAX, "int4": 7}
 # The smallest scales: a tensor or channel that is all zeros must not get a scale so small that the int32 bias, whose
 # scale is their product, has no room (`bias.make_room` gives more to those that are large). Activations below 0.004
 # lose codes. A constant factor has no bias, and may be smaller: a layer scale begins with 1e-6.
-_ACTIVATION_EPS, _CONSTANT_EPS, _WEIGHT_EPS = 2.0**-16, 2.0**-20, 2.0**-16
+ACTIVATION_EPS, _CONSTANT_EPS, WEIGHT_EPS = 2.0**-16, 2.0**-20, 2.0**-16
 
 
 def activation_spec(is_qat: bool, is_symmetric: bool = False, is_constant: bool = False) -> QuantizationSpec:
     """Return the spec of an activation: int8, one range per tensor, affine or with the zero point 0."""
-    eps = _CONSTANT_EPS if is_constant else _ACTIVATION_EPS
+    eps = _CONSTANT_EPS if is_constant else ACTIVATION_EPS
     observer = (
         FakeInt8.with_args(observer=StepMinMaxObserver, eps=eps) if is_qat else HistogramObserver.with_args(eps=eps)
     )
@@ -46,7 +46,7 @@ def activation_spec(is_qat: bool, is_symmetric: bool = False, is_constant: bool 
 def score_spec() -> QuantizationSpec:
     """Return the spec of what only a softmax reads, in calibration: int8, affine, one range for what it tells apart."""
     return dataclasses.replace(
-        activation_spec(is_qat=False), observer_or_fake_quant_ctr=ScoreObserver.with_args(eps=_ACTIVATION_EPS)
+        activation_spec(is_qat=False), observer_or_fake_quant_ctr=ScoreObserver.with_args(eps=ACTIVATION_EPS)
     )
 
 
@@ -56,7 +56,7 @@ def weight_spec(is_qat: bool, axis: int, pairs: bool = True, weights: Weights = 
     With ``pairs`` no two neighbours exceed what processors without VNNI add up: see `observer.largest`.
     """
     # ch_axis is repeated because torchao drops the spec's own where a fake quantizer makes the observer.
-    settings = {"eps": _WEIGHT_EPS, "ch_axis": axis, "pairs": pairs}
+    settings = {"eps": WEIGHT_EPS, "ch_axis": axis, "pairs": pairs}
     observer = (
         FakeInt8.with_args(observer=WeightObserver, **settings) if is_qat else WeightObserver.with_args(**settings)
     )

@@ -13,12 +13,10 @@ from torch import Tensor, nn
 
 from torchshrink.prune.layers import Layer
 from torchshrink.quantize.observer import largest
-from torchshrink.quantize.scheme import ACTIVATION_MAX, ACTIVATION_MIN, WEIGHT_MAX
+from torchshrink.quantize.scheme import ACTIVATION_EPS, ACTIVATION_MAX, ACTIVATION_MIN, WEIGHT_EPS, WEIGHT_MAX
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d)
 Range = tuple[Tensor, Tensor]
-
-_ACTIVATION_EPS, _WEIGHT_EPS = 2.0**-16, 2.0**-16  # the smallest steps, as torchshrink.quantize.scheme has them
 
 
 def cutter(weight: Tensor, amounts: Sequence[float]) -> Callable[[float], Tensor]:
@@ -75,7 +73,7 @@ def weight_noise_db(layers: Iterable[Layer], portable: bool = True) -> float:
 
 def _rounded(weight: Tensor, axis: int, pairs: bool) -> Tensor:
     shape = [-1 if each == axis else 1 for each in range(weight.dim())]
-    scale = (largest(weight, axis, pairs) / WEIGHT_MAX).clamp_min(_WEIGHT_EPS).reshape(shape)
+    scale = (largest(weight, axis, pairs) / WEIGHT_MAX).clamp_min(WEIGHT_EPS).reshape(shape)
     return (weight / scale).round_().clamp_(-WEIGHT_MAX, WEIGHT_MAX).mul_(scale)
 
 
@@ -86,7 +84,7 @@ def int8_output(layer: Layer, limits: Range | None) -> Iterator[None]:
         yield
         return
     low, high = min(float(limits[0]), 0.0), max(float(limits[1]), 0.0)
-    scale = max((high - low) / (ACTIVATION_MAX - ACTIVATION_MIN), _ACTIVATION_EPS)
+    scale = max((high - low) / (ACTIVATION_MAX - ACTIVATION_MIN), ACTIVATION_EPS)
     zero_point = min(max(ACTIVATION_MIN - round(low / scale), ACTIVATION_MIN), ACTIVATION_MAX)
 
     def fake(_layer: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
