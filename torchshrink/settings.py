@@ -18,7 +18,7 @@ Convolution = Literal["full", "separable", "ghost"]  # of a student's levels, se
 Merge = Literal["concat", "add"]  # how they take what the encoder had
 Stem = Literal["none", "stride", "space_to_depth"]  # whether, and how, the first convolution halves every side
 Upsampling = Literal["transpose", "nearest"]  # what doubles them again
-Sampler = Literal["tpe", "random", "halving", "evolution"]  # what draws the candidates of a search
+Sampler = Literal["bayesian", "tpe", "halving", "random", "evolution"]  # what draws the candidates of a search
 Weights = Literal["int8", "int4"]  # the grid that quantization-aware training puts weights on
 Kind = Literal[  # what a truth is, see `task.Task`
     "segmentation", "multiclass", "classification", "regression", "reconstruction", "unlabelled", "custom"

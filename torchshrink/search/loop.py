@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial
 from torchshrink.errors import ShrinkError
 from torchshrink.pipeline.recipe import dump
 from torchshrink.progress import Progress
+from torchshrink.search.bayesian import Bayesian
 from torchshrink.search.candidates import Candidate, Plan
 from torchshrink.search.engines.local import Engine, Outcome
 from torchshrink.search.engines.work import Request
@@ -27,7 +28,12 @@ MOST_DROPPED = 100  # candidates in a row that cannot meet the limits
 _TURN = 1.0  # seconds between two looks at the clock
 _KNOWN = ("size", "latency", "arena")  # costs that candidates differ in long before they are measured
 _DOUBT = 0.05  # share of a limit by which a forecast may exceed it
-TO_THE_END = ("random", "evolution")  # samplers whose candidates are all trained as long as there is to train
+LEARNING = ("bayesian", "tpe")  # samplers that let what others cost decide
+TO_THE_END = (
+    "bayesian",
+    "random",
+    "evolution",
+)  # samplers whose candidates are all trained to the end
 _FINISHING = 0.7  # share of the time after which hopeful candidates are finished before new ones begin
 
 
@@ -62,6 +68,7 @@ class Loop:
         self.starts = starts
         self.study, self.limits, self.plan = study, limits, plan
         self.estimate, self.dense = estimate, dense
+        self._propose = Bayesian(study, plan.space, estimate, limits, dense)
         self.folder, self.progress = folder, progress
         self._under_way: set[int] = set()
         self._plans: dict[int, Candidate] = {}
@@ -102,7 +109,10 @@ class Loop:
         chosen = self._promoted(trials, known, used >= _FINISHING, is_over)
         if chosen is not None or is_over:
             return chosen
-        return self._new(known, forecast)
+        begun = time.process_time()
+        drawn = self._new(known, forecast)
+        self._spent += time.process_time() - begun
+        return drawn
 
     def _used(self, budget: Budget) -> float:
         """Return the share of the time that is used up."""
@@ -158,6 +168,8 @@ class Loop:
         for _ in range(MOST_DROPPED):
             begun = len(self.study.trials())
             start = self.starts[begun] if begun < len(self.starts) else None
+            if self.plan.search.sampler == "bayesian":
+                start = start or self._propose(forecast)
             number, settings = self.study.ask(self.plan.space, known, start)
             try:
                 estimated = self.estimate(settings)
@@ -166,7 +178,7 @@ class Loop:
                 continue
             self.study.note(number, estimated=estimated)
             violations = self.estimate.violations(estimated, self.limits)
-            if self.plan.search.sampler == "tpe" and forecast.is_sure:
+            if self.plan.search.sampler in LEARNING and forecast.is_sure:
                 expected = self.limits.violations(forecast.of_file(estimated), self.dense)
                 violations |= {name: excess for name, excess in expected.items() if excess > _DOUBT}
             if not violations:

@@ -94,7 +94,7 @@ class Study:
         storage: A URL, such as ``sqlite:///study.db`` or ``postgresql+psycopg://user@host/database``.
         name: Of the study in it.
         objectives: Names of the costs that are minimised.
-        sampler: As a recipe names it; ``"random"`` and ``"halving"`` draw alike.
+        sampler: As a recipe names it; all but ``"tpe"`` and ``"evolution"`` draw alike.
         seed: Of the sampler.
         about: What identifies the search; kept in a new study, compared with that of an old one.
 
@@ -160,6 +160,11 @@ class Study:
         settings = draw(trial, space)
         trial.set_user_attr("settings", settings)
         return trial.number, settings
+
+    def drawn(self, space: Resolved, number: int, count: int) -> list[Choices]:
+        """Return the settings of random candidates, the same for the same number."""
+        draws = optuna.create_study(sampler=RandomSampler(seed=self._drawn_by(number)))
+        return [draw(draws.ask(), space) for _ in range(count)]
 
     @_stored
     def note(self, number: int, **values: Any) -> None:

@@ -1,0 +1,188 @@
+"""Which candidate is worth training: Bayesian optimization over what is unknown before that, the loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from torchshrink.errors import ShrinkError
+from torchshrink.search.estimate import Estimator
+from torchshrink.search.hypervolume import hypervolume, place
+from torchshrink.search.limits import Limits
+from torchshrink.search.outlook import Estimate, Forecast
+from torchshrink.search.space import Choices, Resolved
+from torchshrink.search.study import Study, state_of
+
+DRAWN = 8  # candidates that are looked at for each that is trained
+_REMEMBERED = 256  # that were drawn, or trained, at most
+_LEAST_KNOWN = 4  # losses before which candidates are drawn at random
+_LOGARITHMIC = ("lr",)
+_LENGTHS, _NOISES = (0.5, 1.0, 2.0, 4.0), (0.03, 0.1, 0.3)  # of the process, the likeliest are taken
+_WORST = 1.2  # a loss increase, in dense losses: all above are as bad
+_QUARTERS = [NormalDist().inv_cdf(share) for share in (1 / 8, 3 / 8, 5 / 8, 7 / 8)]
+Floats = NDArray[np.float64]
+Look = tuple[Choices, Estimate]  # settings, and what `torchshrink.search.estimate` says of them
+
+
+class Bayesian:
+    """Proposes the candidate that the front is expected to gain the most hypervolume from.
+
+    Size and latency follow from the architecture, so that only the loss is uncertain. The same study leads to the same
+    proposals, whichever process asks.
+
+    Args:
+        study: The record of the search.
+        space: What candidates are drawn from.
+        estimate: Looks at them.
+        limits: What the model may cost.
+        dense: The dense model's costs, latency in the unit of the limits.
+
+    Source: the improvement as Emmerich et al., "Single- and multiobjective evolutionary optimization assisted by
+    Gaussian random field metamodels", 2006, where only one objective is random.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        space: Resolved,
+        estimate: Estimator,
+        limits: Limits,
+        dense: Mapping[str, float],
+    ) -> None:
+        self._study, self._space, self._estimate = study, space, estimate
+        self._limits, self._dense = limits, dense
+        self._pool: list[Look] = []
+        self._drawn = 0
+
+    def __call__(self, forecast: Forecast) -> Choices | None:
+        """Return the settings to train next; nothing while too little is known."""
+        trials = self._study.trials()
+        kept = [trial.user_attrs for trial in trials]
+        known = [each for each in kept if "costs" in each][-_REMEMBERED:]
+        if len(known) < _LEAST_KNOWN:
+            return None
+        pool = [look for look in self._looks(len(trials)) if look[0] not in [each.get("settings") for each in kept]]
+        if not pool:
+            return None
+        under_way = [trial.user_attrs for trial in trials if state_of(trial) == "open" and "begun" in trial.user_attrs]
+        looks = [(each["settings"], each["estimated"]) for each in (*known, *under_way)]
+        places = encoded([*looks, *pool])
+        worst = _WORST * (abs(self._dense["loss"]) or 1.0)
+        losses = np.array([min(each["costs"]["loss_increase"], worst) for each in known])
+        means, deviations = predicted(places[: len(known)], losses, places[len(known) :])
+        front = [self._place(each["costs"]) for each in known if not self._excess(each["costs"])]
+        believed = zip(under_way, means, strict=False)  # of those under way, so that others are tried beside them
+        front += [self._place(self._costs(each["estimated"], mean, forecast)) for each, mean in believed]
+        count, base = len(under_way), hypervolume(front)
+
+        def worth(at: int) -> tuple[float, float, float]:
+            """Return the gain, how well limits are met, and how little is known."""
+            mean, deviation = means[count + at], deviations[count + at]
+            gains, excesses = [], []
+            for quarter in _QUARTERS:
+                costs = self._costs(pool[at][1], mean + quarter * deviation, forecast)
+                excesses.append(self._excess(costs))
+                gains.append(hypervolume([*front, self._place(costs)]) - base if excesses[-1] == 0 else 0.0)
+            return sum(gains), -sum(excesses), deviation
+
+        return pool[max(range(len(pool)), key=worth)][0]
+
+    def _looks(self, until: int) -> list[Look]:
+        """Return the candidates that were drawn so far, the newest ones."""
+        for number in range(self._drawn, until):
+            for settings in self._study.drawn(self._space, number, DRAWN):
+                if settings not in [each for each, _ in self._pool]:
+                    with suppress(ShrinkError):  # it cannot be made
+                        self._pool.append((settings, self._estimate(settings)))
+        self._drawn, self._pool = max(until, self._drawn), self._pool[-_REMEMBERED:]
+        return self._pool
+
+    def _costs(self, estimated: Estimate, increase: float, forecast: Forecast) -> dict[str, float]:
+        return {**forecast.of_file(estimated), "loss_increase": increase}
+
+    def _place(self, costs: Mapping[str, float]) -> tuple[float, ...]:
+        return place(costs, self._limits.objectives, self._dense)
+
+    def _excess(self, costs: Mapping[str, float]) -> float:
+        return sum(self._limits.violations(costs, self._dense).values())
+
+
+def encoded(looks: Sequence[Look]) -> Floats:
+    """Return candidates as rows of numbers: 1, each setting, and the logarithms of weights and operations.
+
+    Numbers go from -1 to 1 and what a candidate has no setting for is 0; of settings that are words, each has a column.
+
+    >>> encoded([({"width": 8}, {"size": 10, "macs": 1.0}), ({"width": 16}, {"size": 10, "macs": 1.0})])
+    array([[ 1., -1.,  0.,  0.],
+           [ 1.,  1.,  0.,  0.]])
+    """
+    columns = [np.ones(len(looks))]
+    for name in sorted({name for settings, _ in looks for name in settings}):
+        values = [settings.get(name) for settings, _ in looks]
+        if all(value is None or _is_number(value) for value in values):
+            columns.append(_scaled(values, is_logarithmic=name in _LOGARITHMIC))
+        else:
+            words = [str(value) for value in values]
+            columns += [np.array([word == one for word in words], dtype=float) for one in sorted(set(words))]
+    for name in ("size", "macs"):
+        logarithms = np.log10([max(estimated[name], 1e-9) for _, estimated in looks])
+        columns.append(logarithms - logarithms.mean())
+    return np.stack(columns, axis=1)
+
+
+def predicted(known: Floats, values: Floats, others: Floats) -> tuple[Floats, Floats]:
+    """Return means and standard deviations that a Gaussian process has at others, given values at known places.
+
+    Its kernel is a Matérn one of order 5/2, for what settings do together, and a linear one.
+
+    Args:
+        known: One row for each value.
+        values: At least one.
+        others: As `known`.
+
+    Source: Rasmussen and Williams, "Gaussian Processes for Machine Learning", 2006, algorithm 2.1; length and noise
+    are those of the greatest marginal likelihood among a few.
+    """
+    centre, spread = values.mean(), values.std() or 1.0
+    wanted = (values - centre) / spread
+    best: tuple[float, float, Floats, Floats] | None = None
+    for length in _LENGTHS:
+        alike = _kernel(known, known, length)
+        for noise in _NOISES:
+            root = np.linalg.cholesky(alike + noise * np.eye(len(known)))
+            solved = np.linalg.solve(root, wanted)
+            likelihood = float(-solved @ solved / 2 - np.log(np.diag(root)).sum())
+            if best is None or likelihood > best[0]:
+                best = likelihood, length, root, solved
+    assert best is not None
+    _, length, root, solved = best
+    across = np.linalg.solve(root, _kernel(known, others, length))
+    alone = np.array([_kernel(row[None], row[None], length)[0, 0] for row in others])
+    variance = np.maximum(alone - (across**2).sum(0), 1e-9)
+    return across.T @ solved * spread + centre, np.sqrt(variance) * spread
+
+
+def _kernel(one: Floats, other: Floats, length: float) -> Floats:
+    distance = np.linalg.norm(one[:, None] - other[None], axis=2) * math.sqrt(5) / length
+    matern = (1 + distance + distance**2 / 3) * np.exp(-distance)
+    return np.asarray(0.7 * matern + 0.06 * one @ other.T, dtype=np.float64)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _scaled(values: Sequence[Any], is_logarithmic: bool) -> Floats:
+    """Return numbers as shares of their range, from -1 to 1."""
+    numbers = np.array([math.nan if value is None else float(value) for value in values])
+    numbers = np.log(numbers) if is_logarithmic else numbers
+    low, high = np.nanmin(numbers), np.nanmax(numbers)
+    if low == high:
+        return np.zeros(len(numbers))
+    return np.nan_to_num(2 * (numbers - low) / (high - low) - 1, nan=0.0)
