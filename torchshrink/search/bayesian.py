@@ -19,11 +19,12 @@ from torchshrink.search.outlook import Estimate, Forecast
 from torchshrink.search.space import Choices, Resolved
 from torchshrink.search.study import Study, state_of
 
-DRAWN = 8  # candidates that are looked at for each that is trained
+DRAWN = 16  # candidates that are looked at for each that is trained
 _REMEMBERED = 256  # that were drawn, or trained, at most
 _LEAST_KNOWN = 4  # losses before which candidates are drawn at random
 _LOGARITHMIC = ("lr",)
 _LENGTHS, _NOISES = (0.5, 1.0, 2.0, 4.0), (0.03, 0.1, 0.3)  # of the process, the likeliest are taken
+_LEARNED = ("size", "latency", "arena")  # costs that settings decide
 _WORST = 1.2  # a loss increase, in dense losses: all above are as bad
 _QUARTERS = [NormalDist().inv_cdf(share) for share in (1 / 8, 3 / 8, 5 / 8, 7 / 8)]
 Floats = NDArray[np.float64]
@@ -73,25 +74,43 @@ class Bayesian:
         under_way = [trial.user_attrs for trial in trials if state_of(trial) == "open" and "begun" in trial.user_attrs]
         looks = [(each["settings"], each["estimated"]) for each in (*known, *under_way)]
         places = encoded([*looks, *pool])
+        first, others = places[: len(known)], places[len(known) :]
         worst = _WORST * (abs(self._dense["loss"]) or 1.0)
-        losses = np.array([min(each["costs"]["loss_increase"], worst) for each in known])
-        means, deviations = predicted(places[: len(known)], losses, places[len(known) :])
+        increases = np.array([min(each["costs"]["loss_increase"], worst) for each in known])
+        means, deviations = predicted(first, increases, others)
+        looked_at = [*looks[len(known) :], *pool]
+        costs = self._costs(known, first, looked_at, others, forecast)
         front = [self._place(each["costs"]) for each in known if not self._excess(each["costs"])]
-        believed = zip(under_way, means, strict=False)  # of those under way, so that others are tried beside them
-        front += [self._place(self._costs(each["estimated"], mean, forecast)) for each, mean in believed]
-        count, base = len(under_way), hypervolume(front)
+        believed = zip(under_way, costs, means, strict=False)  # so that others are tried beside them
+        front += [self._place({**cost, "loss_increase": mean}) for _, cost, mean in believed]
+        base = hypervolume(front)
 
         def worth(at: int) -> tuple[float, float, float]:
             """Return the gain, how well limits are met, and how little is known."""
-            mean, deviation = means[count + at], deviations[count + at]
             gains, excesses = [], []
             for quarter in _QUARTERS:
-                costs = self._costs(pool[at][1], mean + quarter * deviation, forecast)
-                excesses.append(self._excess(costs))
-                gains.append(hypervolume([*front, self._place(costs)]) - base if excesses[-1] == 0 else 0.0)
-            return sum(gains), -sum(excesses), deviation
+                cost = {**costs[at], "loss_increase": means[at] + quarter * deviations[at]}
+                excesses.append(self._excess(cost))
+                gains.append(hypervolume([*front, self._place(cost)]) - base if excesses[-1] == 0 else 0.0)
+            return sum(gains), -sum(excesses), deviations[at]
 
-        return pool[max(range(len(pool)), key=worth)][0]
+        return looked_at[max(range(len(under_way), len(looked_at)), key=worth)][0]
+
+    def _costs(
+        self,
+        known: Sequence[Mapping[str, Any]],
+        first: Floats,
+        looks: Sequence[Look],
+        others: Floats,
+        forecast: Forecast,
+    ) -> list[dict[str, float]]:
+        """Return what files will cost, by those that were measured, and by the forecast where they do not tell."""
+        found = [forecast.of_file(estimated) for _, estimated in looks]
+        for name in (name for name in _LEARNED if name in known[0]["costs"]):
+            means, _ = predicted(first, np.log([each["costs"][name] for each in known]), others)
+            for cost, mean in zip(found, means, strict=True):
+                cost[name] = math.exp(mean)
+        return found
 
     def _looks(self, until: int) -> list[Look]:
         """Return the candidates that were drawn so far, the newest ones."""
@@ -102,9 +121,6 @@ class Bayesian:
                         self._pool.append((settings, self._estimate(settings)))
         self._drawn, self._pool = max(until, self._drawn), self._pool[-_REMEMBERED:]
         return self._pool
-
-    def _costs(self, estimated: Estimate, increase: float, forecast: Forecast) -> dict[str, float]:
-        return {**forecast.of_file(estimated), "loss_increase": increase}
 
     def _place(self, costs: Mapping[str, float]) -> tuple[float, ...]:
         return place(costs, self._limits.objectives, self._dense)
