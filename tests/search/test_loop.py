@@ -83,7 +83,7 @@ def make(tmp_path: Path, base: Recipe, space: Resolved) -> Make:
     def make_loop(
         estimates: Estimator | None = None, limits: Limits | None = None, store: str = "sqlite://", **settings: Any
     ) -> Loop:
-        search = Search(**{"epochs": 9, "reduction": 3, **settings})
+        search = Search(**{"epochs": 9, "reduction": 3, "sampler": "tpe", **settings})
         limits = limits or Limits(latency=0.5, rss=60.0, loss_increase=0.2)
         about = {"target": "litert"}
         study = Study(store, "torchshrink", limits.objectives, search.sampler, 0, about)
@@ -242,7 +242,7 @@ def test_an_interrupted_search_goes_on(make: Make, ends_after: int, tmp_path: Pa
     assert max(done) == 3
 
 
-@pytest.mark.parametrize("sampler", ["random", "evolution"])
+@pytest.mark.parametrize("sampler", ["bayesian", "random", "evolution"])
 def test_some_samplers_train_everything_to_the_end(make: Make, sampler: str) -> None:
     loop = make(sampler=sampler)
     loop.run(Engine(), Budget(4, None))

@@ -93,12 +93,14 @@ class Search(Strict):
         qat_epochs: Of its quantization-aware training.
         final_epochs: Fine-tuning of the recommended model.
         final_qat_epochs: Of its quantization-aware training.
-        rungs: In how many parts the fine-tuning is done; after each but the last, only the better candidates go on.
+        rungs: In how many parts the fine-tuning is done; after each but the last, ``"tpe"`` and ``"halving"`` let only
+            the better candidates go on.
         reduction: One of so many goes on; each rung ends at so many times the epochs of the one before.
-        sampler: ``"tpe"`` learns from the candidates so far; ``"random"`` draws them at random and trains each to the
-            end: the search that every other is to be compared with; ``"halving"`` draws at random too, and trains only
-            the better ones on after each rung; ``"evolution"`` crosses the best so far (NSGA-II), and trains each
-            child to the end.
+        sampler: ``"bayesian"`` trains what the front is expected to gain the most from, size and latency being known
+            before (see `torchshrink.search.bayesian`); ``"tpe"`` learns from the candidates so far, and trains only
+            the better ones on after each rung; ``"halving"`` draws at random, and trains only the better ones on;
+            ``"random"`` draws at random and trains each to the end: the search that every other is to be compared
+            with; ``"evolution"`` crosses the best so far (NSGA-II), and trains each child to the end.
     """
 
     space: Space = Field(default_factory=Space)
@@ -108,7 +110,7 @@ class Search(Strict):
     final_qat_epochs: Natural = 12
     rungs: Int = Field(3, ge=1, le=6)
     reduction: Int = Field(3, ge=2)
-    sampler: Sampler = "tpe"
+    sampler: Sampler = "bayesian"
 
 
 _STEPS = ("train", "student", "prune", "channels", "cluster", "qat")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torchshrink.errors import RecipeError
@@ -86,7 +86,7 @@ class Limits:
     @property
     def limited(self) -> dict[str, float]:
         """Return the limits that there are, by the name of the cost."""
-        return {name: value for name, value in asdict(self).items() if name in COSTS and value is not None}
+        return {name: getattr(self, name) for name in COSTS if getattr(self, name) is not None}
 
     @property
     def objectives(self) -> tuple[str, ...]:
