@@ -26,6 +26,8 @@ class Stand:
             time.sleep(3600)  # longer than any test waits for its end
         if self.how == "refuses":
             raise ModelError("this model cannot be exported")
+        if self.how == "says how threads wait":
+            raise ModelError(os.environ.get("GOMP_SPINCOUNT", "as the library likes"))
         print("chatter")
         raise ValueError("unexpected")
 

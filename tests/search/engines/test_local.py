@@ -1,6 +1,7 @@
 """Worker processes on this machine: what they answer, and what happens when they die."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -45,6 +46,7 @@ def answer(local: Local) -> Outcome:
         ("dies", Outcome(3, None, "the worker died (signal 9)", is_lost=True)),
         ("refuses", Outcome(3, None, "this model cannot be exported")),
         ("breaks", Outcome(3, None, "ValueError: unexpected")),
+        ("says how threads wait", Outcome(3, None, "10000")),
     ],
     indirect=["made"],
 )
@@ -54,6 +56,7 @@ def test_what_goes_wrong_is_told(
     made.submit(request(tmp_path, content))
     assert answer(made) == outcome
     assert made.wait(0.1) == []
+    assert "GOMP_SPINCOUNT" not in os.environ  # of this process
     assert "chatter" not in "".join(capfd.readouterr())
     if outcome.error == "ValueError: unexpected":
         log = (tmp_path / "0003" / "log.txt").read_text()

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any, Protocol
@@ -16,6 +17,8 @@ from typing import Any, Protocol
 from torchshrink.errors import ShrinkError
 from torchshrink.pipeline.steps import Steps
 from torchshrink.search.engines.work import MakeBridge, Request, do
+
+_TURNS = "GOMP_SPINCOUNT"
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,8 @@ class Local:
         process = self._context.Process(
             target=_work, args=(request, self._make_bridge, sender, alive, self._threads), daemon=False
         )
-        process.start()
+        with _patient_threads():
+            process.start()
         sender.close()
         alive.close()
         self._running[receiver] = (request.number, process, held)
@@ -112,6 +116,23 @@ class Local:
             receiver.close()
             held.close()
         self._running.clear()
+
+
+@contextlib.contextmanager
+def _patient_threads() -> Iterator[None]:
+    """Let threads of processes that are started wait asleep before long, unless the user said how.
+
+    On two busy cores, threads of libgomp that spin until the other has done its part took twice the processor time of
+    the same training, which a search would be charged; on idle ones, this many turns cost nothing.
+    """
+    is_set = any(name in os.environ for name in (_TURNS, "OMP_WAIT_POLICY"))
+    if not is_set:
+        os.environ[_TURNS] = "10000"
+    try:
+        yield
+    finally:
+        if not is_set:
+            del os.environ[_TURNS]
 
 
 def _processors() -> int:
