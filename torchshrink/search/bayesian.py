@@ -78,7 +78,7 @@ class Bayesian:
         worst = _WORST * (abs(self._dense["loss"]) or 1.0)
         increases = np.array([min(each["costs"]["loss_increase"], worst) for each in known])
         means, deviations = predicted(first, increases, others)
-        looked_at = [*looks[len(known) :], *pool]
+        looked_at: list[Look] = [*looks[len(known) :], *pool]
         costs = self._costs(known, first, looked_at, others, forecast)
         front = [self._place(each["costs"]) for each in known if not self._excess(each["costs"])]
         believed = zip(under_way, costs, means, strict=False)  # so that others are tried beside them
@@ -201,4 +201,4 @@ def _scaled(values: Sequence[Any], is_logarithmic: bool) -> Floats:
     low, high = np.nanmin(numbers), np.nanmax(numbers)
     if low == high:
         return np.zeros(len(numbers))
-    return np.nan_to_num(2 * (numbers - low) / (high - low) - 1, nan=0.0)
+    return np.asarray(np.nan_to_num(2 * (numbers - low) / (high - low) - 1, nan=0.0), dtype=np.float64)
