@@ -101,6 +101,46 @@ def test_resize_makes_the_slim_architecture(slim: nn.Module) -> None:
     assert torch.equal(model.eval()(inputs), slim(inputs))
 
 
+class Counting(nn.Module):
+    """It calls a size by a name, and computes from it and from a buffer that no checkpoint holds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads, self.is_causal = 4, False
+        self.layer = nn.Linear(8, 8)
+        self.register_buffer("slopes", torch.arange(4.0), persistent=False)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"heads": 5}, {"heads": 0}, {"heads": True}, {"heads": "2"}, {"heads": [2]}, {"is_causal": 1}, {"other": 2},
+        {"_version": 1}, {"slopes": [5]}, {"slopes": 2}, {"layer": 1},
+    ],
+)  # fmt: skip
+def test_attributes_that_a_module_cannot_have_are_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ModelError, match=r"layer 'inner' the sizes .* cannot shrink to"):
+        resize(nn.ModuleDict({"inner": Counting()}), {"inner": values}, {})
+
+
+def test_attributes_and_buffers_of_a_pruned_module_are_taken_over() -> None:
+    model: Any = nn.ModuleDict({"inner": Counting()})
+    resize(model, {"inner": {"heads": 2, "slopes": [2]}}, {"inner.slopes": torch.zeros(2)})
+    assert model.inner.heads == 2
+    assert model.state_dict()["inner.slopes"].shape == (2,)
+    assert sizes(model) == {
+        "inner": {"heads": 2, "slopes": [2]}, "inner.layer": {"in_features": 8, "out_features": 8}
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [0, 5, True, "2", [2], None])
+def test_numbers_of_heads_that_attention_cannot_have_are_refused(count: Any) -> None:
+    model = nn.ModuleDict({"inner": nn.MultiheadAttention(8, 4)})
+    values = sizes(model)["inner"] | {"num_heads": count}
+    with pytest.raises(ModelError, match=r"layer 'inner' the sizes .* cannot shrink to"):
+        resize(model, {"inner": values}, {})
+
+
 def test_layers_that_fit_are_left_alone() -> None:
     model = net()
     before = dict(model.named_parameters())

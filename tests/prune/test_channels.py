@@ -519,14 +519,6 @@ def test_works_without_gradients() -> None:
 # --- Channels that must stay
 
 
-def halves() -> nn.Module:
-    def compute(net: Any, x: Tensor) -> Tensor:
-        one, other = net.a(x).chunk(2, 1)
-        return net.head(net.b(one * torch.sigmoid(other)))
-
-    return Net(compute, a=conv(3, 8), b=conv(4, 8), head=conv(8, 2))
-
-
 def swapped() -> nn.Module:
     def compute(net: Any, x: Tensor) -> Tensor:
         return net.head(net.b(torch.cat(net.a(x).split(4, 1)[::-1], 1)))
@@ -629,7 +621,6 @@ def spatial_attention() -> nn.Module:
 @pytest.mark.parametrize(
     "make",
     [
-        halves,
         swapped,
         sliced,
         channels_shuffled,
@@ -640,8 +631,6 @@ def spatial_attention() -> nn.Module:
         attention,
         recurrent,
         spatial_attention,
-        lambda: nn.Sequential(conv(3, 8), nn.GLU(1), conv(4, 8), conv(8, 2)),
-        lambda: nn.Sequential(conv(3, 8), nn.PixelShuffle(2), conv(2, 8), conv(8, 2)),
         lambda: nn.Sequential(conv(3, 8), nn.LayerNorm([8, 8, 8]), conv(8, 8), conv(8, 2)),
     ],
 )
@@ -776,7 +765,8 @@ def test_channels_with_more_ways_than_are_followed_stay(
     limit: str, most: int, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(groups, f"_MOST_{limit}", most)
-    assert len(groups.Traced(Widening().eval(), torch.randn(2, 3, 8, 8), []).groups) == count
+    found = groups.Traced(Widening().eval(), torch.randn(2, 3, 8, 8), []).groups
+    assert sum(isinstance(group, groups.Group) for group in found) == count
 
 
 def test_more_indices_than_the_widest_layer_has_are_not_followed() -> None:
@@ -811,13 +801,6 @@ def test_masked_models_are_refused() -> None:
         prune.channels(model, inputs, 0.5)
     slim = prune.channels(prune.remove(model), inputs, 0.5)
     assert prune.sparsity(slim) > 0.2
-
-
-def test_parametrized_models_are_refused() -> None:
-    model = classifier()
-    nn.utils.parametrizations.weight_norm(model[0])
-    with pytest.raises(RecipeError, match=r"Sequential is parametrized: .*remove_parametrizations first"):
-        prune.channels(model, torch.randn(2, 3, 8, 8), 0.5)
 
 
 # --- Importance

@@ -1,11 +1,13 @@
 """The candidates that a search begins with."""
 
 import torch
+from torch import Tensor, nn
 
+from torchshrink import prune
 from torchshrink.data.sources import open_task
 from torchshrink.model.unet import UNet
-from torchshrink.search.space import Resolved, Stage, shares
-from torchshrink.search.starts import starts
+from torchshrink.search.space import Resolved, Stage, _stages, shares
+from torchshrink.search.starts import _removed, starts
 
 TASK = open_task("synthetic:cells?size=32&train=40&test=8")
 LAYERS = (("encoder.0.0", "encoder.0.3", "decoder.0.0", "decoder.0.3"), ("encoder.1.0", "encoder.1.3"))
@@ -63,3 +65,25 @@ def test_a_model_without_channels_to_remove() -> None:
 def test_a_space_that_keeps_all_channels() -> None:
     space = space_with(0.0).model_copy(update={"channels": (0.0, 0.0)})
     assert len(starts(space, UNet(widths=(8, 16)), TASK, 2e-3)) == 1
+
+
+def test_attention_is_in_a_stage() -> None:
+    """It returns more than a tensor, and its heads are no rows of one layer."""
+
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches, self.mha = nn.Conv2d(3, 8, 4, 4), nn.MultiheadAttention(8, 4, batch_first=True)
+            self.wide, self.head = nn.Linear(8, 16), nn.Linear(16, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.patches(x).flatten(2).transpose(1, 2)
+            found: Tensor = self.head(self.wide(x + self.mha(x, x, x)[0]).relu().mean(1))
+            return found
+
+    model, example = Attention().eval(), torch.randn(1, 3, 16, 16)
+    stages = _stages(model, example, {}, 0.1)
+    assert sorted(layer for stage in stages for layer in stage.layers) == ["mha", "wide"]
+    slim = prune.channels(model, example, amounts={"mha": 0.5, "wide": 0.25})
+    removed = _removed(Resolved.model_construct(stages=stages), model, slim)
+    assert removed == {stage.name: 0.25 if "wide" in stage.layers else 0.0 for stage in stages}

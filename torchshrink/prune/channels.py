@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import warnings
@@ -10,18 +9,18 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from torchshrink.errors import ModelError, RecipeError
-from torchshrink.prune.groups import Inputs, Traced
+from torchshrink.model.plain import computed, plain_weights
+from torchshrink.prune.blocks import Block
+from torchshrink.prune.groups import Group, Traced
 from torchshrink.prune.importance import scores
-from torchshrink.prune.surgery import Cut, remove_channels, silence_channels
+from torchshrink.prune.proof import Inputs, problem, removed
 from torchshrink.settings import Importance, Scope, check
 
 _logger = logging.getLogger(__name__)
 
 LEAST = 0.1  # share of its channels that a layer keeps whatever the ranking says: no layer dies out
-_MIXING = (nn.GroupNorm, nn.LayerNorm, nn.RMSNorm, nn.LocalResponseNorm)
 _TRIES = 10  # halvings of the amount when a target is to be met: 0.1 % of the channels
 
 
@@ -42,15 +41,19 @@ def channels(
     """Return a copy of ``model`` without its least important channels: a plain, smaller module.
 
     Channels that must go together (both sides of a residual addition, a convolution with its normalisation and the
-    layers that read it, also through a concatenation) are found by tracing and go together. Channels stay where they
-    make the model's outputs, meet its inputs, or are split, sliced or reordered. What remains is checked to compute
-    what ``model`` computes when nothing reads the channels that went (normalisations across channels left out); layers
-    whose number of channels the model relies on keep theirs, and a warning names them.
+    layers that read it, also through a concatenation) are found by tracing and go together. Attention loses whole
+    heads: what makes them in all projections and tables, what reads them, and the attributes that count them. Channels
+    stay where they make the model's outputs, meet its inputs, or are split, sliced or reordered in other ways than
+    attention and gated layers do. What remains is checked to compute what ``model`` computes when nothing reads the
+    channels that went (normalisations across channels left out); layers and attention that the model relies on keep
+    theirs, and a warning names them.
 
     Args:
-        model: A float module; pruning masks must have been made permanent (`remove`). It stays as it is.
+        model: A float module; pruning masks must have been made permanent (`remove`). It stays as it is. Weights that
+            are computed from others (weight_norm, spectral_norm) are plain parameters in what is returned: other
+            channels have other norms. A warning names them.
         example_input: ``[N, C, *size]``, or a tuple of inputs; traces the model.
-        amount: Share of the channels to remove, in [0, 1). Give this, ``amounts``, or one of the targets.
+        amount: Share of the channels, and of the heads, to remove, in [0, 1). Give this, ``amounts``, or a target.
         amounts: The same share for each layer, by name (`roots` lists them); the others keep their channels.
         target_macs: Multiply-accumulates of one sample that are to remain at most: a share of the model's own when it
             is less than 1, else a number.
@@ -59,11 +62,12 @@ def channels(
             `torch.nn.utils.prune.ln_structured` (Li et al., arXiv:1608.08710). ``"bn"``: the scale of its BatchNorm
             (Liu et al., arXiv:1708.06519); layers without one are left alone. ``"taylor"``: how much the loss
             changes without it, to first order (Molchanov et al., arXiv:1906.10771).
-        scope: ``"global"`` ranks channels across layers (norms relative to their layer's mean), ``"layer"`` removes
-            the same share everywhere.
-        round_to: Channels that remain in a layer are rounded up to a multiple of this, as kernels like them, or to
-            all that it has.
-        ignore: Layers that keep their output channels: names, types, or patterns of either.
+        scope: ``"global"`` ranks channels across layers (norms relative to their layer's mean) and heads across
+            attention, ``"layer"`` removes the same share everywhere.
+        round_to: Channels that remain in a layer, those of heads included, are rounded up to a multiple of this, as
+            kernels like them, or to all that it has.
+        ignore: Layers that keep their output channels: names, types, or patterns of either. Attention one of whose
+            layers is named keeps its heads.
         loss: For ``"taylor"``: maps the model to the loss on some data, a scalar.
 
     Raises:
@@ -73,19 +77,21 @@ def channels(
     Source: dependencies by Torch-Pruning (Fang et al., arXiv:2301.12900).
     """
     _check(amount, amounts, target_macs, target_params, scope, round_to)
+    if baked := computed(model):
+        model = plain_weights(model)
+        names = ", ".join(name or type(model).__name__ for name in baked)
+        warnings.warn(f"the weights of {names}, computed from others before, are plain parameters now", stacklevel=2)
     traced = Traced(model, example_input, ignore)
     if not traced.groups:
-        raise RecipeError(f"{type(model).__name__} has no channels that can be removed")
+        raise RecipeError(f"{type(model).__name__} has no channels that can be removed{_because(traced.stays)}")
     shares = None if amounts is None else _by_group(traced, amounts)
     ranks = scores(traced.model, traced.groups, importance, loss)
     fixed: dict[int, str] = {}  # groups that have to keep their channels, and why
 
-    folds = [group.folds for group in traced.groups]
-
     def without(share: float | Sequence[float]) -> nn.Module:
         known = [None if index in fixed else rank for index, rank in enumerate(ranks)]
-        chosen = _choose(known, folds, share, scope, round_to)
-        if share == amount and not any(chosen) and any(_choose(known, folds, share, scope, 1)):
+        chosen = _choose(known, traced.groups, share, scope, round_to)
+        if share == amount and not any(chosen) and any(_choose(known, traced.groups, share, scope, 1)):
             _logger.warning(
                 "round_to=%d is too coarse: every layer keeps all of its channels when %.0f %% go; "
                 "choose a smaller round_to, or remove more",
@@ -95,7 +101,7 @@ def channels(
         if found := _relied_on(model, traced, chosen, example_input):
             fixed.update(found)
             return without(share)
-        return _removed(model, traced.cuts(chosen))
+        return removed(model, traced.cuts(chosen))
 
     if shares is not None:
         slim = without(shares)
@@ -106,19 +112,28 @@ def channels(
         slim = _meet(without, count, target, round_to)
     if fixed:
         names = ", ".join(traced.root(traced.groups[index]) for index in sorted(fixed))
-        problem = next(iter(fixed.values()))
-        warnings.warn(f"the channels of {names} stay: without some {type(model).__name__} {problem}", stacklevel=2)
+        reason = next(iter(fixed.values()))
+        warnings.warn(f"the channels of {names} stay: without some {type(model).__name__} {reason}", stacklevel=2)
+    if traced.stays:
+        names, reason = ", ".join(traced.stays), next(iter(traced.stays.values()))
+        warnings.warn(f"the heads of {names} stay: without some {type(model).__name__} {reason}", stacklevel=2)
     return slim
 
 
 def roots(model: nn.Module, example_input: Inputs, ignore: Sequence[str] = ()) -> list[str]:
     """Return the layers whose channels can be removed, one for each group of layers that lose theirs together.
 
-    Args and Raises as `channels`.
+    Attention that can lose heads is among them, by the name of the module that counts them. Args and Raises are those
+    of `channels`.
     """
-    traced = Traced(model, example_input, ignore)
+    traced = Traced(plain_weights(model), example_input, ignore)
     found = {traced.root(group) for group in traced.groups}
     return [name for name, _ in model.named_modules() if name in found]
+
+
+def _because(stays: Mapping[str, str]) -> str:
+    """Return why the heads of attention stay, as the end of a sentence."""
+    return "".join(f"; without heads of {name} it {reason}" for name, reason in list(stays.items())[:1])
 
 
 def _by_group(traced: Traced, amounts: Mapping[str, float]) -> list[float]:
@@ -154,33 +169,45 @@ def _check(
 
 def _choose(
     ranks: Sequence[Tensor | None],
-    folds: Sequence[int],
+    groups: Sequence[Group | Block],
     share: float | Sequence[float],
     scope: Scope,
     round_to: int,
 ) -> list[list[int]]:
-    """Return which channels of each group's root go; ``share`` is of all channels, or one for each group."""
-    units = [None if rank is None else rank.reshape(fold, -1).mean(0) for rank, fold in zip(ranks, folds, strict=True)]
+    """Return which channels or heads of each group go; ``share`` is of all channels and all heads, or one per group."""
+    units = [
+        None if rank is None else rank.reshape(group.folds, -1).mean(0)
+        for rank, group in zip(ranks, groups, strict=True)
+    ]
     shares = [share] * len(units) if isinstance(share, float | int) else share
     wanted = [0 if unit is None else round(part * len(unit)) for unit, part in zip(units, shares, strict=True)]
-    known = [unit for unit in units if unit is not None]
-    if isinstance(share, float | int) and scope == "global" and known:
-        count = math.ceil(round(share * sum(len(unit) for unit in known), 6))
-        smallest = torch.cat(known).argsort(stable=True)[:count]
-        owner = torch.cat([torch.full((len(unit),), index) for index, unit in enumerate(units) if unit is not None])
-        wanted = [int((owner[smallest] == index).sum()) for index in range(len(units))]
+    if isinstance(share, float | int) and scope == "global":
+        heads = {index for index, group in enumerate(groups) if group.is_attention}
+        for among in (heads, set(range(len(groups))) - heads):  # a head is no match for a channel: it has more weights
+            wanted = _least(units, share, among, wanted)
     chosen: list[list[int]] = []
-    for unit, fold, number in zip(units, folds, wanted, strict=True):
+    for unit, group, number in zip(units, groups, wanted, strict=True):
         if unit is None:
             chosen.append([])
             continue
-        size = len(unit)
+        size, channels = len(unit), group.folds * group.width
         kept = max(size - number, math.ceil(LEAST * size), 1)
-        step = math.lcm(round_to, fold) // fold
+        step = math.lcm(round_to, channels) // channels
         kept = min(size, math.ceil(kept / step) * step)
         indices = unit.argsort(stable=True)[: size - kept]
-        chosen.append(sorted(int(index) + part * size for index in indices for part in range(fold)))
+        chosen.append(sorted(int(index) + part * size for index in indices for part in range(group.folds)))
     return chosen
+
+
+def _least(units: Sequence[Tensor | None], share: float, among: set[int], wanted: Sequence[int]) -> list[int]:
+    """Return ``wanted`` with how many of the least important units, of all of some groups, each of these has."""
+    known = {index: unit for index, unit in enumerate(units) if unit is not None and index in among}
+    if not known:
+        return list(wanted)
+    count = math.ceil(round(share * sum(len(unit) for unit in known.values()), 6))
+    smallest = torch.cat(list(known.values())).argsort(stable=True)[:count]
+    owner = torch.cat([torch.full((len(unit),), index) for index, unit in known.items()])[smallest]
+    return [int((owner == index).sum()) if index in known else number for index, number in enumerate(wanted)]
 
 
 def _target(
@@ -223,67 +250,24 @@ def _meet(
     return best
 
 
-def _removed(model: nn.Module, cuts: Mapping[str, Cut]) -> nn.Module:
-    slim = copy.deepcopy(model)
-    remove_channels(slim, cuts)
-    return slim
-
-
 def _relied_on(model: nn.Module, traced: Traced, chosen: list[list[int]], example_input: Inputs) -> dict[int, str]:
     """Return the groups whose channels have to stay, since the model computes something else without, and why.
 
     Raises:
         ModelError: When that helps nothing, or leaves nothing.
     """
-    problem = _problem(model, traced.cuts(chosen), example_input)
-    if problem is None:
+    wrong = problem(model, traced.cuts(chosen), example_input)
+    if wrong is None:
         return {}
     found: dict[int, str] = {}
     for position, indices in enumerate(chosen):
         alone = [indices if index == position else [] for index in range(len(chosen))]
-        if indices and (reason := _problem(model, traced.cuts(alone), example_input)) is not None:
+        if indices and (reason := problem(model, traced.cuts(alone), example_input)) is not None:
             found[position] = reason
     others = [[] if index in found else indices for index, indices in enumerate(chosen)]
-    if found and any(others) and _problem(model, traced.cuts(others), example_input) is None:
+    if found and any(others) and problem(model, traced.cuts(others), example_input) is None:
         return found
     names = ", ".join(traced.root(traced.groups[index]) for index in found) or "some layers"
     raise ModelError(
-        f"{type(model).__name__} {problem}: it relies on the number of channels of {names}, which ignore must name"
+        f"{type(model).__name__} {wrong}: it relies on the number of channels of {names}, which ignore must name"
     )
-
-
-def _problem(model: nn.Module, cuts: Mapping[str, Cut], example_input: Inputs) -> str | None:
-    """Return what is wrong with the model that remains: it must compute what the model whose readers are zero does."""
-    silent = copy.deepcopy(model)
-    silence_channels(silent, cuts)
-    expected = _outputs(silent, example_input)
-    try:
-        found = _outputs(_removed(model, cuts), example_input)
-    except Exception as error:  # the user's module sees other widths than it was written for
-        return f"does not run without the channels ({type(error).__name__}: {error})"
-    shapes = [[tuple(output.shape) for output in outputs] for outputs in (found, expected)]
-    if shapes[0] != shapes[1]:
-        return f"would return {shapes[0]} instead of {shapes[1]}"
-    if not all(_is_close(one, other) for one, other in zip(found, expected, strict=True)):
-        return "computes something else when channels are gone than when nothing reads them"
-    return None
-
-
-@torch.no_grad()
-def _outputs(model: nn.Module, example_input: Inputs) -> list[Tensor]:
-    """Run a throwaway model, with what normalises across channels left out: it would see which of them are gone."""
-    for module in model.eval().modules():
-        if isinstance(module, _MIXING):
-            module.register_forward_hook(lambda _module, inputs, _output: inputs[0])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        outputs = model(*example_input) if isinstance(example_input, tuple) else model(example_input)
-    return [output for output in tree_leaves(outputs) if isinstance(output, Tensor)]
-
-
-def _is_close(found: Tensor, expected: Tensor) -> bool:
-    """Whether two results differ by rounding only."""
-    if not expected.is_floating_point() or not expected.isfinite().all():
-        return True  # indices may jump, overflow says nothing
-    tolerance = math.sqrt(torch.finfo(expected.dtype).eps)
-    return bool((found - expected).abs().amax() <= tolerance * expected.abs().amax())

@@ -9,20 +9,20 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_leaves
 
 from torchshrink.errors import ModelError, RecipeError
+from torchshrink.prune import blocks
+from torchshrink.prune.blocks import Block
 from torchshrink.prune.layers import PRUNABLE, check_plain, prunable_layers
+from torchshrink.prune.proof import Inputs
 from torchshrink.prune.surgery import Cut, is_cuttable
 
 _MOST_WAYS, _MOST_INDICES = 20_000, 1_000_000  # from one layer on
-
-Inputs = Tensor | tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,23 @@ class Group:
     items: Any
     size: int
     folds: int
+    width: ClassVar[int] = 1
+    is_attention: ClassVar[bool] = False
 
 
 class Traced:
-    """A copy of a model with its groups of channels.
+    """A copy of a model with its groups of channels, and its blocks of heads and gated channels.
 
     Channels stay, in no group, when the outputs consist of them, when they are added to an input, and when what lies
     between the layers takes them apart or mixes them.
 
+    Attributes:
+        model: The copy.
+        groups: What can lose channels or heads.
+        stays: Attention whose heads cannot be removed, by name, with the reason.
+
     Raises:
-        RecipeError: When ``model`` is masked or parametrized, or ``ignore`` fits no layer.
+        RecipeError: When ``model`` is masked, weights are computed from others, or ``ignore`` fits no layer.
         ModelError: When it cannot be traced.
     """
 
@@ -58,8 +65,6 @@ class Traced:
         for module in model.modules():
             if hasattr(module, "weight_mask"):
                 raise RecipeError(f"{name} is masked: make its pruning permanent first, torchshrink.prune.remove")
-            if parametrize.is_parametrized(module):
-                raise RecipeError(f"{name} is parametrized: torch.nn.utils.parametrize.remove_parametrizations first")
         layers = prunable_layers(model)
         check_plain(layers)
         kept = set(layers) - set(prunable_layers(model, ignore))
@@ -68,14 +73,27 @@ class Traced:
         try:
             self.model = copy.deepcopy(model).eval()
             ignored = {self.model.get_submodule(layer) for layer in kept}
-            self.groups = self._find(example_input, ignored)
+            found = self._find(example_input, ignored)
         except Exception as error:  # whatever the model or the tracing of it does
             raise ModelError(f"{name} cannot be traced for channel pruning: {type(error).__name__}: {error}") from error
+        more, self.stays = blocks.find(model, example_input, kept, self._members(found, reads=True))
+        heads = {maker for block in more for maker in block.makers}  # what they make is no matter of single channels
+        found = [group for group in found if heads.isdisjoint(self._members([group], reads=False))]
+        self.groups: list[Group | Block] = [*found, *more]
+
+    def _members(self, groups: Sequence[Group], *, reads: bool) -> set[str]:
+        """Return the layers that only read the channels of some groups, or those that make them and pass them on."""
+        deps = (dep for group in groups for dep, _ in group.items if _reads(dep) == reads)
+        return {self._names[dep.target.module] for dep in deps if dep.target.module in self._names}
 
     def cuts(self, chosen: Sequence[Sequence[int]]) -> dict[str, Cut]:
         """Return what every layer loses when those channels of each group's root go, by its name."""
         found: dict[str, Cut] = {}
         for group, indices in zip(self.groups, chosen, strict=True):
+            if isinstance(group, Block):
+                for name, cut in group.cuts(set(indices), self.model).items():
+                    found.setdefault(name, Cut(cut.axis)).add(cut)
+                continue
             root = group.items[0].dep.target.module
             for dep, lost in self._together(root, indices) if indices else ():
                 module = dep.target.module
@@ -84,8 +102,10 @@ class Traced:
                     (cut.into if _reads(dep) else cut.out).update(lost)
         return found
 
-    def root(self, group: Group) -> str:
-        """Return the name of the layer whose channels number a group's."""
+    def root(self, group: Group | Block) -> str:
+        """Return the name of the layer whose channels number a group's, or of what counts a block's heads."""
+        if isinstance(group, Block):
+            return group.name
         return self._names[group.items[0].dep.target.module]
 
     def _find(self, example_input: Inputs, ignored: set[nn.Module]) -> list[Group]:

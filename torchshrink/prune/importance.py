@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from torchshrink.errors import RecipeError
 from torchshrink.model.checked import check_differentiable
+from torchshrink.prune.blocks import Block, Place
 from torchshrink.prune.groups import Group
 from torchshrink.prune.layers import PRUNABLE, by_output
 from torchshrink.settings import Importance, check
@@ -18,7 +19,10 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 def scores(
-    model: nn.Module, groups: Sequence[Group], importance: Importance, loss: Callable[[nn.Module], Tensor] | None
+    model: nn.Module,
+    groups: Sequence[Group | Block],
+    importance: Importance,
+    loss: Callable[[nn.Module], Tensor] | None,
 ) -> list[Tensor | None]:
     """Return one score per channel of each group's root; ``None`` for a group that this importance cannot judge.
 
@@ -34,7 +38,10 @@ def scores(
             value = loss(model)
             check_differentiable(value, model)
             value.backward()  # type: ignore[no-untyped-call]
-    found = [_score(group, importance) for group in groups]
+    found = [
+        _block_score(group, model, importance) if isinstance(group, Block) else _score(group, importance)
+        for group in groups
+    ]
     if all(score is None for score in found):
         raise RecipeError(f"importance={importance!r} can judge no channel of {type(model).__name__}")
     return found
@@ -51,6 +58,36 @@ def _score(group: Group, importance: Importance) -> Tensor | None:
         total.scatter_add_(0, torch.tensor(roots), values.detach().float().cpu()[torch.tensor(indices)])
     if not is_judged:
         return None
+    return _rated(total, importance)
+
+
+def _block_score(block: Block, model: nn.Module, importance: Importance) -> Tensor | None:
+    """Return what heads, or channels that several rows make together, are worth.
+
+    For norms it is the weights that make them, as for any channel. For the loss it is the weights that read them
+    (Michel et al., arXiv:1905.10650), since the queries and keys of a head change what it looks at, not whether it is.
+    """
+    if importance == "bn":
+        return None
+    if importance == "taylor":
+        reader: Any = model.get_submodule(block.reader)
+        return _rated(_by_unit(_taylor(reader.weight), block.inputs, block.size), importance)
+    total = torch.zeros(block.size)
+    for key, place in block.places.items():
+        value = model.get_parameter(key) if key in dict(model.named_parameters()) else None
+        if value is not None and value.dim() > 1 and place.axis == 0:
+            total += _by_unit(value.abs() if importance == "l1" else value.square(), place, block.size)
+    return _rated(total, importance)
+
+
+def _by_unit(values: Tensor, place: Place, size: int) -> Tensor:
+    """Return the sum of the entries of each unit."""
+    sums = values.detach().float().cpu().movedim(place.axis, 0).flatten(1).sum(1)
+    return torch.zeros(size).scatter_add_(0, torch.tensor(place.units), sums)
+
+
+def _rated(total: Tensor, importance: Importance) -> Tensor:
+    """Return how much each channel is worth among all: norms relative to their layer's mean."""
     if importance == "taylor":
         return total.abs()
     if importance == "l2":

@@ -12,6 +12,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from torchshrink.model.attention import take_heads
+from torchshrink.model.resize import note
+
 # Layers with as many channels out as in, and what they call their number.
 _PASSING: dict[type[nn.Module], str] = {
     _BatchNorm: "num_features",
@@ -25,17 +28,25 @@ _PASSING: dict[type[nn.Module], str] = {
 
 @dataclass
 class Cut:
-    """Channels that one layer or parameter loses.
+    """Channels that one layer, parameter or buffer loses.
 
     Attributes:
-        axis: Of a parameter that belongs to no layer of a known kind.
+        axis: Of a parameter or buffer that belongs to no layer of a known kind.
         out: Those that it makes or passes on.
         into: Those that it only reads.
+        sizes: What a module of another kind is to call the sizes that it has then, by the attributes' names.
     """
 
     axis: int = -1
     out: set[int] = field(default_factory=set)
     into: set[int] = field(default_factory=set)
+    sizes: dict[str, int] = field(default_factory=dict)
+
+    def add(self, other: Cut) -> None:
+        """Take over what else is lost."""
+        self.out |= other.out
+        self.into |= other.into
+        self.sizes |= other.sizes
 
 
 def is_cuttable(layer: Any) -> bool:
@@ -58,16 +69,15 @@ def remove_channels(model: nn.Module, cuts: Mapping[str, Cut]) -> None:
     modules = dict(model.named_modules())
     for name, cut in cuts.items():
         layer: Any = modules.get(name)
-        if isinstance(layer, _ConvNd | nn.Linear):
+        if cut.sizes:
+            _rename_sizes(model, name, cut.sizes)
+        elif isinstance(layer, _ConvNd | nn.Linear):
             _shrink_weighted(layer, cut)
         elif layer is not None:
             _shrink_passing(layer, cut)
         else:
             owner, _, key = name.rpartition(".")
-            kept = _others(model.get_parameter(name).shape[cut.axis], cut.out)
-            _keep(modules[owner], key, cut.axis, kept)
-            if isinstance(modules[owner], nn.RMSNorm):
-                modules[owner].normalized_shape = (len(kept),)
+            _shrink_tensor(modules[owner], key, cut)
 
 
 @torch.no_grad()
@@ -110,6 +120,26 @@ def _shrink_passing(layer: Any, cut: Cut) -> None:
     for key, value in [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]:
         if value.dim() > 0:
             _keep(layer, key, -1, kept)
+
+
+def _shrink_tensor(module: Any, key: str, cut: Cut) -> None:
+    kept = _others(getattr(module, key).shape[cut.axis], cut.out)
+    _keep(module, key, cut.axis, kept)
+    if isinstance(module, nn.RMSNorm):
+        module.normalized_shape = (len(kept),)
+    if key in module._buffers:  # a checkpoint has to hold what the module's own code would make in another size
+        module._non_persistent_buffers_set.discard(key)
+        note(module, [key])
+
+
+def _rename_sizes(model: nn.Module, name: str, sizes: Mapping[str, int]) -> None:
+    module: Any = model.get_submodule(name)
+    if isinstance(module, nn.MultiheadAttention):
+        take_heads(model, name, sizes["num_heads"])
+        return
+    for key, value in sizes.items():
+        setattr(module, key, value)
+    note(module, sizes)
 
 
 def _others(size: int, removed: set[int]) -> list[int]:

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
-from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
 
 from torchshrink.errors import ModelError
 from torchshrink.model.checked import unwrapped, wrapped
+from torchshrink.model.plain import computed, leaves, make_plain
 from torchshrink.model.signature import Inputs, as_tuple, batch_shapes, first
 from torchshrink.quantize import bags, exits, in_place, masks
 from torchshrink.quantize.modes import CUMULATIVE, owner, random_operations, refuse_random, remember
@@ -88,11 +88,8 @@ def plain_copy(model: nn.Module) -> nn.Module:
     scripted = next((m for m in model.modules() if isinstance(m, torch.jit.ScriptModule)), None)
     if scripted is not None:
         raise ModelError(f"{type(model).__name__} is TorchScript: give the module from which it was scripted or traced")
-    memo: dict[int, Any] = {}
+    memo = leaves(model)
     for module in reversed(list(model.modules())):  # the innermost first
-        for value in vars(module).values():
-            if isinstance(value, Tensor) and not value.is_leaf:  # as the older weight_norm leaves it
-                memo[id(value)] = value.detach().clone()
         if (inner := wrapped(module)) is not None:
             memo[id(module)] = copy.deepcopy(inner, memo)
     plain: nn.Module = copy.deepcopy(model, memo)
@@ -100,7 +97,8 @@ def plain_copy(model: nn.Module) -> nn.Module:
         module._compiled_call_impl = None
     with torch.no_grad():
         modes = {module: module.training for module in plain.modules()}
-        _make_weights_plain(plain.eval())
+        make_plain(plain.eval(), computed(plain))
+        _shorten(plain)
         for module, is_training in modes.items():
             module.training = is_training
     return _in_float32(plain)
@@ -192,30 +190,12 @@ def plain_names(model: nn.Module, names: Any) -> list[str]:
     return found
 
 
-def _make_weights_plain(model: nn.Module) -> None:
-    for module in list(model.modules()):
-        if parametrize.is_parametrized(module):
-            _take_parametrizations_off(module)
-        for hook in list(module._forward_pre_hooks.values()):
-            kind, name = type(hook).__name__, getattr(hook, "name", "")
-            if kind == "WeightNorm":
-                remove_weight_norm(module, name)
-            elif kind == "SpectralNorm":
-                remove_spectral_norm(module, name)
+def _shorten(model: nn.Module) -> None:
+    """Shorten what embeddings would when they are read."""
+    for module in model.modules():
         if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None:
             module.weight.copy_(torch.renorm(module.weight, module.norm_type, 0, module.max_norm))
             module.max_norm = None
-
-
-def _take_parametrizations_off(module: nn.Module) -> None:
-    """Let a module hold what it computed; torch's own function would change the class, which the original shares."""
-    parts: Any = module._modules["parametrizations"]
-    values = {name: getattr(module, name).detach().clone() for name in parts}
-    trained = {name: any(value.requires_grad for value in parts[name].parameters()) for name in parts}
-    del module._modules["parametrizations"]
-    module.__class__ = type(module).__bases__[0]
-    for name, value in values.items():
-        module.register_parameter(name, nn.Parameter(value, requires_grad=trained[name]))
 
 
 def _in_float32(model: nn.Module) -> nn.Module:

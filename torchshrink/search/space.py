@@ -8,6 +8,7 @@ from typing import Any
 
 from optuna.trial import Trial
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from torchshrink import prune, sensitivity
 from torchshrink.errors import ModelError
@@ -158,7 +159,8 @@ def _stages(model: nn.Module, example: Tensor, halved: Mapping[str, float], spre
     sizes: dict[str, int] = {}
 
     def sized(name: str) -> Callable[..., None]:
-        def note(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+        def note(_module: nn.Module, _inputs: Any, outputs: Any) -> None:
+            output = next(value for value in tree_leaves(outputs) if isinstance(value, Tensor))  # attention has several
             sizes[name] = output[0, 0].numel() if output.dim() > 2 else 1
 
         return note

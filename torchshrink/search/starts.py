@@ -69,13 +69,16 @@ def _sizes(space: Resolved, model: nn.Module, task: Task, settings: Choices) -> 
 
 
 def _removed(space: Resolved, model: nn.Module, slim: nn.Module) -> dict[str, float]:
-    """Return the share of its channels that each stage lost."""
+    """Return the share of its channels that each stage lost; its heads are to lose the same."""
 
     def width(module: nn.Module, stage: Stage) -> int:
         layers = prunable_layers(module)
-        return sum(by_output(layers[name], layers[name].weight).shape[0] for name in stage.layers)
+        return sum(by_output(layers[name], layers[name].weight).shape[0] for name in stage.layers if name in layers)
 
-    return {stage.name: 1 - width(slim, stage) / width(model, stage) for stage in space.stages}
+    before = {stage.name: width(model, stage) for stage in space.stages}
+    return {
+        stage.name: 1 - width(slim, stage) / before[stage.name] if before[stage.name] else 0.0 for stage in space.stages
+    }
 
 
 def _settings(space: Resolved, removed: dict[str, float], lr: float) -> Choices:
