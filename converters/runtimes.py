@@ -24,6 +24,8 @@ from torchshrink.runtime.predict import predict_all
 
 # What a model is run on: the array of its only input, or one for each.
 Sample = NDArray[Any] | Sequence[NDArray[Any]]
+_SIGMOID = 5e-7
+_MOVING = {"Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten"}  # values stay what they are
 
 
 @dataclass(frozen=True)
@@ -201,6 +203,21 @@ def check_tflite(path: Path, threads: int = 1) -> None:
 def arrays(sample: Sample) -> list[NDArray[Any]]:
     """Return one array for each input."""
     return [sample] if isinstance(sample, np.ndarray) else list(sample)
+
+
+def rounding(model: onnx.ModelProto) -> dict[str, float]:
+    """Return how far two runtimes may be apart in each output, however small its values are.
+
+    Kernels of a sigmoid round what is near 0 as what is near 1: at -16 ONNX Runtime's is 47 % off, by 5e-8.
+    """
+    made_by = {name: node for node in model.graph.node for name in node.output}
+    found = {}
+    for item in model.graph.output:
+        node = made_by.get(item.name)
+        while node is not None and node.op_type in _MOVING:
+            node = made_by.get(node.input[0])
+        found[item.name] = _SIGMOID if node is not None and node.op_type == "Sigmoid" else 0.0
+    return found
 
 
 def spread(values: NDArray[Any]) -> float:

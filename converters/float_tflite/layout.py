@@ -35,13 +35,14 @@ def settle(model: Any, source: onnx.ModelProto, name: str, road: str = "onnx2tf"
     outputs = [item.name for item in source.graph.output]
     expected = runtimes.onnx_values(source, set(outputs), sample)
     found = {index: item.values for index, item in runtimes.tflite_values(tflite_file.pack(model), sample).items()}
+    rounded = runtimes.rounding(source)
     for position, (output, index) in enumerate(zip(outputs, list(model.subgraphs[0].outputs), strict=True)):
         if int(index) not in found:
             continue  # integers, such as classes
         wanted = np.moveaxis(expected[output], 1, -1) if expected[output].ndim > 2 else expected[output]
-        if _is_same(found[int(index)], wanted):
+        if _is_same(found[int(index)], wanted, rounded[output]):
             continue
-        if not _is_same(found[int(index)], expected[output]):
+        if not _is_same(found[int(index)], expected[output], rounded[output]):
             raise ConversionError(
                 f"{road} made a file of {name} that computes something else: output {output!r} differs by "
                 f"{_difference(found[int(index)], wanted):.2g} of {np.ptp(wanted):.2g}"
@@ -68,8 +69,8 @@ def _first_wrong(source: onnx.ModelProto, sample: runtimes.Sample, found: Mappin
     return "" if wrong is None else f", from the {wrong.op_type} on that computes {wrong.output[0]!r}"
 
 
-def _is_same(found: NDArray[Any], wanted: NDArray[Any]) -> bool:
-    return _difference(found, wanted) <= _WRONG * runtimes.spread(wanted)
+def _is_same(found: NDArray[Any], wanted: NDArray[Any], rounded: float = 0.0) -> bool:
+    return _difference(found, wanted) <= max(_WRONG * runtimes.spread(wanted), rounded)
 
 
 def _difference(found: NDArray[Any], wanted: NDArray[Any]) -> float:

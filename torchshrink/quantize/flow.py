@@ -162,11 +162,24 @@ def convert(prepared: PreparedModule) -> GraphModule:
     Raises:
         ModelError: When it has seen no data, or NaN, or is something else.
     """
+    from torchshrink.quantize.noise import measure
+
     _check_prepared(prepared, "convert")
+    graph, reference = converted(prepared)
+    if prepared.seen:
+        measure(graph, reference, in_float32(prepared.seen))
+    return graph
+
+
+def converted(prepared: PreparedModule) -> tuple[GraphModule, GraphModule]:
+    """Return the quantized graph, and the float one that it was made of; nothing is measured.
+
+    Raises:
+        ModelError: When ``prepared`` has seen no data, or NaN.
+    """
     with quiet():
         from torchshrink.quantize import batch_norms, means, modes, parity, pt2e
         from torchshrink.quantize.bias import make_room, round_biases
-        from torchshrink.quantize.noise import measure
 
         trained = copy.deepcopy(prepared).eval().graph_module
         batch_norms.fold(trained)
@@ -181,9 +194,7 @@ def convert(prepared: PreparedModule) -> GraphModule:
     # Through the form that files have: what is used here is what a file will hold.
     graph = graphs.from_json(*graphs.to_json(graph))
     round_biases(graph)
-    if prepared.seen:
-        measure(graph, reference, in_float32(prepared.seen))
-    return graph
+    return graph, reference
 
 
 def _check_prepared(prepared: object, stage: str) -> None:

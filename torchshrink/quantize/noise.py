@@ -192,7 +192,7 @@ def snr_db(found: Tensor, wanted: Tensor) -> float:
         return math.nan
     found, wanted = found.detach().double(), wanted.detach().double()
     is_finite = wanted.isfinite()
-    if torch.equal(is_finite, found.isfinite()):
+    if not bool(is_finite.all()) and torch.equal(is_finite, found.isfinite()):
         found, wanted = found[is_finite], wanted[is_finite]
     signal, error = float(wanted.square().sum()), float((found - wanted).square().sum())
     if not (math.isfinite(signal) and math.isfinite(error)):

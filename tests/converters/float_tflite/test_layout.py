@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from torchshrink.converters import tflite, tflite_file
+from torchshrink.converters import runtimes, tflite, tflite_file
 from torchshrink.converters.export.to_onnx import export
 from torchshrink.converters.float_tflite import layout, passes
 from torchshrink.converters.onnx_file import save
@@ -43,7 +43,14 @@ class Tokens(nn.Module):
         return self.second(self.first(image).flatten(2).transpose(1, 2))
 
 
-MODELS = {"sum": (Sum(), (1, 8, 8)), "tokens": (Tokens(), (1, 4, 4))}
+def unlikely() -> nn.Module:
+    """Return what answers with probabilities near 2e-5, which every runtime rounds in its own way."""
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Sigmoid())
+    nn.init.constant_(model[0].bias, -11)  # type: ignore[arg-type]
+    return model
+
+
+MODELS = {"sum": (Sum(), (1, 8, 8)), "tokens": (Tokens(), (1, 4, 4)), "unlikely": (unlikely(), (1, 8, 8))}
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +70,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[nn.Mo
     return found
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["sum", "tokens"])
 def test_outputs_are_channels_last(converted: dict[str, tuple[nn.Module, Path, Path]], name: str) -> None:
     model, _, path = converted[name]
     inputs = torch.randn(3, *MODELS[name][1], generator=torch.Generator().manual_seed(0))
@@ -88,6 +95,33 @@ def test_a_file_of_something_else_is_refused(converted: dict[str, tuple[nn.Modul
     model = tflite_file.read(path)
     with pytest.raises(ConversionError, match=r"made a file of model\.onnx that computes something else: output 'out"):
         layout.settle(model, graph, "model.onnx")
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5])
+def test_small_probabilities_are_held_to_what_runtimes_can_tell(
+    converted: dict[str, tuple[nn.Module, Path, Path]], shift: float
+) -> None:
+    """They are as right as kernels of a sigmoid are, and wrong where the numbers before it are."""
+    _, source, path = converted["unlikely"]
+    graph, model = onnx.load(str(source)), tflite_file.read(path)
+    bias = next(item for item in graph.graph.initializer if len(item.dims) == 1)
+    bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias) + np.float32(shift), bias.name))
+    if shift:
+        with pytest.raises(ConversionError, match="computes something else: output 'output'"):
+            layout.settle(model, graph, "model.onnx")
+    else:
+        layout.settle(model, graph, "model.onnx")
+
+
+@pytest.mark.parametrize(
+    ("end", "rounded"),
+    [(("Sigmoid",), 5e-7), (("Sigmoid", "Transpose", "Flatten"), 5e-7), (("Sigmoid", "Relu"), 0.0), (("Neg",), 0.0)],
+)
+def test_what_ends_with_a_sigmoid_is_rounded_by_it(end: tuple[str, ...], rounded: float) -> None:
+    nodes = [onnx.helper.make_node(kind, [f"x{place}"], [f"x{place + 1}"]) for place, kind in enumerate(end)]
+    ends = [onnx.helper.make_tensor_value_info(f"x{place}", onnx.TensorProto.FLOAT, [2, 2]) for place in (0, len(end))]
+    graph = onnx.helper.make_graph(nodes, "end", ends[:1], ends[1:])
+    assert runtimes.rounding(onnx.helper.make_model(graph)) == {f"x{len(end)}": rounded}
 
 
 def test_a_file_that_came_out_wrong_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from torchshrink import quantize
 from torchshrink.errors import DataError, RecipeError
@@ -68,6 +69,42 @@ def test_layers_are_kept_float_when_that_is_enough(batches: list[Tensor]) -> Non
     x = torch.cat(batches) * scale
     with torch.no_grad():
         assert snr_db(graph(x), model(x)) > 19
+
+
+@pytest.mark.parametrize(
+    ("enough", "tried", "kept"),
+    [((), [2], 0), ((2,), [2, 1], 2), ((1, 2), [2, 1], 1)],
+    ids=["not even half", "half", "one"],
+)
+def test_the_most_layers_are_tried_before_fewer(
+    batches: list[Tensor], monkeypatch: pytest.MonkeyPatch, enough: tuple[int, ...], tried: list[int], kept: int
+) -> None:
+    """Where half of them would not be enough, one try says so."""
+    counts: list[int] = []
+
+    def dbs(_: climb._Climb, graph: GraphModule) -> tuple[float, float]:
+        floats = 4 - sum("dequantize_per_channel" in str(node.target) for node in graph.graph.nodes)
+        if floats:
+            counts.append(floats)
+        return (40.0 if floats in enough else 10.0), 10.0
+
+    monkeypatch.setattr(climb._Climb, "_dbs", dbs)
+    model = nn.Sequential(*(nn.Linear(8, 8) for _ in range(4))).eval()
+    notes = _Notes()
+    graph = quantize.ptq(model, batches, progress=notes)
+    assert counts == tried
+    assert any(text.startswith("kept float (") for text in notes.texts) == bool(kept)
+    assert 4 - sum("dequantize_per_channel" in str(node.target) for node in graph.graph.nodes) == kept
+
+
+@pytest.mark.filterwarnings("error:output .* of the quantized graph")
+def test_noise_is_measured_once_of_the_graph_that_is_returned(model: nn.Module, batches: list[Tensor]) -> None:
+    """Not of what a step began with, and no warning of a graph that is not taken."""
+    graph = quantize.ptq(model, batches, "rounding", budget_db=200.0)
+    known, _ = climb._split(batches)
+    assert quantize.noise(graph)[-1].snr_db == pytest.approx(
+        snr_db(graph(known[0][64:68]), model(known[0][64:68])), abs=1e-3
+    )
 
 
 def test_a_step_that_loses_on_what_it_was_calibrated_on_is_taken_back(

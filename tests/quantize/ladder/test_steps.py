@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.fx import GraphModule
 from torchshrink import quantize
 from torchshrink.quantize import parity
 from torchshrink.quantize.ladder import bias_correction, costly, equalization, ranges, rounding
+from torchshrink.quantize.ladder.walk import together
 from torchshrink.quantize.noise import snr_db
 
 
@@ -139,6 +141,71 @@ def test_rounding_is_better_than_the_nearest_codes_at_equal_scales(
     for name, value in old.items():
         assert name == codes[0] or torch.equal(value, new[name])
     assert _db(graph, model, x) > _db(plain, model, x) + 3
+
+
+@torch.no_grad()
+def _by_autograd(call: Any, wanted: Any, nearest: Tensor, scales: Tensor, steps: int) -> Tensor:
+    """Return the codes of a layer without ReLU as the paper writes them, every step on whole samples."""
+    source, target = call.args[0], wanted.output()
+    real = wanted.args[1] / scales
+    rest = (real - real.floor()).clamp(1e-4, 1 - 1e-4)
+    choice = torch.log((rest + 0.1) / (1.1 - rest)).requires_grad_()
+    is_fixed = (wanted.args[1] == 0) | (real.abs() >= 127)
+    before = (call.output() - target).square().mean()
+    descent, generator = torch.optim.Adam([choice], 1e-2), torch.Generator().manual_seed(0)
+    for step in range(steps):
+        places = torch.randint(len(source), (16,), generator=generator)
+        with torch.enable_grad():
+            up = (torch.sigmoid(choice) * 1.2 - 0.1).clamp(0, 1)
+            weight = torch.where(is_fixed, nearest, real.floor() + up) * scales
+            output = call.node.target(source[places], weight, *call.args[2:], **call.kwargs)
+            loss = (output - target[places]).square().mean() / before
+            if (done := (step / steps - 0.2) / 0.8) >= 0:
+                loss = loss + (1 - (2 * up - 1).abs().pow(2 + 9 * (1 + math.cos(done * math.pi)))).mean()
+        descent.zero_grad()
+        loss.backward()
+        descent.step()
+    return torch.where(is_fixed, nearest, real.floor() + (choice > 0))
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(16, 8), nn.Conv2d(6, 8, 3, stride=2), nn.Conv1d(8, 8, 5, groups=8)])
+def test_rounding_descends_as_the_paper_says(layer: nn.Module) -> None:
+    """By a gradient that is written out, to the codes to which `torch.autograd` leads."""
+    torch.manual_seed(0)
+    shape = {nn.Linear: (16,), nn.Conv2d: (6, 9, 9), nn.Conv1d: (8, 12)}[type(layer)]
+    x = torch.randn(40, *shape)
+    graph, floats = _quantized(nn.Sequential(layer).eval(), x)
+    for call, wanted in together(graph, floats, (x,)):
+        weight = call.node.args[1]
+        codes, scale = (getattr(graph, weight.args[0 if part == 0 else 1].target) for part in (0, 1))
+        scales = scale.reshape(-1, *[1] * (codes.dim() - 1)).float()
+        expected = _by_autograd(call, wanted, codes.float(), scales, rounding.STEPS)
+    rounding.round_again(graph, floats, (x,))
+    found = getattr(graph, weight.args[0].target)
+    assert bool((found != codes).any())
+    assert float((found != expected).float().mean()) < 0.01
+
+
+def test_a_step_of_rounding_looks_at_fewer_samples_of_many_positions() -> None:
+    output = torch.zeros(96, 4, 32, 32)
+    assert [rounding._batch(output[..., :side, :side], 1) for side in (1, 8, 16, 32)] == [16, 16, 4, 1]
+    assert [rounding._batch(torch.zeros(96, 200, 4)[:count], -1) for count in (96, 3)] == [6, 3]
+
+
+def test_few_positions_round_as_well_as_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a picture every position is an example."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 8, 3)).eval()
+    x, unseen = torch.rand(2, 48, 16, 16, 16).unbind()
+    found = []
+    for places in (rounding._PLACES, 10**9):
+        monkeypatch.setattr(rounding, "_PLACES", places)
+        graph, floats = _quantized(model, x)
+        before = _db(graph, model, unseen)
+        rounding.round_again(graph, floats, (x,))
+        found.append(_db(graph, model, unseen) - before)
+    assert found[0] == pytest.approx(found[1], abs=0.5)
+    assert found[0] > 1
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,11 @@ from torchshrink.errors import DataError, RecipeError
 from torchshrink.model.signature import Inputs, as_tuple
 from torchshrink.progress import SILENT, Progress
 from torchshrink.quantize import exits, parity
-from torchshrink.quantize.flow import calibrate, check_batches, convert, prepare_ptq
+from torchshrink.quantize.flow import calibrate, check_batches, converted, prepare_ptq
 from torchshrink.quantize.ladder import bias_correction, costly, equalization, ranges, rounding
-from torchshrink.quantize.noise import snr_db
+from torchshrink.quantize.noise import measure, snr_db
 from torchshrink.quantize.prepared import PreparedModule
+from torchshrink.quantize.tracing import in_float32
 from torchshrink.quiet import quiet
 
 Effort = Literal["none", "ranges", "equalization", "bias", "rounding", "float"]
@@ -49,6 +50,15 @@ class Plan:
     keep_float: tuple[str, ...] = ()
 
 
+class _Made(NamedTuple):
+    """What a plan leads to: a quantized graph, the float one, and signal to noise of samples held out and of others."""
+
+    plan: Plan
+    graph: GraphModule
+    floats: GraphModule
+    dbs: tuple[float, float]
+
+
 def ptq(
     model: nn.Module,
     batches: Iterable[Inputs],
@@ -63,8 +73,8 @@ def ptq(
 
     Steps are taken in the order of `Effort` until the outputs have ``budget_db``: other ranges, channels equalized
     between layers, biases corrected, weights rounded by what their layer computes (AdaRound), and at last the fewest
-    layers kept float. A step that gains nothing is left out. Each step's gain is said, and when all is not enough, that
-    the model should be trained for int8.
+    layers kept float, unless half of them would not be enough. A step that gains nothing is left out. Each step's gain
+    is said, and when all is not enough, that the model should be trained for int8.
 
     Args:
         model: A float module; it is left as it was.
@@ -105,6 +115,7 @@ def ptq(
                 else "allow more effort, or train it for int8"
             )
         )
+    climb.measure()
     return climb.graph
 
 
@@ -129,8 +140,7 @@ class _Climb:
         self._wanted = [(inputs, parity.try_out(model, inputs)) for inputs in (self.measured, self.some)]
         self.plan = Plan(keep_float=keep_float)
         self._observed: dict[tuple[bool, tuple[str, ...]], PreparedModule] = {}
-        self.graph, self.floats = self._made(self.plan)
-        self.db, self.seen_db = self._dbs(self.graph)
+        self._hold(self._made(self.plan))
         progress.note(f"calibrated: {self.db:.1f} dB")
 
     def ranges(self) -> None:
@@ -149,51 +159,61 @@ class _Climb:
         """Round weights by what their layer computes."""
         self._try("rounding", [replace(self.plan, is_rounded=True)])
 
-    def floats_needed(self) -> Iterator[Plan]:
-        """Yield plans that keep more and more layers float."""
-        names = costly.most_costly(self.graph, self.floats, self.some)
-        count = 1
-        while count <= max(1, int(_FLOAT * len(names))):
-            yield replace(self.plan, keep_float=(*self.plan.keep_float, *names[:count]))
-            count *= 2
-
     def keep(self) -> None:
-        """Keep the fewest layers float that are enough."""
-        for plan in self.floats_needed():
-            graph, floats = self._made(plan)
-            if (dbs := self._dbs(graph))[0] >= self.budget_db:
-                added = plan.keep_float[len(self.plan.keep_float) :]
-                self._take(f"kept float ({', '.join(added)})", plan, graph, floats, dbs)
-                return
-        self.progress.note("layers kept float: half of them would not be enough")
+        """Keep the fewest layers float that are enough; where the most are not, nothing else is tried."""
+        *fewer, most = self._plans_in_float()
+        last = self._enough(most)
+        if last is None:
+            self.progress.note("layers kept float: half of them would not be enough")
+            return
+        found = next(filter(None, map(self._enough, fewer)), last)
+        added = found.plan.keep_float[len(self.plan.keep_float) :]
+        self._take(f"kept float ({', '.join(added)})", found)
+
+    def measure(self) -> None:
+        """Note in the best graph how far it is from the model, and warn where that is too far."""
+        measure(self.graph, self.floats, in_float32(self._seen))
+
+    def _plans_in_float(self) -> list[Plan]:
+        """Return plans that keep more and more layers float: 1, 2, 4, ..., the most costly ones first."""
+        names = costly.most_costly(self.graph, self.floats, self.some)
+        most = max(1, int(_FLOAT * len(names)))
+        counts = (2**power for power in range(most.bit_length()))
+        return [replace(self.plan, keep_float=(*self.plan.keep_float, *names[:count])) for count in counts]
+
+    def _enough(self, plan: Plan) -> _Made | None:
+        """Return what is made by a plan, or nothing where that has too much noise."""
+        made = self._made(plan)
+        return made if made.dbs[0] >= self.budget_db else None
 
     def _try(self, name: str, plans: Sequence[Plan]) -> None:
         self.progress.start(name)
-        made = [(plan, *self._made(plan)) for plan in plans]
-        scored = [(self._dbs(graph), plan, graph, floats) for plan, graph, floats in made]
         # What few samples gain may be lost by all others: a step has to be no loss where it was calibrated, too.
-        gained = [each for each in scored if each[0][0] > self.db and each[0][1] >= self.seen_db]
+        gained = [made for made in map(self._made, plans) if made.dbs[0] > self.db and made.dbs[1] >= self.seen_db]
         if gained:
-            dbs, plan, graph, floats = max(gained, key=lambda item: item[0])
-            self._take(f"{name} ({plan.ranges})" if name == "ranges" else name, plan, graph, floats, dbs)
+            best = max(gained, key=lambda made: made.dbs)
+            self._take(f"{name} ({best.plan.ranges})" if name == "ranges" else name, best)
         else:
             self.progress.note(f"{name}: no gain")
 
-    def _take(self, name: str, plan: Plan, graph: GraphModule, floats: GraphModule, dbs: tuple[float, float]) -> None:
-        self.progress.note(f"{name}: {dbs[0] - self.db:+.1f} dB, {dbs[0]:.1f} dB")
-        self.plan, self.graph, self.floats, (self.db, self.seen_db) = plan, graph, floats, dbs
+    def _take(self, name: str, made: _Made) -> None:
+        self.progress.note(f"{name}: {made.dbs[0] - self.db:+.1f} dB, {made.dbs[0]:.1f} dB")
+        self._hold(made)
 
-    def _made(self, plan: Plan) -> tuple[GraphModule, GraphModule]:
-        """Return the quantized graph of a plan, and the same in float."""
+    def _hold(self, made: _Made) -> None:
+        self.plan, self.graph, self.floats, (self.db, self.seen_db) = made
+
+    def _made(self, plan: Plan) -> _Made:
+        """Return the quantized graph of a plan, and what it is worth."""
         with quiet():  # torch.fx warns of itself when it copies a graph
             prepared = copy.deepcopy(self._calibrated(plan))
         ranges.choose(prepared.graph_module, plan.ranges)
-        graph, floats = convert(prepared), parity.without_quantization(prepared.graph_module)
+        graph, floats = converted(prepared)
         if plan.is_rounded:
             rounding.round_again(graph, floats, self.some, progress=self.progress)
         if plan.is_corrected:
             bias_correction.correct(graph, floats, self.some)
-        return graph, floats
+        return _Made(plan, graph, floats, self._dbs(graph))
 
     def _calibrated(self, plan: Plan) -> PreparedModule:
         """Return the observed graph of a plan; the last one is kept, for several steps begin with it."""
@@ -204,7 +224,7 @@ class _Climb:
             if plan.is_equalized:
                 equalization.equalize(prepared.graph_module, self.some)
             calibrate(prepared, zip(*(torch.split(value, self.size) for value in self.known), strict=True))
-            self._observed = {key: prepared}
+            self._observed, self._seen = {key: prepared}, prepared.seen
         return self._observed[key]
 
     @torch.no_grad()

@@ -19,6 +19,7 @@ aten = torch.ops.aten
 
 STEPS = 400
 _BATCH = 16
+_PLACES = 1024  # outputs of a channel that are enough for a step
 _RATE = 1e-2
 _LOW, _HIGH = -0.1, 1.1  # what a sigmoid is stretched to, and cut to [0, 1]
 _FREE = 0.2  # share of the steps without a push towards 0 and 1
@@ -41,6 +42,9 @@ def round_again(
     layer the squared distance to its float output is minimised, ReLU included, for the inputs that the layers before
     it make once they are rounded. A weight that is exactly zero keeps the code 0. Where the choice is no better
     than the nearest codes, these stay.
+
+    A step looks at `_BATCH` samples, or at fewer where these have many positions, each of which is an example for the
+    weights of a convolution.
 
     Args:
         graph: What `torchshrink.quantize.convert` returned.
@@ -71,51 +75,78 @@ def round_again(
     return changed
 
 
-@torch.enable_grad()
 def _learned(call: Call, wanted: Call, nearest: Tensor, scales: Tensor, steps: int) -> Tensor:
     """Return the codes that bring a layer closest to its float output, or the nearest."""
-    after, target = _after(wanted.node), wanted.output().detach()
-    target, source = after(target), call.args[0].detach()
+    after, source = _after(wanted.node), call.args[0].detach()
+    target = after(wanted.output().detach())
     real = wanted.args[1].detach() / scales
-    down = real.floor()
-    rest = (real - down).clamp(1e-4, 1 - 1e-4)
-    choice = torch.log((rest - _LOW) / (_HIGH - rest)).requires_grad_()  # where the stretched sigmoid is ``rest``
     is_fixed = (wanted.args[1] == 0) | (real <= WEIGHT_MIN) | (real >= WEIGHT_MAX)
+    down = torch.where(is_fixed, nearest, real.floor())
+    start, span = down * scales, torch.where(is_fixed, 0.0, scales)
 
-    def distance(codes: Tensor, places: Tensor | slice) -> Tensor:
-        output = call.node.target(source[places], codes * scales, *call.args[2:], **call.kwargs)  # type: ignore[operator]
-        return (after(output) - target[places]).square().mean()
+    def distance(weight: Tensor, places: Tensor | slice) -> Tensor:
+        output = call.node.target(source[places], weight, *call.args[2:], **call.kwargs)  # type: ignore[operator]
+        return F.mse_loss(after(output), target[places])
 
-    def codes() -> Tensor:
-        up = (torch.sigmoid(choice) * (_HIGH - _LOW) + _LOW).clamp(0, 1)
-        return torch.where(is_fixed, nearest, (down + up).clamp(WEIGHT_MIN, WEIGHT_MAX))
-
-    with torch.no_grad():
-        before = distance(nearest, slice(None))
+    before = distance(nearest * scales, slice(None))
     if float(before) == 0 or len(source) == 0:
         return nearest
-    descent = torch.optim.Adam([choice], _RATE)
-    generator = torch.Generator().manual_seed(0)
+    choice = _Choice((real - real.floor()).clamp(1e-4, 1 - 1e-4))
+    generator, count, pull = torch.Generator().manual_seed(0), _batch(target, wanted.channels), span / before
     for step in range(steps):
-        places = torch.randint(len(source), (min(_BATCH, len(source)),), generator=generator)
-        loss = distance(codes(), places) / before + _undecided(choice, step / steps)
-        descent.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        descent.step()
-    with torch.no_grad():
-        found = torch.where(is_fixed, nearest, (down + (choice > 0)).clamp(WEIGHT_MIN, WEIGHT_MAX))
-        return found if bool(distance(found, slice(None)) < before) else nearest
+        places = torch.randint(len(source), (count,), generator=generator)
+        weight = torch.addcmul(start, choice.up(), span).requires_grad_()
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad(distance(weight, places), weight)
+        choice.step(gradient.mul_(pull), step / steps)
+    found = torch.where(is_fixed, nearest, down + choice.is_up())
+    return found if bool(distance(found * scales, slice(None)) < before) else nearest
 
 
-def _undecided(choice: Tensor, share: float) -> Tensor | float:
-    """Return how far the choices are from 0 and 1: ``1 - |2 h - 1| ^ b`` in the mean, b annealed by a cosine."""
+class _Choice:
+    """How far up each weight is rounded, h in [0, 1]: a stretched sigmoid of what is learned.
+
+    A step takes a few passes over the weights, of which there are more than of anything else in the later layers of a
+    network; derived by `torch.autograd` it takes three times as many.
+    """
+
+    def __init__(self, start: Tensor) -> None:
+        self._learned = torch.log((start - _LOW) / (_HIGH - start))
+        self._descent = torch.optim.Adam([self._learned], _RATE, fused=True)
+
+    def up(self) -> Tensor:
+        """Return h."""
+        self._sigmoid = torch.sigmoid(self._learned)
+        self._stretched = self._sigmoid.mul(_HIGH - _LOW).add_(_LOW)
+        return self._stretched.clamp(0, 1)
+
+    def is_up(self) -> Tensor:
+        """Return 1 where a weight is rounded up, else 0."""
+        return (self._learned > 0).to(self._learned)
+
+    def step(self, gradient: Tensor, share: float) -> None:
+        """Descend: by the gradient of a distance to the last h, which is changed, and by what pushes h to 0 and 1."""
+        _push(gradient, self._stretched, share)
+        inner = aten.hardtanh_backward(gradient, self._stretched, 0, 1)
+        self._learned.grad = aten.sigmoid_backward(inner, self._sigmoid).mul_(_HIGH - _LOW)
+        self._descent.step()
+
+
+def _push(gradient: Tensor, up: Tensor, share: float) -> None:
+    """Add, in place, the gradient of ``1 - |2 h - 1| ^ b`` in the mean, b annealed by a cosine."""
     if share < _FREE:
-        return 0.0
+        return
     first, last = _SHARPNESS
     done = (share - _FREE) / (1 - _FREE)
     sharpness = last + (first - last) * 0.5 * (1 + math.cos(done * math.pi))
-    up = (torch.sigmoid(choice) * (_HIGH - _LOW) + _LOW).clamp(0, 1)
-    return (1 - (2 * up - 1).abs().pow(sharpness)).mean()
+    side = up.mul(2).sub_(1)
+    gradient.add_(side.abs().pow_(sharpness - 1).copysign_(side), alpha=-2 * sharpness / up.numel())
+
+
+def _batch(output: Tensor, channels: int) -> int:
+    """Return how many samples of a layer's output a step looks at."""
+    places = output[0].numel() // output.shape[channels]
+    return min(_BATCH, len(output), max(1, -(-_PLACES // places)))
 
 
 def _after(node: Node) -> Callable[[Tensor], Tensor]:
