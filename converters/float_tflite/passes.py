@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from onnx import ModelProto
 
-from torchshrink.converters.float_tflite import equal_sizes, forms, fusing
+from torchshrink.converters.float_tflite import equal_sizes, forms, fusing, products
 from torchshrink.converters.float_tflite.constants import Constants
 from torchshrink.converters.float_tflite.names import Names
 from torchshrink.converters.float_tflite.signals import lift
@@ -56,5 +56,6 @@ PASSES: tuple[Callable[[], Pass], ...] = (
     Constants,
     partial(Before, forms.fuse_gelu),
     partial(Before, forms.split_norms),
+    partial(After, products.turn_first_factors),
     partial(After, fusing.fuse),
 )
