@@ -35,24 +35,6 @@ class Attention(nn.MultiheadAttention):
         return attended
 
 
-class OneHead(nn.Module):
-    """Tokens of as many features as rows and columns, which attend to fewer ones, as in PVT."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.cut, self.fewer = nn.Conv2d(3, 16, 2, 2), nn.Conv2d(16, 16, 8, 8)
-        self.query, self.mixed = nn.Linear(16, 16), nn.Linear(16, 32)
-
-    def forward(self, x: Tensor) -> Tensor:
-        image = self.cut(x)
-        tokens, fewer = (each.flatten(2).transpose(1, 2) for each in (image, self.fewer(image)))
-        query = self.query(tokens).unflatten(2, (1, 16)).permute(0, 2, 1, 3)
-        key, value = self.mixed(fewer).unflatten(2, (2, 1, 16)).permute(2, 0, 3, 1, 4).unbind(0)
-        scores = ((query * 0.25) @ key.transpose(-2, -1)).softmax(-1)
-        attended: Tensor = (scores @ value).transpose(1, 2).flatten(2)
-        return attended
-
-
 class Patches(nn.Module):
     """As many patches as features, a norm, and a layer along the patches."""
 
@@ -110,7 +92,6 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "signal": (lambda: nn.Sequential(nn.Conv1d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv1d(8, 8, 1)), (8, 8)),
     "tokens": (lambda: nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)), (8, 8)),
     "attention": (lambda: Attention(8, 2, batch_first=True), (8, 8)),
-    "attention of one head": (OneHead, (3, 32, 32)),
     "patches": (Patches, (3, 8, 8)),
     "stage": (lambda: Stage(nn.Conv2d(8, 12, 3, 2, padding=1)), (3, 16, 16)),
     "stage of channels": (lambda: Stage(nn.Conv2d(8, 8, 5, 3, padding=2, groups=8)), (3, 16, 16)),

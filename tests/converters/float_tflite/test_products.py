@@ -12,7 +12,7 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from torchshrink.converters import tflite_file
-from torchshrink.converters.float_tflite import products
+from torchshrink.converters.float_tflite import passes, products
 
 FLOAT32, Op = schema.TensorType.FLOAT32, schema.BuiltinOperator
 Shape = tuple[int, ...]
@@ -67,3 +67,7 @@ def test_other_products_stay(tflite_builder: Any, name: str) -> None:
     model = product(tflite_builder, *OTHERS[name])
     products.turn_first_factors(model)
     assert kinds(model) == ["BATCH_MATMUL"]
+
+
+def test_every_file_goes_through_it() -> None:
+    assert products.turn_first_factors in [getattr(make(), "after", None) for make in passes.PASSES]
