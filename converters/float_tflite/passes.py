@@ -50,6 +50,7 @@ PASSES: tuple[Callable[[], Pass], ...] = (
     partial(Before, forms.fold_constants),
     partial(Before, forms.add_up_stacks),
     partial(Before, forms.spread_kernels),
+    partial(Before, forms.add_sides_at_the_end),
     partial(Before, lift),
     Names,  # while constants among the inputs still show by their values
     partial(Before, equal_sizes.spell_out),  # of true inputs: constants still have their values
