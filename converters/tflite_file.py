@@ -282,7 +282,8 @@ class Graph:
         self.tensors.append(axes)
         made = self.step("TRANSPOSE", index, moved, version=1)
         made.inputs = [index, len(self.tensors) - 1]
-        made.builtinOptionsType, made.builtinOptions = schema.BuiltinOptions.TransposeOptions, schema.TransposeOptionsT()
+        made.builtinOptionsType = schema.BuiltinOptions.TransposeOptions
+        made.builtinOptions = schema.TransposeOptionsT()
         return made
 
     def add_copy(self, index: int, name: str) -> int:

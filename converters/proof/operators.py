@@ -292,18 +292,18 @@ def _slack(kinds: frozenset[str]) -> float:
 
 
 def _rounded(rounded: Tensor, _real: Tensor, _grid: _Limits) -> Tensor:
-    """Of a tensor that the file does not hold: let the graph go on from its own codes."""
+    """Return what a graph goes on from where the file does not hold it: its own codes."""
     return rounded
 
 
 def _clipped(_rounded: Tensor, real: Tensor, grid: _Limits) -> Tensor:
-    """The same, from what it computed before it rounds, as far as the grid reaches."""
+    """Return what the graph computed before it rounds, as far as the grid reaches."""
     scale, zero_point, low, high = grid
     return real.clip((low - zero_point) * scale, (high - zero_point) * scale)
 
 
 def _unlimited(_rounded: Tensor, real: Tensor, _grid: _Limits) -> Tensor:
-    """The same, and further than that: a float has no largest code."""
+    """Return all of what the graph computed: a float has no largest code."""
     return real
 
 

@@ -145,7 +145,8 @@ def nearly_centred() -> Graph:
     centred = graph.grid(graph.op("Sub", f"{before} {graph.grid('m_real', 'm', 0.01)}", "c_real"), "c", 0.02, -3)
     total = graph.grid(graph.op("Add", f"{centred} {added}", "t_real"), "t", 0.02, -3)
     graph.op("ReduceMean", f"{total} axes", "n_real")
-    graph.conv(graph.grid(graph.op("Sub", f"{total} {graph.grid('n_real', 'n', 0.0002)}", "d_real"), "d", 0.02, -3), "y")
+    graph.op("Sub", f"{total} {graph.grid('n_real', 'n', 0.0002)}", "d_real")
+    graph.conv(graph.grid("d_real", "d", 0.02, -3), "y")
     return graph
 
 
