@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from torchshrink.converters import environment, onnx_file, tflite_file
-from torchshrink.converters.float_tflite import forms, fusing
+from torchshrink.converters.float_tflite import forms, fusing, products
 from torchshrink.converters.rebuild.from_onnx import build
 from torchshrink.errors import ConversionError, ShrinkError
 from torchshrink.quiet import quiet
@@ -57,6 +57,7 @@ def convert(source: onnx.ModelProto, name: str, target: Path) -> Any:
     made = tflite_file.read(target)
     _name_ends(made, [item.name for item in onnx_file.inputs(model)], [item.name for item in model.graph.output])
     fusing.fuse(made)
+    products.turn_first_factors(made)
     return made
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -267,6 +268,22 @@ class Graph:
         made = schema.OperatorT()
         made.opcodeIndex = opcode(self.model, getattr(schema.BuiltinOperator, kind), version)
         made.inputs, made.outputs = [source], [target]
+        return made
+
+    def transposition(self, index: int, order: Sequence[int]) -> Any:
+        """Return a TRANSPOSE of a tensor to one of its own, not yet among the graph's operators."""
+        moved = self.add_copy(index, f"{self.name(index)}_moved")
+        tensor, axes = self.tensors[moved], schema.TensorT()
+        tensor.shape, tensor.shapeSignature = [int(tensor.shape[axis]) for axis in order], None
+        self.model.buffers.append(schema.BufferT())  # one that two share is taken for one constant
+        tensor.buffer = len(self.model.buffers) - 1
+        axes.name, axes.shape, axes.type = f"{self.name(moved)}_order", [len(order)], schema.TensorType.INT32
+        axes.buffer = add_buffer(self.model, np.array(order, np.int32).tobytes())
+        self.tensors.append(axes)
+        made = self.step("TRANSPOSE", index, moved, version=1)
+        made.inputs = [index, len(self.tensors) - 1]
+        made.builtinOptionsType = schema.BuiltinOptions.TransposeOptions
+        made.builtinOptions = schema.TransposeOptionsT()
         return made
 
     def add_copy(self, index: int, name: str) -> int:

@@ -6,9 +6,10 @@ import math
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, helper
+from onnx import ModelProto, NodeProto, helper, numpy_helper
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from torchshrink.converters import onnx_file
@@ -92,6 +93,19 @@ def spread_kernels(model: ModelProto) -> ModelProto:
         node.input[1] = name
     if spread:
         onnx_file.replace_initializers(model, spread)
+    return model
+
+
+def add_sides_at_the_end(model: ModelProto) -> ModelProto:
+    """Call the last side -1 where one is added there: onnx2tf takes its number for that of a side of an image."""
+    arrays = onnx_file.constants(model)
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    ranks = {item.name: len(item.type.tensor_type.shape.dim) for item in (*inferred.value_info, *inferred.output)}
+    for node in model.graph.node:
+        axes = arrays.get(node.input[1]) if node.op_type == "Unsqueeze" and len(node.input) > 1 else None
+        if axes is not None and axes.tolist() == [ranks.get(node.output[0], 0) - 1]:
+            node.input[1] = f"{node.output[0]}_side"
+            model.graph.initializer.append(numpy_helper.from_array(np.array([-1]), node.input[1]))
     return model
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import onnx
-from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from torchshrink.converters import onnx_file, runtimes, tflite_file
+from torchshrink.converters.tflite_file import Graph
 from torchshrink.errors import ConversionError
 
 _WRONG = 1e-3  # of the range of the expected values; a float file that is right was seen 1e-6 apart
@@ -89,29 +88,12 @@ def _move_channels(
             graph.operators.remove(producer)
         after = before
     else:
-        after = _transpose(model, graph, index, list(wanted.shape))
+        step = Graph(model).transposition(index, [0, *range(2, wanted.ndim), 1])
+        graph.operators.append(step)
+        after = int(step.outputs[0])
     name = tflite_file.tensor_name(graph.tensors[index])
     graph.tensors[index].name, graph.tensors[after].name = f"{name}_channels_first", name
     graph.outputs = [after if i == position else int(each) for i, each in enumerate(graph.outputs)]
     for signature in model.signatureDefs or []:
         for item in signature.outputs:
             item.tensorIndex = after if item.tensorIndex == index else item.tensorIndex
-
-
-def _transpose(model: Any, graph: Any, index: int, shape: list[int]) -> int:
-    """Append a TRANSPOSE of a tensor to channels last and return the index of its output."""
-    order = schema.TensorT()
-    axes = np.array([0, *range(2, len(shape)), 1], np.int32)
-    order.name, order.shape, order.type = f"channels_last{index}", [len(axes)], schema.TensorType.INT32
-    order.buffer = tflite_file.add_buffer(model, axes.tobytes())
-    moved = copy.copy(graph.tensors[index])
-    moved.shape, moved.shapeSignature = shape, None
-    model.buffers.append(schema.BufferT())  # one that two share is taken for one constant
-    moved.buffer = len(model.buffers) - 1
-    graph.tensors += [order, moved]
-    step = schema.OperatorT()
-    step.opcodeIndex = tflite_file.opcode(model, schema.BuiltinOperator.TRANSPOSE)
-    step.builtinOptionsType, step.builtinOptions = schema.BuiltinOptions.TransposeOptions, schema.TransposeOptionsT()
-    step.inputs, step.outputs = [index, len(graph.tensors) - 2], [len(graph.tensors) - 1]
-    graph.operators.append(step)
-    return len(graph.tensors) - 1

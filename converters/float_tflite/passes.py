@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from onnx import ModelProto
 
-from torchshrink.converters.float_tflite import equal_sizes, forms, fusing
+from torchshrink.converters.float_tflite import equal_sizes, forms, fusing, products
 from torchshrink.converters.float_tflite.constants import Constants
 from torchshrink.converters.float_tflite.names import Names
 from torchshrink.converters.float_tflite.signals import lift
@@ -50,11 +50,13 @@ PASSES: tuple[Callable[[], Pass], ...] = (
     partial(Before, forms.fold_constants),
     partial(Before, forms.add_up_stacks),
     partial(Before, forms.spread_kernels),
+    partial(Before, forms.add_sides_at_the_end),
     partial(Before, lift),
     Names,  # while constants among the inputs still show by their values
     partial(Before, equal_sizes.spell_out),  # of true inputs: constants still have their values
     Constants,
     partial(Before, forms.fuse_gelu),
     partial(Before, forms.split_norms),
+    partial(After, products.turn_first_factors),
     partial(After, fusing.fuse),
 )

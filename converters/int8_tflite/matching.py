@@ -140,7 +140,7 @@ def activations(graph: Graph, path: Path, source: onnx.ModelProto, ranges: Range
                 for name, values in seen_before.items()
                 if parents[name] and all(_tied(seen_before[each], sources) for each in parents[name])
             }
-            tied = _faint(seen_after[index], heirs, sources)
+            tied = _cancelled(seen_after[index], heirs, sources)
         if tied:  # the next tensor of the graph, or else a copy of the one that it is made of
             chosen[index] = min(tied, key=preference)
     match.sources |= {graph.name(index): name for index, name in chosen.items()}
@@ -230,17 +230,17 @@ def _tied(values: NDArray[Any], candidates: Mapping[str, NDArray[Any]]) -> list[
     return [name for name, distance in found.items() if distance <= limit]
 
 
-def _faint(
+def _cancelled(
     values: NDArray[Any], candidates: Mapping[str, NDArray[Any]], sources: Mapping[str, NDArray[Any]]
 ) -> list[str]:
-    """Return the candidates that hold nothing but rounding, as these values do, next to what both are computed from.
+    """Return the candidates that hold these values but for rounding, which is a share of what both are computed from.
 
-    The mean of what has been centred is zero; each runtime has another one, and int8 has half a step.
+    The mean of what has been centred is zero, or little where something little was added since; each runtime has
+    another one, and int8 has half a step.
     """
     limit = _NOISE * max(float(np.abs(each).max(initial=0.0)) for each in sources.values())
-    faint = [name for name, other in candidates.items() if np.abs(other).max(initial=0.0) <= limit]
-    is_faint = np.abs(values).max(initial=0.0) <= limit
-    return [name for name in faint if is_faint and candidates[name].shape == values.shape]
+    found = distances(values, candidates, partial(np.max, initial=0.0))
+    return [name for name, distance in found.items() if distance <= limit]
 
 
 def _find_channels(values: NDArray[Any], known: Mapping[str, NDArray[Any]], used: set[str]) -> tuple[str, int] | None:

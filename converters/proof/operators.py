@@ -46,6 +46,7 @@ _MOST_SAMPLES, _MOST_VALUES = 8, 4_000_000  # that are looked at
 
 _Limits = tuple[float, int, int, int]  # scale, zero point, least and greatest code
 _Key = tuple[float, int, tuple[int, ...]]
+_Unheld = Callable[[Tensor, Tensor, _Limits], Tensor]
 
 
 @dataclass(frozen=True)
@@ -149,15 +150,19 @@ def _look_at(
     graph: GraphModule, file: _File, wanted: Counter[_Key], sample: Sequence[Tensor]
 ) -> dict[str, NDArray[np.float64]]:
     """Return for every operation how many values are off, of how many, by how much, and whether that is proof."""
-    rounded = _Walk(graph, file, wanted, is_rounded=True).looks(sample)
-    counts = {name: _count(look, 0.0) for name, look in rounded.items()}
-    is_complete = all(look.found is not None and look.is_there for look in rounded.values())
+    rounded, *others = (_Walk(graph, file, wanted, unheld) for unheld in (_rounded, _clipped, _unlimited))
+    first = rounded.looks(sample)
+    counts = {name: _count(look, 0.0) for name, look in first.items()}
+    is_complete = all(look.found is not None and look.is_there for look in first.values())
     if is_complete or not any(found[0] for found in counts.values()):
         return counts
     # A file may compute in float where the graph rounds: what that alone changes is allowed.
-    for name, look in _Walk(graph, file, wanted, is_rounded=False).looks(sample).items():
-        apart = float(np.abs(_within(look) - _within(rounded[name])).max(initial=0.0))
-        counts[name] = min(_count(look, apart), _count(rounded[name], apart), key=lambda found: float(found[0]))
+    clipped, unlimited = (walk.looks(sample) for walk in others)
+    for name, look in first.items():
+        apart = float(np.abs(_within(clipped[name]) - _within(look)).max(initial=0.0))
+        with np.errstate(invalid="ignore"):  # without a limit the root of nothing is infinite
+            found = [_count(each, apart) for each in (clipped[name], look, unlimited[name])]
+        counts[name] = min(found, key=lambda each: float(each[0]))
     return counts
 
 
@@ -187,9 +192,9 @@ def _within(look: _Look) -> NDArray[Any]:
 class _Walk(Interpreter):
     """Runs a graph on what the file holds and keeps what both make of every operation."""
 
-    def __init__(self, graph: GraphModule, file: _File, wanted: Counter[_Key], is_rounded: bool) -> None:
+    def __init__(self, graph: GraphModule, file: _File, wanted: Counter[_Key], unheld: _Unheld) -> None:
         super().__init__(graph)
-        self._file, self._wanted, self._is_rounded = file, wanted, is_rounded
+        self._file, self._wanted, self._unheld = file, wanted, unheld
         self._held: dict[_Key, list[NDArray[Any]]] = defaultdict(list)
         for held in file.tensors:
             self._held[_key(held.grid, held.values.shape)].append(held.values)
@@ -227,7 +232,7 @@ class _Walk(Interpreter):
         if look.found is not None and (look.is_there or _count(look, 0.0)[0] == 0):
             self._kinds[node.name] = frozenset()
             return torch.from_numpy(np.array(look.found, np.float32, order="C")).reshape(real.shape)  # `x += y` writes
-        return rounded if self._is_rounded else _clipped(real, grid)
+        return self._unheld(rounded, real, grid)
 
     def _look(self, real: NDArray[Any], grid: _Limits, kinds: frozenset[str]) -> _Look:
         key = _key(grid[:2], real.squeeze().shape)
@@ -286,9 +291,20 @@ def _slack(kinds: frozenset[str]) -> float:
     return _EXACT if kinds & _SUMS and not kinds & _TWICE_KINDS else _TWICE
 
 
-def _clipped(real: Tensor, grid: _Limits) -> Tensor:
+def _rounded(rounded: Tensor, _real: Tensor, _grid: _Limits) -> Tensor:
+    """Return what a graph goes on from where the file does not hold it: its own codes."""
+    return rounded
+
+
+def _clipped(_rounded: Tensor, real: Tensor, grid: _Limits) -> Tensor:
+    """Return what the graph computed before it rounds, as far as the grid reaches."""
     scale, zero_point, low, high = grid
     return real.clip((low - zero_point) * scale, (high - zero_point) * scale)
+
+
+def _unlimited(_rounded: Tensor, real: Tensor, _grid: _Limits) -> Tensor:
+    """Return all of what the graph computed: a float has no largest code."""
+    return real
 
 
 def _nearest(real: NDArray[Any], held: Sequence[NDArray[Any]]) -> NDArray[Any] | None:
@@ -303,7 +319,8 @@ def _nearest(real: NDArray[Any], held: Sequence[NDArray[Any]]) -> NDArray[Any] |
     ]
     if not layouts:
         return None
-    best = min(layouts, key=lambda laid: float(np.nan_to_num(np.abs(laid - wanted).mean(), nan=np.inf)))
+    with np.errstate(invalid="ignore"):
+        best = min(layouts, key=lambda laid: float(np.nan_to_num(np.abs(laid - wanted).mean(), nan=np.inf)))
     return best.reshape(real.shape)
 
 

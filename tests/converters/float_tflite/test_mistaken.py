@@ -80,6 +80,19 @@ class Pyramid(nn.Module):
         return torch.stack([F.interpolate(small, scale_factor=2.0), wide, self.two(x)]).sum(0)
 
 
+class Widened(nn.Module):
+    """Copies of something are the channels of an image; with a side of its own each, as stacks have them."""
+
+    def __init__(self, layer: nn.Module, copies: int = 1) -> None:
+        super().__init__()
+        self.layer, self.copies, self.head = layer, copies, nn.Conv2d(copies, 6, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x).unsqueeze(3)
+        result: Tensor = self.head(torch.cat([y * (i + 1) for i in range(self.copies)], 3).permute(0, 3, 1, 2))
+        return result
+
+
 def resized(size: tuple[int, ...], **settings: object) -> nn.Module:
     kind = nn.Conv1d if len(size) == 1 else nn.Conv2d
     return Then(kind(3, 4, 1), lambda x: F.interpolate(x, size, **settings))  # type: ignore[arg-type]
@@ -96,6 +109,10 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "stage": (lambda: Stage(nn.Conv2d(8, 12, 3, 2, padding=1)), (3, 16, 16)),
     "stage of channels": (lambda: Stage(nn.Conv2d(8, 8, 5, 3, padding=2, groups=8)), (3, 16, 16)),
     "stage of transposed tokens": (lambda: Stage(nn.Conv2d(8, 12, 3, 2, 1), are_channels_last=False), (3, 16, 16)),
+    "widened": (lambda: Widened(nn.Identity()), (7, 9)),
+    "widened to a stack": (lambda: Widened(nn.Identity(), 2), (7, 9)),
+    "widened tokens": (lambda: Widened(nn.Linear(9, 5), 3), (7, 9)),
+    "widened signal": (lambda: Widened(nn.Conv1d(7, 5, 3), 3), (7, 9)),
     "dilated": (lambda: nn.ConvTranspose2d(3, 4, 3, 2, 1, dilation=2), (3, 6, 8)),
     "stack": (Pyramid, (3, 6, 8)),
 }

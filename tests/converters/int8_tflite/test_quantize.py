@@ -135,6 +135,21 @@ def centred() -> Graph:
     return graph
 
 
+def nearly_centred() -> Graph:
+    """The mean of what was centred, to which little was added: next to nothing, of which rounding is a large share."""
+    graph = Graph()
+    graph.constants |= {"axes": np.int64([2, 3]), "little": np.float32(0.0001)}
+    before = graph.conv(graph.grid("x", "a", 0.03, 2), "b")
+    added = graph.grid(graph.op("Mul", f"{before} little", "faint_real"), "faint", 0.000004)
+    graph.op("ReduceMean", f"{before} axes", "m_real")
+    centred = graph.grid(graph.op("Sub", f"{before} {graph.grid('m_real', 'm', 0.01)}", "c_real"), "c", 0.02, -3)
+    total = graph.grid(graph.op("Add", f"{centred} {added}", "t_real"), "t", 0.02, -3)
+    graph.op("ReduceMean", f"{total} axes", "n_real")
+    graph.op("Sub", f"{total} {graph.grid('n_real', 'n', 0.0002)}", "d_real")
+    graph.conv(graph.grid("d_real", "d", 0.02, -3), "y")
+    return graph
+
+
 def unrounded() -> Graph:
     """What a convolution computes: the next one reads it rounded, a sine and an output that is a part of it do not."""
     graph = Graph()
@@ -153,6 +168,7 @@ GRAPHS = {
     "twins": twins,
     "clipped": clipped,
     "centred": centred,
+    "nearly centred": nearly_centred,
     "unrounded": unrounded,
 }
 ENDS = {"outputs": {"y": SIZE, "s": SIZE, "h": SIZE}, "unrounded": {"y": SIZE, "s": SIZE, "h": (1, 4, 3, 8)}}

@@ -19,7 +19,7 @@ from torch.fx import GraphModule
 from torch.nn import functional as F
 
 from torchshrink import quantize
-from torchshrink.converters import qdq, runtimes, tflite, tflite_file, to_onnx
+from torchshrink.converters import onnx_file, qdq, runtimes, tflite, tflite_file, to_onnx
 from torchshrink.converters.onnx_file import load, save
 from torchshrink.converters.proof import noise, operators, verify
 from torchshrink.converters.proof.verify import Parity
@@ -222,6 +222,42 @@ def test_sums_that_are_written_into_what_they_add_to_are_judged_by_what_stood_th
     assert operators.first_wrong(path, graph, [inputs]) is None
 
 
+class Saturating(nn.Module):
+    """Something beside a branch, which is to reach further than its grid does."""
+
+    def __init__(self, branch: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.stem, self.branch, self.head = nn.Conv2d(3, 8, 3), branch, nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.stem(x)
+        return self.head(x - self.branch(x))
+
+
+SATURATING: dict[str, Callable[[Tensor], Tensor]] = {
+    "ReduceMean": lambda x: x.mean(1, keepdim=True),
+    "AveragePool": lambda x: F.avg_pool2d(x, 3, 1, 1),
+    "Mul": lambda x: x * x,
+}
+
+
+@pytest.mark.parametrize("kind", SATURATING)
+def test_a_file_may_compute_in_float_what_saturates_in_the_graph(kind: str, tmp_path: Path) -> None:
+    """But nothing else: the same file with that a tenth smaller fails."""
+    graph, inputs = _quantized(Saturating(SATURATING[kind]))
+    _narrow(graph, {"ReduceMean": "mean", "AveragePool": "avg_pool2d", "Mul": "mul"}[kind])
+    model = load(to_onnx(graph, inputs[:1], tmp_path / "m.onnx", "int8", "generic"))
+    assert operators.first_wrong(tmp_path / "m.onnx", graph, [inputs]) is None
+    _compute_in_float(model, kind)
+    save(model, tmp_path / "float.onnx")
+    assert operators.first_wrong(tmp_path / "float.onnx", graph, [inputs]) is None
+    _compute_in_float(model, kind, share=0.9)
+    save(model, tmp_path / "harmed.onnx")
+    wrong = operators.first_wrong(tmp_path / "harmed.onnx", graph, [inputs])
+    assert wrong is not None
+    assert wrong.operation == "aten.sub.Tensor"
+
+
 # --- graphs that lost what they were to compute ---
 
 
@@ -276,6 +312,34 @@ def test_unrounded_is_the_model_with_the_weights_of_the_codes() -> None:
 
 
 # --- helpers ---
+
+
+def _narrow(graph: GraphModule, operation: str) -> None:
+    """Let the grid of what an operation computes reach a quarter as far."""
+    for node in graph.graph.nodes:
+        source = node.args[0] if "quantize_per_tensor" in str(node.target) else None
+        if ".dequantize_per_tensor" in str(node.target):
+            source = source.args[0]
+        if source is not None and str(source.target).startswith(f"aten.{operation}."):
+            node.args = (node.args[0], node.args[1] / 4, *node.args[2:])
+    graph.recompile()
+
+
+def _compute_in_float(model: onnx.ModelProto, kind: str, share: float = 1.0) -> None:
+    """Let what reads the result of an operation read it as it is, or this share of it."""
+    producers = {name: node for node in model.graph.node for name in node.output}
+    place, node = next((i, each) for i, each in enumerate(model.graph.node) if each.op_type == kind)
+    for reader in model.graph.node:
+        for position, name in enumerate(reader.input):
+            codes = producers[name].input[0] if name in producers else ""
+            is_rounded = codes in producers and producers[codes].input[0] == node.output[0]
+            if is_rounded and "Quantize" not in reader.op_type:
+                reader.input[position] = node.output[0]
+    if share != 1:
+        model.graph.initializer.append(numpy_helper.from_array(np.array(share, np.float32), "share"))
+        whole, node.output[0] = node.output[0], "whole"
+        model.graph.node.insert(place + 1, onnx.helper.make_node("Mul", ["whole", "share"], [whole]))
+    onnx_file.replace_nodes(model, list(model.graph.node))  # without what nobody reads any more
 
 
 def _change_bias(source: Path, target: Path, layer: int, change: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
