@@ -237,8 +237,8 @@ def _to_tflite(work: Work, graphs: dict[str, Graph], inputs: Tensor) -> None:
 
                 work.add(f"tflite-{precision}", graphs[kind].source, make)
                 work.row["formats"][f"tflite-{precision}"]["road"] = files.road
-        if "tflite-int8" in work.files:
-            said = speed.said_of_slower(work.files["tflite-int8"], converted[-1].fp32, "int8")
+        if {"tflite-int8", "tflite-fp32"} <= work.files.keys():
+            said = speed.said_of_slower(work.files["tflite-int8"], work.files["tflite-fp32"], "int8")
             work.row["formats"]["tflite-int8"]["said"] = said
 
 
