@@ -1,5 +1,6 @@
 """The training loop: what it learns, what it keeps, when it stops."""
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,17 +9,20 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.data import TensorDataset
 
-from torchshrink import training
+from torchshrink import stages, training
+from torchshrink.data.augment import flips_rotations_noise
 from torchshrink.errors import DataError, ModelError
 from torchshrink.losses import BCE, FocalTversky
-from torchshrink.metrics import Metric, evaluate
+from torchshrink.metrics import Metric, Scores, evaluate
 from torchshrink.model.unet import UNet
 from torchshrink.own_loop import Loop
 from torchshrink.task import Normalization, Task
 from torchshrink.training import Settings, fit
 
+aten: Any = torch.ops.aten
 STEPS = 3  # per epoch: 24 samples in batches of 8
 
 
@@ -49,6 +53,54 @@ class Saboteur:
                 parameter.data.fill_(50.0 + step)  # everything is predicted positive
         if step % STEPS == 0:
             self.states.append(copy_of(self.model))
+
+
+class Waits(TorchDispatchMode):
+    """Counts what an accelerator would be waited for: numbers that Python asks for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func in (aten._local_scalar_dense.default, aten.nonzero.default, aten.equal.default)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("how", ["dense", "taught", "clustered"])
+def test_no_step_waits_for_what_an_accelerator_computes(
+    how: str, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "_checked_every", lambda _: 1000)
+    monkeypatch.setattr(training, "evaluate", lambda *_: Scores(0.1, {}))
+    task = replace(tiny_task, augment=flips_rotations_noise(2))
+    model, teacher = UNet(widths=(4, 8)), UNet(widths=(4, 8))
+    counts = []
+    for batch_size in (8, 4):  # as many samples, in three steps and in six
+        plain = settings(2, batch_size=batch_size)
+        with Waits() as found:
+            if how == "dense":
+                fit(copy.deepcopy(model), task, plain)
+            elif how == "taught":
+                fit(copy.deepcopy(model), task, replace(plain, distillation=0.5), teacher=teacher)
+            else:
+                stages.cluster(model, task, plain, count=8)
+        counts.append(found.count)
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("every", [2, 7, 1000])
+def test_how_often_losses_are_looked_at_changes_nothing(
+    every: int, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for checked_every in (1, every):
+        monkeypatch.setattr(training, "_checked_every", lambda _, steps=checked_every: steps)
+        torch.manual_seed(0)
+        model = UNet(widths=(4, 8))
+        found.append((fit(model, tiny_task, settings(4)).to_dict(), model.state_dict()))
+    assert found[0][0] == found[1][0]
+    assert all(torch.equal(one, found[1][1][name]) for name, one in found[0][1].items())
 
 
 def test_it_learns_the_toy_task(tiny_task: Task) -> None:
@@ -156,6 +208,23 @@ def test_a_loss_that_is_no_number(small_net: nn.Module, make_task: Callable[...,
 
     with pytest.raises(ModelError, match=rf"the training loss became {value} at step 1: lower lr \(0.02\)"):
         fit(small_net, make_task(loss=Spoiled()), settings(1))
+
+
+def test_a_loss_that_is_no_number_is_known_by_its_step_when_it_is_looked_at_later(
+    small_net: nn.Module, make_task: Callable[..., Task], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Spoiled(nn.Module):
+        steps = 0
+
+        def forward(self, probability: Tensor, truth: Tensor) -> Tensor:
+            self.steps += 1
+            return probability.mean() * (math.nan if self.steps == 5 else 1.0)
+
+    monkeypatch.setattr(training, "evaluate", lambda *_: Scores(0.1, {}))
+    for every in (1, 2, 1000):
+        monkeypatch.setattr(training, "_checked_every", lambda _, steps=every: steps)
+        with pytest.raises(ModelError, match="the training loss became nan at step 5:"):
+            fit(copy.deepcopy(small_net), make_task(loss=Spoiled()), settings(3))
 
 
 def test_nan_in_the_data(small_net: nn.Module, make_task: Callable[..., Task]) -> None:

@@ -169,12 +169,13 @@ def imitation(output: Any, guidance: Any) -> Tensor:
 def _imitation(output: Tensor, guidance: Tensor) -> Tensor:
     low, high = torch.stack([output.detach(), guidance]).aminmax()
     low, high = extremes(low, high)
-    if low < -_ROUNDING or high > 1 + _ROUNDING:
-        return (output - guidance).square().mean()
+    are_others = (low < -_ROUNDING) | (high > 1 + _ROUNDING)
+    distance = (output - guidance).square().mean()
     # Quantized probabilities can be exactly 0, where the divergence and its gradient have no bound.
     output, guidance = (tensor.clamp(_SURE, 1 - _SURE) for tensor in (output, guidance))
     entropy = nn.functional.binary_cross_entropy(guidance, guidance)
-    return nn.functional.binary_cross_entropy(output, guidance) - entropy
+    divergence = nn.functional.binary_cross_entropy(output, guidance) - entropy
+    return torch.where(are_others, distance, divergence)  # an accelerator need not be waited for
 
 
 class Imitation(nn.Module):

@@ -124,7 +124,9 @@ def fit(
     device = group.join()
     generator = torch.Generator().manual_seed(settings.seed)
     # Every process reads whole batches and augments them alike, then takes its share.
-    loader = prepare_data_loader(_batches(task, settings, generator), device, num_processes=1, put_on_device=True)
+    loader = prepare_data_loader(
+        _batches(task, settings, generator), device, num_processes=1, put_on_device=True, non_blocking=True
+    )
     set_seed(settings.seed + group.index())  # dropout differs between the shares of a batch
     model.to(device)
     group.align(model)
@@ -134,6 +136,7 @@ def fit(
     guide = _guide(teacher, settings, device, hint is not None)
     progress = progress if is_main() else SILENT
     run = _Run(model, task, settings, optimizer, schedule, after_step, guide, progress, steps, hint)
+    run.checked_every = _checked_every(device)
     history, best = History(), None
     for epoch in range(1, settings.epochs + 1):
         train_loss = run.epoch(loader, generator)
@@ -190,22 +193,27 @@ class _Run:
     steps: int
     hint: Callable[[], Tensor] | None = None
     step: int = 0
+    checked_every: int = 1
+    checked: int = 0  # steps whose losses were looked at
+    unchecked: list[Tensor] = field(default_factory=list)  # losses of those after them, perhaps not computed yet
+    total: float = 0.0
     is_channels_last: bool = True
     waited: float = 0.0  # for data, as a share of the last epoch
 
     def epoch(self, loader: DataLoader[tuple[Tensor, Any]], generator: torch.Generator) -> float:
         """Train on every batch once and return the mean loss."""
         self.model.train()
-        total, began, self.waited = 0.0, time.perf_counter(), 0.0
+        self.total, began, self.waited = 0.0, time.perf_counter(), 0.0
         for inputs, truth in self._timed(loader):
             if self.task.augment is not None:
                 inputs, truth = augmented(self.task.augment, inputs, truth, generator)
-            total += self._step(inputs, truth)
+            self._step(inputs, truth)
             if self.after_step is not None:
                 self.after_step(self.step, self.steps)
             self.progress.update(self.step, self.steps)
+        self._check()
         self.waited /= time.perf_counter() - began
-        return total / len(loader)
+        return self.total / len(loader)
 
     def _timed(self, loader: Iterable[tuple[Tensor, Any]]) -> Iterator[tuple[Tensor, Any]]:
         began = time.perf_counter()
@@ -214,14 +222,11 @@ class _Run:
             yield batch
             began = time.perf_counter()
 
-    def _step(self, inputs: Tensor, truth: Any) -> float:
+    def _step(self, inputs: Tensor, truth: Any) -> None:
         loss = self._loss(inputs, truth)
-        mean = float(group.total(loss.detach()))
-        if not math.isfinite(mean):
-            raise ModelError(
-                f"the training loss became {mean} at step {self.step + 1}: lower lr ({self.settings.lr}), "
-                "or look for extreme values in the data"
-            )
+        self.unchecked.append(group.total(loss.detach()).reshape(()))
+        if len(self.unchecked) >= self.checked_every:
+            self._check()
         check_differentiable(loss, self.model)
         loss.backward()  # type: ignore[no-untyped-call]
         group.add_gradients(self.model.parameters())
@@ -229,7 +234,19 @@ class _Run:
         self.optimizer.zero_grad()
         self.schedule.step()
         self.step += 1
-        return mean
+
+    def _check(self) -> None:
+        """Add up the losses of the last steps, which waits until they are computed."""
+        means = torch.stack(self.unchecked).tolist() if self.unchecked else []
+        self.unchecked = []
+        for mean in means:
+            self.checked += 1
+            if not math.isfinite(mean):
+                raise ModelError(
+                    f"the training loss became {mean} at step {self.checked}: lower lr ({self.settings.lr}), "
+                    "or look for extreme values in the data"
+                )
+            self.total += mean
 
     def _loss(self, inputs: Tensor, truth: Any) -> Tensor:
         """Return what this process's share of a batch adds to the batch's mean loss."""
@@ -298,6 +315,11 @@ def _guide(
     if teacher is None or (settings.distillation == 0 and not is_looked_into):
         return None
     return copy.deepcopy(teacher).to(device).eval()
+
+
+def _checked_every(device: torch.device) -> int:
+    """Return after how many steps their losses are looked at: to wait for each would leave an accelerator idle."""
+    return 1 if device.type == "cpu" else 32
 
 
 def uses_bf16(precision: str, device: str) -> bool:

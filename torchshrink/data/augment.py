@@ -95,10 +95,15 @@ def _coins(x: Tensor, generator: torch.Generator) -> Tensor:
 def _uniform(x: Tensor, generator: torch.Generator, amount: float) -> Tensor:
     """Return one number in [-amount, amount] per sample, shaped to broadcast over ``x``."""
     shape = (len(x), *[1] * (x.dim() - 1))
-    return (torch.rand(shape, generator=generator, device=generator.device) * 2 - 1).to(x) * amount
+    return _beside(torch.rand(shape, generator=generator, device=generator.device) * 2 - 1, x) * amount
 
 
 def _noisy(x: Tensor, generator: torch.Generator, noise: float) -> Tensor:
     if noise == 0:
         return x
-    return x + torch.randn(x.shape, generator=generator, device=generator.device).to(x) * noise
+    return x + _beside(torch.randn(x.shape, generator=generator, device=generator.device), x) * noise
+
+
+def _beside(drawn: Tensor, x: Tensor) -> Tensor:
+    """Return random numbers where ``x`` is, without waiting for what it is computed from."""
+    return drawn.to(x.device, x.dtype, non_blocking=True)
