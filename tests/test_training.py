@@ -21,6 +21,7 @@ from torchshrink.model.unet import UNet
 from torchshrink.own_loop import Loop
 from torchshrink.task import Normalization, Task
 from torchshrink.training import Settings, fit
+from torchshrink.training import _validated_at_once as validated_at_once
 
 aten: Any = torch.ops.aten
 STEPS = 3  # per epoch: 24 samples in batches of 8
@@ -87,6 +88,19 @@ def test_no_step_waits_for_what_an_accelerator_computes(
                 stages.cluster(model, task, plain, count=8)
         counts.append(found.count)
     assert counts[0] == counts[1]
+
+
+def test_validation_of_more_at_once_says_the_same(tiny_task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for device in ("cpu", "cuda"):
+        monkeypatch.setattr(
+            training, "_validated_at_once", lambda given, _, on=device: validated_at_once(given, torch.device(on))
+        )
+        torch.manual_seed(0)
+        found.append(fit(UNet(widths=(4, 8)), tiny_task, settings(2, batch_size=3)).to_dict()["epochs"])
+    assert [each["validation_loss"] for each in found[0]] == pytest.approx(
+        [each["validation_loss"] for each in found[1]], rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("every", [2, 7, 1000])

@@ -141,7 +141,7 @@ def fit(
     for epoch in range(1, settings.epochs + 1):
         train_loss = run.epoch(loader, generator)
         group.align(model)  # a layer may keep what it saw of its share
-        validation = evaluate(model, task.validation, task.loss, settings.batch_size, task.metrics)
+        validation = evaluate(model, task.validation, task.loss, _validated_at_once(settings, device), task.metrics)
         names = ["validation_loss", *validation.metrics]
         figures = [validation.loss, *validation.metrics.values(), validation.cost(task)]
         *shown, cost = group.agree(figures, device)
@@ -320,6 +320,11 @@ def _guide(
 def _checked_every(device: torch.device) -> int:
     """Return after how many steps their losses are looked at: to wait for each would leave an accelerator idle."""
     return 1 if device.type == "cpu" else 32
+
+
+def _validated_at_once(settings: Settings, device: torch.device) -> int:
+    """Return how many samples are judged together: an accelerator has room for more where no gradients are kept."""
+    return settings.batch_size * (1 if device.type == "cpu" else 4)
 
 
 def uses_bf16(precision: str, device: str) -> bool:
