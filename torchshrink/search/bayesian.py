@@ -68,7 +68,8 @@ class Bayesian:
         known = [each for each in kept if "costs" in each][-_REMEMBERED:]
         if len(known) < _LEAST_KNOWN:
             return None
-        pool = [look for look in self._looks(len(trials)) if look[0] not in [each.get("settings") for each in kept]]
+        tried = [each.get("settings") for each in kept]
+        pool = [look for look in self._looks(len(trials)) if look[0] not in tried]
         if not pool:
             return None
         under_way = [trial.user_attrs for trial in trials if state_of(trial) == "open" and "begun" in trial.user_attrs]
