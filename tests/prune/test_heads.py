@@ -433,3 +433,38 @@ def test_an_encoder_with_padding_makes_no_nested_tensors() -> None:
         found = slim.encoder(tokens, src_key_padding_mask=padding)
         alone = slim.encoder(tokens[:, :6])
     torch.testing.assert_close(found[:, :6], alone)
+
+
+class Caching(Windowed):
+    """In evaluation it keeps what it made of its table, until the mode changes, as LeViT does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: dict[str, Tensor] = {}
+
+    def train(self, mode: bool = True) -> "Caching":
+        self.kept = {}
+        return super().train(mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training and "table" not in self.kept:
+            self.kept["table"] = self.table[self.distance].permute(2, 0, 1)
+        count, length, width = x.shape
+        windows = x.reshape(-1, self.window, width)
+        query, key, value = self.qkv(windows).reshape(len(windows), self.window, 3, self.num_heads, -1).unbind(2)
+        products = torch.einsum("nqhc,nkhc->nhqk", query, key) * self.scale
+        table = self.table[self.distance].permute(2, 0, 1) if self.training else self.kept["table"]
+        found: Tensor = self.proj(torch.einsum("nhqk,nkhc->nqhc", (products + table).softmax(-1), value).flatten(2))
+        return found.reshape(count, length, width)
+
+
+def test_what_a_module_keeps_for_evaluation_is_made_anew() -> None:
+    model = distinct(Model(Caching)).eval()
+    frozen = next(module for module in model.modules() if isinstance(module, nn.Linear)).train()
+    before = run(model)
+    slim = halved(model)
+    torch.testing.assert_close(run(slim), run(silenced(model, slim)), rtol=0, atol=1e-5)
+    torch.testing.assert_close(run(model), before, rtol=0, atol=0)
+    name = next(name for name, module in model.named_modules() if module is frozen)
+    assert slim.get_submodule(name).training
+    assert not slim.training

@@ -20,7 +20,16 @@ def removed(model: nn.Module, cuts: Mapping[str, Cut]) -> nn.Module:
     """Return a copy of ``model`` without channels."""
     slim = copy.deepcopy(model)
     remove_channels(slim, cuts)
+    _forget(slim)
     return slim
+
+
+def _forget(model: nn.Module) -> None:
+    """Let modules drop what they keep for evaluation, computed from weights, as they do when the mode changes."""
+    modes = {module: module.training for module in model.modules()}
+    model.train(model.training)
+    for module, mode in modes.items():
+        module.training = mode
 
 
 def problem(model: nn.Module, cuts: Mapping[str, Cut], example_input: Inputs) -> str | None:
