@@ -5,6 +5,7 @@ import pickle
 import resource
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,51 @@ def test_foreign_models_need_their_factory(path: Path) -> None:
     loaded = checkpoint.load(path, Foreign)
     inputs = torch.randn(1, 1, 4, 4)
     assert torch.equal(loaded(inputs), model(inputs))
+
+
+@pytest.mark.parametrize("is_foreign", [False, True])
+def test_the_file_is_let_go_of_before_its_copy_is_looked_at(
+    path: Path, monkeypatch: pytest.MonkeyPatch, is_foreign: bool
+) -> None:
+    """Both and what the look takes were four times the model."""
+    read, held = checkpoint.read if is_foreign else checkpoint.tensors, []
+    path = path.with_suffix(".pt") if is_foreign else path
+    if is_foreign:
+        torch.save(Foreign().state_dict(), path)
+    else:
+        checkpoint.save(Foreign(), path)
+
+    def noted(*given: Any) -> Any:
+        content = read(*given)
+        held.extend(weakref.ref(value) for value in content.values())
+        return content
+
+    monkeypatch.setattr(checkpoint, "read" if is_foreign else "tensors", noted)
+    monkeypatch.setattr(checkpoint, "_check_numbers", lambda *_: held.append(all(each() is None for each in held)))
+    checkpoint.load(path, Foreign)
+    assert len(held) == 3
+    assert held[-1] is True
+
+
+@pytest.mark.parametrize("place", [0, 2**20, -1])
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), -float("inf")])
+def test_every_weight_is_looked_at(path: Path, place: int, odd: float) -> None:
+    """Of a long one, too, of which some are looked at at a time, in any order of memory."""
+    layer = nn.Linear(1025, 1030)
+    layer.weight = nn.Parameter(layer.weight.detach().T.contiguous().T)
+    checkpoint.save(layer, path)
+    with torch.no_grad():
+        layer.weight.T.view(-1)[place] = odd
+    with pytest.raises(ModelError, match="weight holds numbers that are not finite"):
+        checkpoint.save(layer, path)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (0, 3)])
+def test_few_weights_are_finite(path: Path, shape: tuple[int, ...]) -> None:
+    module = nn.Module()
+    module.weight = nn.Parameter(torch.ones(shape))
+    checkpoint.save(module, path)
+    assert checkpoint.tensors(path)["weight"].shape == shape
 
 
 def test_files_of_other_tools_need_a_factory(path: Path) -> None:

@@ -1,4 +1,7 @@
-"""What the process with TensorFlow leaves out: weights as text, unless a Keras file needs them, and what it knows."""
+"""What the process with TensorFlow leaves out: weights as text, unless a Keras file needs them, and what it knows.
+
+Also the functions of every layer, where only that of the model is converted.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +40,15 @@ def node(place: int) -> Any:
 NODES = [node(place) for place in range(3)]
 
 
+def save(obj: Any, folder: str, signatures: Any = None, options: Any = None) -> tuple[Any, ...]:
+    """What TensorFlow is asked to save."""
+    return obj, folder, signatures, options
+
+
+SAVER = SimpleNamespace(save=lambda *given, **named: asked.append(save(*given, **named)))
+asked: list[tuple[Any, ...]] = []
+
+
 class Functional:
     """What Keras makes of the first layers."""
 
@@ -70,12 +82,17 @@ def started(monkeypatch: pytest.MonkeyPatch, convert: Callable[..., None], is_ea
     stub(monkeypatch, "onnx2tf.onnx2tf", rewrite_tflite_inout_opname=None)
     nest = SimpleNamespace(flatten=lambda value: [value], pack_sequence_as=lambda _, values: values[0])
     stub(monkeypatch, "tensorflow", saved_model=SimpleNamespace(save=None), nest=nest, reduce_all=np.all,
-         executing_eagerly=lambda: is_eager)  # fmt: skip
+         executing_eagerly=lambda: is_eager, Module=SimpleNamespace)  # fmt: skip
+    for name in ("tensorflow.lite", "tensorflow.lite.python"):
+        stub(monkeypatch, name)
+    stub(monkeypatch, "tensorflow.lite.python.lite", _save=SAVER)
+    sys.modules["tensorflow.lite.python"].lite = sys.modules["tensorflow.lite.python.lite"]  # type: ignore[attr-defined]
     names = ("Resize", "Reshape", "Transpose")
     operators = {name: type(name, (), {"make_node": staticmethod(lambda **_: None)}) for name in names}
     stub(monkeypatch, "onnx2tf.ops", Add=type("Add", (), {}), **operators)
-    for name in ("tf_keras", "tf_keras.src", "tf_keras.src.engine"):
-        stub(monkeypatch, name)
+    for name in ("", ".src", ".src.engine", ".src.saving", ".src.saving.legacy"):
+        stub(monkeypatch, f"tf_keras{name}")
+    stub(monkeypatch, "tf_keras.src.saving.legacy.saving_utils", trace_model_call=lambda model: f"calls {model.name}")
     stub(monkeypatch, "tf_keras.src.engine.functional", Functional=Functional)
     monkeypatch.setattr(onnx, "load", lambda _: onnx.ModelProto())
     return runpy.run_path(str(WORKER))
@@ -122,3 +139,25 @@ def test_what_is_traced_for_a_file_is_whole(monkeypatch: pytest.MonkeyPatch, tmp
     worker = started(monkeypatch, lambda **_: found.append(Functional(2)._run_internal_graph("x")), is_eager=False)
     worker["convert"]("model.onnx", str(tmp_path / "a"), keras=False)
     assert found == ["all x"]
+
+
+def test_only_the_function_of_a_model_is_saved_for_the_converter(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With the variables that it reads; what comes with signatures of its own is saved as it is."""
+    model, other, before = SimpleNamespace(name="net", variables=["a", "b"]), object(), SAVER.save
+
+    def convert(**settings: Any) -> None:
+        SAVER.save(model, "folder", options="debugged")  # as TensorFlow's converter does
+        SAVER.save(other, "folder", signatures="its own", options="debugged")
+        if settings["input_onnx_file_path"] == "broken":
+            raise RuntimeError("it does not convert")
+
+    worker = started(monkeypatch, convert)
+    asked.clear()
+    worker["convert"]("model.onnx", str(tmp_path / "a"), keras=True)
+    held = SimpleNamespace(held=["a", "b"])
+    assert asked == [(held, "folder", "calls net", "debugged"), (other, "folder", "its own", "debugged")]
+    with pytest.raises(RuntimeError, match="it does not convert"):
+        worker["convert"]("broken", str(tmp_path / "b"), keras=False)
+    assert SAVER.save is before
