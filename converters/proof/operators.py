@@ -79,10 +79,11 @@ class _Held:
 
 @dataclass(frozen=True)
 class _File:
-    """What a file computed for one sample: its quantized tensors, and its outputs in order."""
+    """What a file computed for one sample: its quantized tensors, and its outputs in order with their `rounding`."""
 
     tensors: list[_Held]
     outputs: list[NDArray[Any]]
+    rounded: list[float]
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ class _Look:
     grid: _Limits | None
     slack: float
     is_there: bool
+    rounded: float = 0.0  # how far a float may be off, however small it is
 
 
 def first_wrong(path: Path, graph: GraphModule, inputs: Sequence[Tensor], processor: str = HERE) -> Wrong | None:
@@ -170,7 +172,7 @@ def _count(look: _Look, apart: float) -> NDArray[np.float64]:
     if look.found is None:
         return np.array([0.0, 1.0, 0.0, 0.0])
     if look.grid is None:
-        step = _FLOAT_ALLOWED * runtimes.spread(look.real)
+        step = max(_FLOAT_ALLOWED * runtimes.spread(look.real), look.rounded)
         off = np.abs(look.found - look.real) / step
         limit = 1.0 + apart / step
     else:
@@ -242,13 +244,14 @@ class _Walk(Interpreter):
         return _Look(real, _nearest(real, held), grid, _slack(kinds), is_there)
 
     def _compare_outputs(self, node: Node) -> None:
-        for index, ((_, each), found) in enumerate(zip(leaves(node.args[0]), self._file.outputs, strict=False)):
+        outputs = zip(leaves(node.args[0]), self._file.outputs, self._file.rounded, strict=False)
+        for index, ((_, each), found, rounded) in enumerate(outputs):
             source = each.args[0] if _is_dequantize(each) and each.args[0].name in self._reals else None
             # Where the file was not found to hold it, what the graph computes before it rounds.
             result = self._reals[source.name] if source is not None and self._kinds[each.name] else self.env[each]
             grid = None if source is None else _grid(source)
             slack, real = _slack(self._kinds[each.name]), result.numpy()
-            self._looks[f"#{index}"] = _Look(real, _nearest(real, [found]), grid, slack, is_there=True)
+            self._looks[f"#{index}"] = _Look(real, _nearest(real, [found]), grid, slack, True, rounded)
 
 
 class _Counter(Interpreter):
@@ -332,7 +335,7 @@ def _reader(path: Path, processor: str) -> tuple[Callable[[Sequence[NDArray[Any]
 def _tflite_reader(path: Path) -> tuple[Callable[[Sequence[NDArray[Any]]], _File], int]:
     model = tflite_file.read(path)
     graph = model.subgraphs[0]
-    grids = {}
+    grids, exact = {}, [0.0] * len(graph.outputs)
     for index, tensor in enumerate(graph.tensors):
         range_ = tflite_file.quantization(model, tensor)
         is_constant = tensor.sparsity is not None or tflite_file.constant(model, tensor) is not None
@@ -343,7 +346,7 @@ def _tflite_reader(path: Path) -> tuple[Callable[[Sequence[NDArray[Any]]], _File
         values = {index: item.values.squeeze() for index, item in runtimes.tflite_values(path, sample).items()}
         held = [_Held(grid, values[index]) for index, grid in grids.items() if index in values]
         is_complete = all(index in values for index in graph.outputs)  # not when one is of integers
-        return _File(held, [values[index] for index in graph.outputs] if is_complete else [])
+        return _File(held, [values[index] for index in graph.outputs] if is_complete else [], exact)
 
     return read, int(graph.tensors[graph.inputs[0]].shape[0])
 
@@ -356,6 +359,7 @@ def _onnx_reader(path: Path, processor: str) -> tuple[Callable[[Sequence[NDArray
     nodes = [node for node in model.graph.node if node.op_type == onnx_file.DEQUANTIZE and node.input[0] not in known]
     ranges = {node.input[0]: qdq.stored_range(node, arrays) for node in nodes}
     unsigned = {node.input[0] for node in nodes if _is_unsigned(node, arrays)}
+    rounded = list(runtimes.rounding(model).values())
     if processor == HERE:
         run = runtimes.onnx_runner(model, set(ranges), is_optimized=True)
     else:
@@ -368,7 +372,7 @@ def _onnx_reader(path: Path, processor: str) -> tuple[Callable[[Sequence[NDArray
             codes = values[name].astype(np.int64) - (128 if name in unsigned else 0)
             grid = float(np.float32(range_.scale[0])), range_.zero_point[0]
             held.append(_Held(grid, qdq.dequantize(codes, range_).squeeze()))
-        return _File(held, [values[item.name].squeeze() for item in model.graph.output])
+        return _File(held, [values[item.name].squeeze() for item in model.graph.output], rounded)
 
     batch = onnx_file.inputs(model)[0].type.tensor_type.shape.dim[0].dim_value
     return read, max(1, int(batch))

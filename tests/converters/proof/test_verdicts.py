@@ -404,6 +404,24 @@ def test_roots_of_nothing_and_layouts_of_a_file_are_no_faults() -> None:
     assert operators._count(look, 0.0)[0] == 0
 
 
+@pytest.mark.parametrize("mean", [-14, -16])
+def test_a_float_sigmoid_of_small_probabilities_is_held_to_what_onnx_runtime_can_tell(
+    mean: float, tmp_path: Path
+) -> None:
+    """The same file with others fails."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.Sigmoid()).eval()
+    nn.init.constant_(model[2].bias, mean)  # type: ignore[arg-type]
+    inputs = torch.randn(8, 3, 10, 12, generator=torch.Generator().manual_seed(2))
+    graph = quantize.ptq(model, [inputs], "none", keep_float=["2", "3"])
+    path = Path(to_onnx(graph, inputs[:1], tmp_path / "m.onnx", "int8"))
+    assert operators.first_wrong(path, graph, [inputs]) is None
+    file = onnx.load(str(path))
+    bias = next(item for item in file.graph.initializer if onnx.numpy_helper.to_array(item).ravel()[0] == mean)
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.full(2, -13, np.float32), bias.name))
+    onnx.save(file, str(path))
+    assert operators.first_wrong(path, graph, [inputs]) is not None
+
+
 class _HalfInside(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
