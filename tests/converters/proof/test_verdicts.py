@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,29 @@ def _four_bits() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 2, 1))
 
 
+class Uneven(nn.Module):
+    """Every other channel is small, a few codes, and made large again: one in its sums is a good part of a step."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, small = kind, torch.tensor([1, 1 / 64]).repeat(4)
+        shape = {"depthwise": (8, 1, 3, 3), "dense": (8, 8, 1, 1), "linear": (8, 8)}[kind]
+        self.first = nn.Parameter(torch.randn(8, 3, 1, 1) * small[:, None, None, None])
+        second = torch.randn(shape) * small.flip(0).reshape(8, *[1] * (len(shape) - 1))
+        if kind != "depthwise":
+            second[::2, 1::2], second[1::2, ::2] = 0, 0
+        self.second = nn.Parameter(second)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.conv2d(x, self.first)
+        if self.kind == "linear":
+            return F.linear(x.flatten(2).transpose(1, 2), self.second)
+        return F.conv2d(x, self.second, groups=8 if self.kind == "depthwise" else 1)
+
+
 MODELS: dict[str, Callable[[], nn.Module]] = {
-    "leaky": _leaky, "residual": Residual, "classifier": _classifier, "four bits": _four_bits
+    "leaky": _leaky, "residual": Residual, "classifier": _classifier, "four bits": _four_bits,
+    **{kind: partial(Uneven, kind) for kind in ("depthwise", "dense", "linear")},
 }  # fmt: skip
 
 
@@ -170,6 +192,15 @@ def test_a_product_that_is_slightly_wrong_fails(made: dict[str, Made], kind: str
     wrong = operators.first_wrong(path, made["classifier"].graph, [made["classifier"].inputs])
     assert wrong is not None
     assert wrong.operation == "aten.mul.Tensor"
+
+
+@pytest.mark.parametrize("name", ["depthwise", "dense", "linear"])
+def test_a_weight_of_few_codes_a_little_off_fails(made: dict[str, Made], name: str, tmp_path: Path) -> None:
+    """Whose sums LiteRT rounds twice."""
+    path = tmp_path / "harmed.tflite"
+    _change_tflite(made[name].files["tflite"], path, 1, lambda codes: np.rint(codes * 0.97).astype(codes.dtype), 1)
+    parity = made[name].verify(path)
+    assert (parity.passed, parity.judged_by) == (False, "operators")
 
 
 @pytest.mark.parametrize("kind", ["onnx", "tflite"])
@@ -352,12 +383,15 @@ def _one_code_off(codes: NDArray[Any]) -> NDArray[Any]:
     return changed
 
 
+_LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+
+
 def _change_tflite(
     source: Path, target: Path, layer: int, change: Callable[[NDArray[Any]], NDArray[Any]], place: int = 2
 ) -> None:
     model = tflite_file.read(source)
     graph = model.subgraphs[0]
-    operator = [each for each in graph.operators if tflite_file.op_name(model, each) == "CONV_2D"][layer]
+    operator = [each for each in graph.operators if tflite_file.op_name(model, each) in _LAYERS][layer]
     tensor = graph.tensors[operator.inputs[place]]
     changed = change(np.array(tflite_file.constant(model, tensor)))
     stored = tflite_file.nibbles(changed) if tensor.type == schema.TensorType.INT4 else changed
