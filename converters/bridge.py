@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from torchshrink.converters import contents, half, micro, qdq, targets, tflite, tflite_file
+from torchshrink.converters import contents, half, micro, qdq, runtimes, targets, tflite, tflite_file
 from torchshrink.converters import ranges as range_store
 from torchshrink.converters.anatomy.inspect import find_islands, inspect
 from torchshrink.converters.anatomy.op_costs import Costs
@@ -79,7 +79,8 @@ class Bridge:
         """
         model, name = _reference(artefact, source), _reference_name(artefact, source)
         ours, theirs = as_list(found), as_list(expected)
-        parity = verify.compare_all(ours, theirs, artefact.precision, name, verify.output_scales(model))
+        steps, rounded = verify.output_scales(model), runtimes.rounding_of_file(artefact.path)
+        parity = verify.compare_all(ours, theirs, artefact.precision, name, steps, rounded)
         if artefact.precision == "fp16":
             parity = verify.look_at_halves(parity, model, as_tuple(inputs), ours, theirs)
         elif artefact.precision == "int8":

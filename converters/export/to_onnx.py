@@ -186,12 +186,13 @@ def _check(exported: onnx.ModelProto, model: nn.Module, inputs: tuple[Tensor, ..
 
 def _is_same(found: Tensor, wanted: Tensor, is_int8: bool, rounded: float) -> bool:
     """Compare an output: where both round to int8, a tie may go either way, and what follows from it."""
-    if is_int8 and wanted.is_floating_point():
-        return snr_db(found, wanted) >= LIMIT_DB
     spread = float(wanted.double().abs().max()) if wanted.numel() else 0.0
     allowed = max(_TOLERANCE * spread, rounded)
     is_close = found.shape == wanted.shape and np.allclose(found, wanted, 0, allowed, equal_nan=True)
-    return is_close or is_int8  # integers of an int8 graph, such as an argmax: one tie changes them
+    if is_close or not is_int8:
+        return is_close
+    # Integers of an int8 graph, such as an argmax: one tie changes them.
+    return not wanted.is_floating_point() or snr_db(found, wanted) >= LIMIT_DB
 
 
 def _is_chaotic(found: Tensor, wanted: Tensor, model: nn.Module, inputs: tuple[Tensor, ...], index: int) -> bool:

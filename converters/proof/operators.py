@@ -7,6 +7,7 @@ operator did: for most kernels nothing but a tie.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,6 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from torchshrink.converters import onnx_file, qdq, runtimes, tflite_file
-from torchshrink.converters.int4 import LARGEST
 from torchshrink.converters.onnx_file import load
 from torchshrink.model.signature import first, leaves
 from torchshrink.runtime.processors import HERE
@@ -31,9 +31,9 @@ from torchshrink.runtime.processors import HERE
 _EXACT = 0.05  # sums of int8 products in int32, and tables
 _TWICE = 0.3  # one integer rescaled, rounded before and after its halving: right but for up to a quarter of a step
 _STEP = 1.0  # computed in 16 bits, or with rounded factors
-_FOUR_BITS = "weights of four bits"  # sums of so few bits that what rounds twice, as LiteRT's kernels do, shows
-_TWICE_KINDS = {"leaky_relu", "prelu", "_prelu_kernel", "mul", _FOUR_BITS}
-_SUMS = {"conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d", "linear", "add", "mul", "sigmoid", "tanh"}
+_TWICE_KINDS = {"leaky_relu", "prelu", "_prelu_kernel", "mul"}
+_PRODUCTS = {"conv1d", "conv2d", "conv_transpose1d", "conv_transpose2d", "linear"}
+_SUMS = _PRODUCTS | {"add", "mul", "sigmoid", "tanh"}
 _KNOWN = _SUMS | _TWICE_KINDS | {
     "relu", "relu6", "hardtanh", "clamp", "cat", "max_pool1d", "max_pool2d", "dropout", "clone", "reshape", "view",
     "flatten", "permute", "transpose", "squeeze", "unsqueeze", "slice", "pad", "upsample_nearest1d",
@@ -79,10 +79,11 @@ class _Held:
 
 @dataclass(frozen=True)
 class _File:
-    """What a file computed for one sample: its quantized tensors, and its outputs in order."""
+    """What a file computed for one sample: its quantized tensors, and its outputs in order with their `rounding`."""
 
     tensors: list[_Held]
     outputs: list[NDArray[Any]]
+    rounded: list[float]
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ class _Look:
     grid: _Limits | None
     slack: float
     is_there: bool
+    rounded: float = 0.0  # how far a float may be off, however small it is
 
 
 def first_wrong(path: Path, graph: GraphModule, inputs: Sequence[Tensor], processor: str = HERE) -> Wrong | None:
@@ -170,7 +172,7 @@ def _count(look: _Look, apart: float) -> NDArray[np.float64]:
     if look.found is None:
         return np.array([0.0, 1.0, 0.0, 0.0])
     if look.grid is None:
-        step = _FLOAT_ALLOWED * runtimes.spread(look.real)
+        step = max(_FLOAT_ALLOWED * runtimes.spread(look.real), look.rounded)
         off = np.abs(look.found - look.real) / step
         limit = 1.0 + apart / step
     else:
@@ -201,6 +203,7 @@ class _Walk(Interpreter):
         self._looks: dict[str, _Look] = {}
         self._reals: dict[str, Tensor] = {}
         self._kinds: dict[str, frozenset[str]] = {}  # what was computed since the last tensor of the file
+        self._units: dict[str, float] = {}  # what one stands for in the integers that a tensor is computed with
 
     def looks(self, sample: Sequence[Tensor]) -> dict[str, _Look]:
         """Run the graph; results are keyed by the nodes that dequantize, those of the outputs by number, as ``#0``."""
@@ -210,8 +213,7 @@ class _Walk(Interpreter):
 
     def run_node(self, n: Node) -> Any:
         own = {str(n.target).split(".")[1].rstrip("_")} if n.op == "call_function" and "." in str(n.target) else set()
-        if "dequantize_per_channel" in own and n.args[5] == LARGEST:
-            own = {_FOUR_BITS}
+        self._units[n.name] = self._unit(n, own)
         self._kinds[n.name] = frozenset(own).union(*(self._kinds[each.name] for each in n.all_input_nodes))
         if _is_quantize(n):
             self._reals[n.name] = self.env[n.args[0]]  # type: ignore[index]
@@ -223,32 +225,42 @@ class _Walk(Interpreter):
             self._compare_outputs(n)
         return result
 
+    def _unit(self, node: Node, own: set[str]) -> float:
+        """Return the step of what is dequantized, the largest of several channels', and of products theirs."""
+        if own & {"dequantize_per_tensor", "dequantize_per_channel"}:
+            scale: Any = node.args[1]
+            return float(torch.as_tensor(self.env[scale] if isinstance(scale, Node) else scale).max())
+        units = [self._units[each.name] for each in node.all_input_nodes]
+        return math.prod(units[:2]) if own & _PRODUCTS else max(units, default=0.0)
+
     def _compare(self, node: Node, source: Node, rounded: Tensor) -> Tensor:
         """Return what the file holds in place of a result, or the graph's own where it holds none."""
         real = self._reals[source.name]
         grid = _grid(source)
-        look = self._look(real.numpy(), grid, self._kinds[node.name])
+        look = self._look(real.numpy(), grid, _slack(self._kinds[node.name], self._units[source.name] / grid[0]))
         self._looks[node.name] = look
         if look.found is not None and (look.is_there or _count(look, 0.0)[0] == 0):
             self._kinds[node.name] = frozenset()
             return torch.from_numpy(np.array(look.found, np.float32, order="C")).reshape(real.shape)  # `x += y` writes
         return self._unheld(rounded, real, grid)
 
-    def _look(self, real: NDArray[Any], grid: _Limits, kinds: frozenset[str]) -> _Look:
+    def _look(self, real: NDArray[Any], grid: _Limits, slack: float) -> _Look:
         key = _key(grid[:2], real.squeeze().shape)
         held = self._held[key]
         # Where several share a grid and a converter added copies, it may be one that the converter fused away.
         is_there = bool(held) and self._wanted[key] in (1, len(held))
-        return _Look(real, _nearest(real, held), grid, _slack(kinds), is_there)
+        return _Look(real, _nearest(real, held), grid, slack, is_there)
 
     def _compare_outputs(self, node: Node) -> None:
-        for index, ((_, each), found) in enumerate(zip(leaves(node.args[0]), self._file.outputs, strict=False)):
+        outputs = zip(leaves(node.args[0]), self._file.outputs, self._file.rounded, strict=False)
+        for index, ((_, each), found, rounded) in enumerate(outputs):
             source = each.args[0] if _is_dequantize(each) and each.args[0].name in self._reals else None
             # Where the file was not found to hold it, what the graph computes before it rounds.
             result = self._reals[source.name] if source is not None and self._kinds[each.name] else self.env[each]
             grid = None if source is None else _grid(source)
-            slack, real = _slack(self._kinds[each.name]), result.numpy()
-            self._looks[f"#{index}"] = _Look(real, _nearest(real, [found]), grid, slack, is_there=True)
+            factor = 0.0 if source is None or grid is None else self._units[source.name] / grid[0]
+            slack, real = _slack(self._kinds[each.name], factor), result.numpy()
+            self._looks[f"#{index}"] = _Look(real, _nearest(real, [found]), grid, slack, True, rounded)
 
 
 class _Counter(Interpreter):
@@ -284,11 +296,19 @@ def _key(grid: tuple[float, int], shape: Sequence[int]) -> _Key:
     return *grid, tuple(sorted(shape))
 
 
-def _slack(kinds: frozenset[str]) -> float:
-    """Return how far an operation may be from the nearest code, by what it consists of."""
+def _slack(kinds: frozenset[str], factor: float) -> float:
+    """Return how far an operation may be from the nearest code.
+
+    Args:
+        kinds: What it consists of.
+        factor: What one in a sum of its products is of a step. LiteRT's kernels round sums twice, first to half of the
+            power of two above it: little, but where codes are few, of a channel or of weights of four bits.
+    """
     if kinds - _KNOWN:
         return _STEP
-    return _EXACT if kinds & _SUMS and not kinds & _TWICE_KINDS else _TWICE
+    if not kinds & _SUMS or kinds & _TWICE_KINDS:
+        return _TWICE
+    return min(_TWICE, _EXACT + factor) if kinds & _PRODUCTS else _EXACT
 
 
 def _rounded(rounded: Tensor, _real: Tensor, _grid: _Limits) -> Tensor:
@@ -332,7 +352,7 @@ def _reader(path: Path, processor: str) -> tuple[Callable[[Sequence[NDArray[Any]
 def _tflite_reader(path: Path) -> tuple[Callable[[Sequence[NDArray[Any]]], _File], int]:
     model = tflite_file.read(path)
     graph = model.subgraphs[0]
-    grids = {}
+    grids, exact = {}, [0.0] * len(graph.outputs)
     for index, tensor in enumerate(graph.tensors):
         range_ = tflite_file.quantization(model, tensor)
         is_constant = tensor.sparsity is not None or tflite_file.constant(model, tensor) is not None
@@ -343,7 +363,7 @@ def _tflite_reader(path: Path) -> tuple[Callable[[Sequence[NDArray[Any]]], _File
         values = {index: item.values.squeeze() for index, item in runtimes.tflite_values(path, sample).items()}
         held = [_Held(grid, values[index]) for index, grid in grids.items() if index in values]
         is_complete = all(index in values for index in graph.outputs)  # not when one is of integers
-        return _File(held, [values[index] for index in graph.outputs] if is_complete else [])
+        return _File(held, [values[index] for index in graph.outputs] if is_complete else [], exact)
 
     return read, int(graph.tensors[graph.inputs[0]].shape[0])
 
@@ -356,6 +376,7 @@ def _onnx_reader(path: Path, processor: str) -> tuple[Callable[[Sequence[NDArray
     nodes = [node for node in model.graph.node if node.op_type == onnx_file.DEQUANTIZE and node.input[0] not in known]
     ranges = {node.input[0]: qdq.stored_range(node, arrays) for node in nodes}
     unsigned = {node.input[0] for node in nodes if _is_unsigned(node, arrays)}
+    rounded = list(runtimes.rounding(model).values())
     if processor == HERE:
         run = runtimes.onnx_runner(model, set(ranges), is_optimized=True)
     else:
@@ -368,7 +389,7 @@ def _onnx_reader(path: Path, processor: str) -> tuple[Callable[[Sequence[NDArray
             codes = values[name].astype(np.int64) - (128 if name in unsigned else 0)
             grid = float(np.float32(range_.scale[0])), range_.zero_point[0]
             held.append(_Held(grid, qdq.dequantize(codes, range_).squeeze()))
-        return _File(held, [values[item.name].squeeze() for item in model.graph.output])
+        return _File(held, [values[item.name].squeeze() for item in model.graph.output], rounded)
 
     batch = onnx_file.inputs(model)[0].type.tensor_type.shape.dim[0].dim_value
     return read, max(1, int(batch))

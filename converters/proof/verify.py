@@ -17,7 +17,7 @@ from torch.fx import GraphModule, Node
 from torchshrink import bench, quantize
 from torchshrink.converters.export.to_onnx import Precision
 from torchshrink.converters.proof import noise, operators
-from torchshrink.converters.runtimes import spread
+from torchshrink.converters.runtimes import rounding_of_file, spread
 from torchshrink.errors import ConversionError, ModelError
 from torchshrink.model.macs import evaluating
 from torchshrink.model.signature import Inputs, as_tuple, leaves, tensors
@@ -109,7 +109,7 @@ def verify(
         raise ConversionError(f"{path.name} does not run: {error}") from error
     _logger.info("compute the same in PyTorch")
     expected = _outputs(model, arguments)
-    parity = compare_all(found, expected, precision, reference, output_scales(model))
+    parity = compare_all(found, expected, precision, reference, output_scales(model), rounding_of_file(path))
     if precision == "fp16":
         return look_at_halves(parity, model, arguments, found, expected)
     if precision != "int8":
@@ -242,7 +242,8 @@ def compare_processors(path: Path, inputs: Inputs, processors: Sequence[str]) ->
     arrays = [value.numpy() for value in as_tuple(inputs)]
     here = bench.predict_all(path, arrays)
     found = {kind: bench.predict_all(path, arrays, processor=kind) for kind in processors}
-    return {kind: compare_all(values, here, "fp16", HERE, [None] * len(here)) for kind, values in found.items()}
+    rounded = rounding_of_file(path)
+    return {kind: compare_all(values, here, "fp16", HERE, [], rounded) for kind, values in found.items()}
 
 
 def compare_all(
@@ -251,14 +252,21 @@ def compare_all(
     precision: str,
     reference: str,
     scales: Sequence[float | None],
+    rounded: Sequence[float],
 ) -> Parity:
-    """Compare every output with that of the reference and return the worst; Args as `compare`, one of each."""
+    """Compare every output with that of the reference and return the worst; Args as `compare`, one of each.
+
+    Scales, and what is rounded, count where there are as many as outputs.
+    """
     if len(found) != len(expected):
         reason = f"it has {len(found)} outputs instead of {len(expected)}"
         return Parity(reference, np.inf, np.inf, None, False, reason)
     known = scales if len(scales) == len(expected) else [None] * len(expected)
-    triples = zip(found, expected, known, strict=True)
-    each = [compare(values, wanted, precision, reference, scale) for values, wanted, scale in triples]
+    least = rounded if len(rounded) == len(expected) else [0.0] * len(expected)
+    each = [
+        compare(values, wanted, precision, reference, scale, most)
+        for values, wanted, scale, most in zip(found, expected, known, least, strict=True)
+    ]
     if len(each) == 1:
         return each[0]
     failed = {index: parity.reason for index, parity in enumerate(each) if not parity.passed}
@@ -279,6 +287,7 @@ def compare(
     precision: str,
     reference: str,
     scale: float | None = None,
+    rounded: float = 0.0,
 ) -> Parity:
     """Compare outputs with those of the reference; anything that is not a number fails.
 
@@ -288,6 +297,7 @@ def compare(
         precision: ``"fp32"``, ``"fp16"`` or ``"int8"``.
         reference: Its name.
         scale: The step of the int8 output grid; without it an int8 file with float output is held to the fp16 limit.
+        rounded: How far floats may be off, however small they are; see `torchshrink.converters.runtimes.rounding`.
     """
     if found.shape != expected.shape:
         reason = f"outputs have shape {list(found.shape)} instead of {list(expected.shape)}"
@@ -303,7 +313,7 @@ def compare(
         passed = one >= WITHIN_ONE and three >= WITHIN_THREE
         reason = f"{one:.2%} of outputs within 1 step and {three:.3%} within 3, needed {WITHIN_ONE:.0%} and 99.9%"
         return Parity(reference, worst, mean, one, passed, "" if passed else reason)
-    limit = FLOAT_LIMITS.get(precision, FLOAT_LIMITS["fp16"]) * spread(expected)
+    limit = max(FLOAT_LIMITS.get(precision, FLOAT_LIMITS["fp16"]) * spread(expected), rounded)
     passed = worst <= limit
     reason = "" if passed else f"largest difference {worst:.3g}, allowed {limit:.3g} ({precision})"
     return Parity(reference, worst, mean, None, passed, reason)

@@ -18,7 +18,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from torchshrink import bench
-from torchshrink.converters import tflite_file
+from torchshrink.converters import tflite_file, to_onnx
 from torchshrink.converters.bridge import Bridge
 from torchshrink.converters.proof import divergence, verify
 from torchshrink.converters.proof.verify import compare
@@ -333,6 +333,27 @@ def test_outputs_that_are_nearly_constant(difference: float, passed: bool) -> No
     assert parity.passed is passed
 
 
+def _unlikely(bias: float, *ends: nn.Module) -> nn.Module:
+    """Return what answers with small probabilities, which ONNX Runtime's sigmoid rounds as it does large ones."""
+    convolution = nn.Conv2d(1, 4, 3)
+    generator = torch.Generator().manual_seed(0)
+    convolution.weight.data = 0.1 * torch.randn(4, 1, 3, 3, generator=generator)
+    nn.init.constant_(convolution.bias, bias)  # type: ignore[arg-type]
+    return nn.Sequential(convolution, *ends).eval()
+
+
+@pytest.mark.parametrize("ends", [(nn.Sigmoid(),), (nn.Sigmoid(), nn.Flatten())], ids=["last", "moved"])
+@pytest.mark.parametrize(("bias", "other"), [(-16.0, -13.0), (-11.0, -10.9), (-6.0, -5.99)], ids=str)
+def test_small_probabilities_are_held_to_what_onnx_runtime_can_tell(
+    bias: float, other: float, ends: tuple[nn.Module, ...], tmp_path: Path
+) -> None:
+    """A model of other probabilities is another one."""
+    inputs = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    path = to_onnx(_unlikely(bias, *ends), inputs[:1], tmp_path / "model.onnx")
+    assert verify.verify(path, _unlikely(bias, *ends), inputs, "fp32", "the model").passed
+    assert not verify.verify(path, _unlikely(other, *ends), inputs, "fp32", "the model").passed
+
+
 def test_float16_is_allowed_what_rounding_the_weights_does_to_the_model() -> None:
     """Two large weights that take each other away leave what float16 cannot hold."""
     model = nn.Linear(2, 1, bias=False)
@@ -341,7 +362,7 @@ def test_float16_is_allowed_what_rounding_the_weights_does_to_the_model() -> Non
     expected = [model(inputs).detach().numpy()]
     rounded = [(inputs @ model.weight.half().float().T).detach().numpy()]
     for found, passed in ((rounded, True), ([rounded[0] * 4], False)):
-        parity = verify.compare_all(found, expected, "fp16", "model", [None])
+        parity = verify.compare_all(found, expected, "fp16", "model", [None], [0.0])
         assert not parity.passed
         judged = verify.look_at_halves(parity, model, [inputs], found, expected)
         assert judged.passed is passed

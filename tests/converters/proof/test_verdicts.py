@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,29 @@ def _four_bits() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 2, 1))
 
 
+class Uneven(nn.Module):
+    """Every other channel is small, a few codes, and made large again: one in its sums is a good part of a step."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, small = kind, torch.tensor([1, 1 / 64]).repeat(4)
+        shape = {"depthwise": (8, 1, 3, 3), "dense": (8, 8, 1, 1), "linear": (8, 8)}[kind]
+        self.first = nn.Parameter(torch.randn(8, 3, 1, 1) * small[:, None, None, None])
+        second = torch.randn(shape) * small.flip(0).reshape(8, *[1] * (len(shape) - 1))
+        if kind != "depthwise":
+            second[::2, 1::2], second[1::2, ::2] = 0, 0
+        self.second = nn.Parameter(second)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.conv2d(x, self.first)
+        if self.kind == "linear":
+            return F.linear(x.flatten(2).transpose(1, 2), self.second)
+        return F.conv2d(x, self.second, groups=8 if self.kind == "depthwise" else 1)
+
+
 MODELS: dict[str, Callable[[], nn.Module]] = {
-    "leaky": _leaky, "residual": Residual, "classifier": _classifier, "four bits": _four_bits
+    "leaky": _leaky, "residual": Residual, "classifier": _classifier, "four bits": _four_bits,
+    **{kind: partial(Uneven, kind) for kind in ("depthwise", "dense", "linear")},
 }  # fmt: skip
 
 
@@ -170,6 +192,15 @@ def test_a_product_that_is_slightly_wrong_fails(made: dict[str, Made], kind: str
     wrong = operators.first_wrong(path, made["classifier"].graph, [made["classifier"].inputs])
     assert wrong is not None
     assert wrong.operation == "aten.mul.Tensor"
+
+
+@pytest.mark.parametrize("name", ["depthwise", "dense", "linear"])
+def test_a_weight_of_few_codes_a_little_off_fails(made: dict[str, Made], name: str, tmp_path: Path) -> None:
+    """Whose sums LiteRT rounds twice."""
+    path = tmp_path / "harmed.tflite"
+    _change_tflite(made[name].files["tflite"], path, 1, lambda codes: np.rint(codes * 0.97).astype(codes.dtype), 1)
+    parity = made[name].verify(path)
+    assert (parity.passed, parity.judged_by) == (False, "operators")
 
 
 @pytest.mark.parametrize("kind", ["onnx", "tflite"])
@@ -352,12 +383,15 @@ def _one_code_off(codes: NDArray[Any]) -> NDArray[Any]:
     return changed
 
 
+_LAYERS = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+
+
 def _change_tflite(
     source: Path, target: Path, layer: int, change: Callable[[NDArray[Any]], NDArray[Any]], place: int = 2
 ) -> None:
     model = tflite_file.read(source)
     graph = model.subgraphs[0]
-    operator = [each for each in graph.operators if tflite_file.op_name(model, each) == "CONV_2D"][layer]
+    operator = [each for each in graph.operators if tflite_file.op_name(model, each) in _LAYERS][layer]
     tensor = graph.tensors[operator.inputs[place]]
     changed = change(np.array(tflite_file.constant(model, tensor)))
     stored = tflite_file.nibbles(changed) if tensor.type == schema.TensorType.INT4 else changed
@@ -402,6 +436,24 @@ def test_roots_of_nothing_and_layouts_of_a_file_are_no_faults() -> None:
     look = operators._Look(real, np.array([1.02, 127.0], np.float32), (1.0, 0, -128, 127), 0.0, True)
     assert operators._within(look).tolist() == [1.0, 127.0]
     assert operators._count(look, 0.0)[0] == 0
+
+
+@pytest.mark.parametrize("mean", [-14, -16])
+def test_a_float_sigmoid_of_small_probabilities_is_held_to_what_onnx_runtime_can_tell(
+    mean: float, tmp_path: Path
+) -> None:
+    """The same file with others fails."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.Sigmoid()).eval()
+    nn.init.constant_(model[2].bias, mean)  # type: ignore[arg-type]
+    inputs = torch.randn(8, 3, 10, 12, generator=torch.Generator().manual_seed(2))
+    graph = quantize.ptq(model, [inputs], "none", keep_float=["2", "3"])
+    path = Path(to_onnx(graph, inputs[:1], tmp_path / "m.onnx", "int8"))
+    assert operators.first_wrong(path, graph, [inputs]) is None
+    file = onnx.load(str(path))
+    bias = next(item for item in file.graph.initializer if onnx.numpy_helper.to_array(item).ravel()[0] == mean)
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.full(2, -13, np.float32), bias.name))
+    onnx.save(file, str(path))
+    assert operators.first_wrong(path, graph, [inputs]) is not None
 
 
 class _HalfInside(nn.Sequential):
