@@ -10,7 +10,6 @@ import io
 import json
 import os
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import processes
 import torch
 from onnx import ModelProto
 from others_libraries import library
@@ -66,12 +66,12 @@ class Work:
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         """Add the processor time of this process and of those that it starts to a stage."""
-        before = _seconds()
+        before = processes.family_seconds(os.getpid())  # TensorFlow's process lives longer than a stage
         try:
             yield
         finally:
             spent = self.row["seconds"]
-            spent[stage] = round(spent.get(stage, 0.0) + _seconds() - before, 1)
+            spent[stage] = round(spent.get(stage, 0.0) + processes.family_seconds(os.getpid()) - before, 1)
             self.write()
 
     def add(self, format_: str, source: nn.Module, make: Callable[[Path], object]) -> None:
@@ -274,8 +274,3 @@ def attempt(action: Callable[[], Any]) -> Row:
     except Exception as error:  # a crash is what this looks for
         return {"outcome": "crashed", "reason": f"{type(error).__name__}: {' '.join(str(error).split())}"[:600]}
     return found if isinstance(found, dict) else {}
-
-
-def _seconds() -> float:
-    times = os.times()
-    return time.process_time() + times.children_user + times.children_system

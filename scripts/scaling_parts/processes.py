@@ -77,6 +77,11 @@ def watch(
     return peaks, used, broken
 
 
+def family_seconds(process: int) -> float:
+    """Return the processor time of a process and of all that it started, those that still run included."""
+    return sum(map(_cpu_seconds, [process, *_descendants(process)]))
+
+
 def peak_mb(process: str | int) -> float:
     """Return a process's largest resident set so far, in MB of 1e6 bytes; 0 when it just ended."""
     return _status_mb(process, "VmHWM")

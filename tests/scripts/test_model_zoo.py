@@ -18,7 +18,7 @@ from script import load
 from torchshrink.errors import ConversionError, ModelError
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "scripts" / "model_parts"))
+sys.path[:0] = [str(ROOT / "scripts" / "model_parts"), str(ROOT / "scripts" / "scaling_parts")]
 
 import others_models  # noqa: E402
 import others_page  # noqa: E402

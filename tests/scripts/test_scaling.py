@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -223,6 +225,17 @@ def test_a_childs_memory_is_its_own(tmp_path: Path) -> None:
     found = run(code, 60.0, str(worker))
     assert 1 < found["runtime_mb"] < 100
     assert "converter_mb" not in found
+
+
+def test_the_time_of_a_child_counts_while_it_runs() -> None:
+    code = "import time\nwhile time.process_time() < 0.5: pass\nprint(flush=True); input()"
+    before = processes.family_seconds(os.getpid())
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        while_it_runs = processes.family_seconds(os.getpid())
+        child.communicate(b"\n")
+    assert 0.45 < while_it_runs - before <= processes.family_seconds(os.getpid()) - before
 
 
 def test_peak_stays_after_memory_is_given_back() -> None:
