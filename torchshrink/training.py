@@ -135,8 +135,8 @@ def fit(
     schedule = settings.loop.make_schedule(optimizer, settings, steps)
     guide = _guide(teacher, settings, device, hint is not None)
     progress = progress if is_main() else SILENT
-    run = _Run(model, task, settings, optimizer, schedule, after_step, guide, progress, steps, hint)
-    run.checked_every = _checked_every(device)
+    every = _checked_every(device)
+    run = _Run(model, task, settings, optimizer, schedule, after_step, guide, progress, steps, every, hint)
     history, best = History(), None
     for epoch in range(1, settings.epochs + 1):
         train_loss = run.epoch(loader, generator)
@@ -191,9 +191,9 @@ class _Run:
     teacher: nn.Module | None
     progress: Progress
     steps: int
+    checked_every: int
     hint: Callable[[], Tensor] | None = None
     step: int = 0
-    checked_every: int = 1
     checked: int = 0  # steps whose losses were looked at
     unchecked: list[Tensor] = field(default_factory=list)  # losses of those after them, perhaps not computed yet
     total: float = 0.0

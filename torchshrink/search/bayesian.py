@@ -19,7 +19,7 @@ from torchshrink.search.outlook import Estimate, Forecast
 from torchshrink.search.space import Choices, Resolved
 from torchshrink.search.study import Study, state_of
 
-DRAWN = 16  # candidates that are looked at for each that is trained
+_DRAWN = 16  # candidates that are looked at for each that is trained
 _REMEMBERED = 256  # that were drawn, or trained, at most
 _LEAST_KNOWN = 4  # losses before which candidates are drawn at random
 _LOGARITHMIC = ("lr",)
@@ -116,7 +116,7 @@ class Bayesian:
     def _looks(self, until: int) -> list[Look]:
         """Return the candidates that were drawn so far, the newest ones."""
         for number in range(self._drawn, until):
-            for settings in self._study.drawn(self._space, number, DRAWN):
+            for settings in self._study.drawn(self._space, number, _DRAWN):
                 if settings not in [each for each, _ in self._pool]:
                     with suppress(ShrinkError):  # it cannot be made
                         self._pool.append((settings, self._estimate(settings)))

@@ -28,12 +28,8 @@ MOST_DROPPED = 100  # candidates in a row that cannot meet the limits
 _TURN = 1.0  # seconds between two looks at the clock
 _KNOWN = ("size", "latency", "arena")  # costs that candidates differ in long before they are measured
 _DOUBT = 0.05  # share of a limit by which a forecast may exceed it
-LEARNING = ("bayesian", "tpe")  # samplers that let what others cost decide
-TO_THE_END = (
-    "bayesian",
-    "random",
-    "evolution",
-)  # samplers whose candidates are all trained to the end
+_LEARNING = ("bayesian", "tpe")  # samplers that let what others cost decide
+_TO_THE_END = ("bayesian", "random", "evolution")  # samplers whose candidates are all trained to the end
 _FINISHING = 0.7  # share of the time after which hopeful candidates are finished before new ones begin
 
 
@@ -142,7 +138,7 @@ class Loop:
             apart = tuple(cost for name, cost in zip(self.limits.objectives, costs, strict=True) if name in _KNOWN)
             standings.append(Standing(trial.number, losses, apart, is_waiting, excess))
         waiting = [standing for standing in standings if standing.is_waiting]
-        if self.plan.search.sampler in TO_THE_END:
+        if self.plan.search.sampler in _TO_THE_END:
             return waiting[0].number if waiting else None
         best = set(front(hopeful)) if is_closing else set()
         if closing := [standing for standing in waiting if standing.number in best]:
@@ -178,7 +174,7 @@ class Loop:
                 continue
             self.study.note(number, estimated=estimated)
             violations = self.estimate.violations(estimated, self.limits)
-            if self.plan.search.sampler in LEARNING and forecast.is_sure:
+            if self.plan.search.sampler in _LEARNING and forecast.is_sure:
                 expected = self.limits.violations(forecast.of_file(estimated), self.dense)
                 violations |= {name: excess for name, excess in expected.items() if excess > _DOUBT}
             if not violations:
