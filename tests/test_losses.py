@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from torchshrink import losses
 from torchshrink.errors import RecipeError
+from torchshrink.losses import imitation
 
 # Four pixels: truth 1 1 0 0, prediction 0.8 0.5 0.3 0.
 #   TP = 0.8 + 0.5       = 1.3
@@ -191,3 +193,21 @@ def test_a_loss_of_torch_is_called_by_its_name() -> None:
         losses.build("HuberLoss", gama=2)
     with pytest.raises(RecipeError, match=r"unknown loss 'CTCLoss': expected one of focal_tversky"):
         losses.build("CTCLoss")
+
+
+def test_outputs_that_are_no_probabilities_are_imitated_by_their_squared_error() -> None:
+    generator = torch.Generator().manual_seed(0)
+    ours, theirs = (torch.rand(4, 3, generator=generator) for _ in range(2))
+    divergence = F.kl_div(
+        torch.stack([ours, 1 - ours]).log(), torch.stack([theirs, 1 - theirs]), reduction="none"
+    ).sum(0).mean()  # fmt: skip
+    assert imitation(ours, theirs) == pytest.approx(float(divergence), rel=1e-4)
+    for shift in (-0.5, 0.5):
+        found = (ours + shift).requires_grad_()
+        imitation(found, theirs).backward()
+        expected = float((found - theirs).square().mean().detach())
+        assert imitation(found.detach(), theirs).item() == pytest.approx(expected, rel=1e-6)
+        torch.testing.assert_close(found.grad, (2 * (found - theirs) / found.numel()).detach())
+    assert imitation((ours, ours + 1), (theirs, theirs)) == pytest.approx(
+        float(divergence + (ours + 1 - theirs).square().mean()), rel=1e-4
+    )

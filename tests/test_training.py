@@ -76,6 +76,9 @@ def test_no_step_waits_for_what_an_accelerator_computes(
     monkeypatch.setattr(training, "evaluate", lambda *_: Scores(0.1, {}))
     task = replace(tiny_task, augment=flips_rotations_noise(2))
     model, teacher = UNet(widths=(4, 8)), UNet(widths=(4, 8))
+    looked: list[int] = []
+    look = training._Run._check
+    monkeypatch.setattr(training._Run, "_check", lambda run: (looked.append(run.step), look(run))[1])
     counts = []
     for batch_size in (8, 4):  # as many samples, in three steps and in six
         plain = settings(2, batch_size=batch_size)
@@ -88,6 +91,7 @@ def test_no_step_waits_for_what_an_accelerator_computes(
                 stages.cluster(model, task, plain, count=8)
         counts.append(found.count)
     assert counts[0] == counts[1]
+    assert looked == [STEPS, 2 * STEPS, 2 * STEPS, 4 * STEPS]  # at losses, at the end of each epoch
 
 
 def test_validation_of_more_at_once_says_the_same(tiny_task: Task, monkeypatch: pytest.MonkeyPatch) -> None:

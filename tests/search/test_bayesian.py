@@ -97,14 +97,19 @@ def test_another_process_proposes_the_same_and_nothing_twice(space: Resolved, tm
         assert tried[-1] not in tried[:-1]
 
 
-def test_candidates_under_way_are_taken_for_what_is_expected_of_them(space: Resolved) -> None:
+def test_candidates_under_way_are_taken_for_what_is_expected_of_them(
+    space: Resolved, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Several workers would otherwise train neighbours of one candidate at the same time."""
     study = opened()
     for _ in range(6):
         add(study, space, None, Estimates())
-    first = add(study, space, proposal(study, space), Estimates(), is_open=True)
-    second = proposal(study, space)
-    assert abs(first["channels"] - second["channels"]) > 0.05
+    near = proposal(study, space)
+    twin = {**near, "channels": near["channels"] + 1e-3}
+    monkeypatch.setattr(study, "drawn", lambda *_: [twin, *({**near, "channels": at / 10} for at in range(8))])
+    assert proposal(study, space) == twin
+    add(study, space, near, Estimates(), is_open=True)
+    assert abs(proposal(study, space)["channels"] - twin["channels"]) > 0.02
 
 
 def test_what_exceeds_a_limit_is_not_proposed(space: Resolved) -> None:
