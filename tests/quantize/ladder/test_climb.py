@@ -37,6 +37,26 @@ def batches() -> list[Tensor]:
     return list(torch.randn(96, 8, generator=torch.Generator().manual_seed(1)).split(32))
 
 
+class Streaming(nn.Module):
+    """Takes and gives its states, samples first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.GRU(4, 8, num_layers=2, batch_first=True)
+
+    def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        found, state = self.rnn(x, state.transpose(0, 1).contiguous())
+        return found, state.transpose(0, 1)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 8), (1, 4, 8), ()])
+def test_inputs_that_do_not_hold_their_samples_first_are_named(shape: tuple[int, ...]) -> None:
+    good, bad = ([(torch.randn(4, 5, 4), torch.randn(size)) for _ in range(3)] for size in ((4, 2, 8), shape))
+    assert quantize.ptq(Streaming().eval(), good)(*good[0])[1].shape == (4, 2, 8)
+    with pytest.raises(DataError, match=r"batch 1 .* holds \[4\] samples, its input 1 .*: samples come first in every"):
+        quantize.ptq(Streaming().eval(), [good[0], *bad[1:]])
+
+
 def test_it_stops_where_the_budget_is_met(model: nn.Module, batches: list[Tensor]) -> None:
     notes = _Notes()
     graph = quantize.ptq(model, batches, budget_db=5.0, progress=notes)

@@ -240,7 +240,19 @@ def _worst_db(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> floa
 
 
 def _split(batches: Sequence[Inputs]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Return the samples to calibrate on, and those to measure: from all over, for data may be in some order."""
+    """Return the samples to calibrate on, and those to measure: from all over, for data may be in some order.
+
+    Raises:
+        DataError: When the inputs of a batch do not hold as many samples each.
+    """
+    for number, batch in enumerate(batches):
+        first, *others = (value.shape[:1] for value in as_tuple(batch) if isinstance(value, Tensor))
+        if wrong := [place for place, count in enumerate(others, 1) if count != first or not count]:
+            raise DataError(
+                f"batch {number} of the calibration data holds {list(first)} samples, its input {wrong[0]} "
+                f"{list(others[wrong[0] - 1])}: samples come first in every input; let a model take the states of an "
+                "LSTM or a GRU as [N, layers, hidden] and turn them itself"
+            )
     whole = tuple(torch.cat(parts) for parts in zip(*(as_tuple(batch) for batch in batches), strict=True))
     count = len(whole[0])
     if count < 2 * _HELD_OUT:
