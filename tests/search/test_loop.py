@@ -304,6 +304,22 @@ def test_as_time_runs_out_the_hopeful_are_finished_first(make: Make, monkeypatch
     assert states(loop)[0] == "finished"
 
 
+def test_what_was_learned_from_files_decides_and_no_forecast_by_operations(make: Make, space: Resolved) -> None:
+    """Latency falls where operations do not: a quarter is within the limit, and all have as many MACs."""
+
+    def answered(request: Request, times: int) -> Outcome:
+        found = answer(request, times)
+        kept = loop.study.trials()[request.number].user_attrs["settings"]
+        assert found.result is not None
+        return Outcome(request.number, {**found.result, "latency": 0.1 if kept["channels"] > 0.6 else 0.9})
+
+    loop = make(sampler="bayesian", limits=Limits(latency=0.3, rss=60.0))
+    loop.run(Engine(answered), Budget(14, None))
+    assert states(loop) == ["finished"] * 14
+    assert space.channels == (0.0, 0.8)
+    assert sum(not trial.user_attrs["violations"] for trial in loop.study.trials()[4:]) >= 5
+
+
 def test_measured_files_tell_which_candidates_to_drop(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     """MACs let expect 0.2 of the dense latency; four files that take 0.9 are enough to know better."""
     monkeypatch.setattr("torchshrink.search.loop.MOST_DROPPED", 5)

@@ -23,10 +23,15 @@ _DRAWN = 16  # candidates that are looked at for each that is trained
 _REMEMBERED = 256  # that were drawn, or trained, at most
 _LEAST_KNOWN = 4  # losses before which candidates are drawn at random
 _LOGARITHMIC = ("lr",)
-_LENGTHS, _NOISES = (0.5, 1.0, 2.0, 4.0), (0.03, 0.1, 0.3)  # of the process, the likeliest are taken
-_LEARNED = ("size", "latency", "arena")  # costs that settings decide
+_LENGTHS = (0.5, 1.0, 2.0, 4.0)  # of the process; the likeliest is taken, and the likeliest noise
+_NOISES, _NOISES_OF_COSTS = (0.03, 0.1, 0.3), (0.001, 0.01, 0.1)
+_LEARNED = ("size", "latency", "rss", "arena")  # costs that settings decide
 _WORST = 1.2  # a loss increase, in dense losses: all above are as bad
-_QUARTERS = [NormalDist().inv_cdf(share) for share in (1 / 8, 3 / 8, 5 / 8, 7 / 8)]
+_EIGHTHS = [NormalDist().inv_cdf((part + 0.5) / 8) for part in range(8)]
+_HOPED = 2.0  # standard deviations below its mean that a loss is thought possible, where none promises a gain
+_LEAST_DEVIATION = 0.02  # of a cost's logarithm: a file that was measured again differs by as much
+_HOPELESS = 0.01  # chance of meeting the limits that is none, once a dozen files were measured
+_DOZEN = 12
 Floats = NDArray[np.float64]
 Look = tuple[Choices, Estimate]  # settings, and what `torchshrink.search.estimate` says of them
 
@@ -34,8 +39,8 @@ Look = tuple[Choices, Estimate]  # settings, and what `torchshrink.search.estima
 class Bayesian:
     """Proposes the candidate that the front is expected to gain the most hypervolume from.
 
-    Size and latency follow from the architecture, so that only the loss is uncertain. The same study leads to the same
-    proposals, whichever process asks.
+    Size and latency follow from the architecture, so that of what is gained only the loss is uncertain; it counts by
+    the chance that the limits are met. The same study leads to the same proposals, whichever process asks.
 
     Args:
         study: The record of the search.
@@ -45,7 +50,8 @@ class Bayesian:
         dense: The dense model's costs, latency in the unit of the limits.
 
     Source: the improvement as Emmerich et al., "Single- and multiobjective evolutionary optimization assisted by
-    Gaussian random field metamodels", 2006, where only one objective is random.
+    Gaussian random field metamodels", 2006, where only one objective is random; its product with the chance as Gardner
+    et al., "Bayesian optimization with inequality constraints", 2014.
     """
 
     def __init__(
@@ -62,7 +68,7 @@ class Bayesian:
         self._drawn = 0
 
     def __call__(self, forecast: Forecast) -> Choices | None:
-        """Return the settings to train next; nothing while too little is known."""
+        """Return the settings to train next; nothing while too little is known, or where nothing meets the limits."""
         trials = self._study.trials()
         kept = [trial.user_attrs for trial in trials]
         known = [each for each in kept if "costs" in each][-_REMEMBERED:]
@@ -80,22 +86,22 @@ class Bayesian:
         increases = np.array([min(each["costs"]["loss_increase"], worst) for each in known])
         means, deviations = predicted(first, increases, others)
         looked_at: list[Look] = [*looks[len(known) :], *pool]
-        costs = self._costs(known, first, looked_at, others, forecast)
+        costs, chances = self._costs(known, first, looked_at, others, forecast)
         front = [self._place(each["costs"]) for each in known if not self._excess(each["costs"])]
         believed = zip(under_way, costs, means, strict=False)  # so that others are tried beside them
         front += [self._place({**cost, "loss_increase": mean}) for _, cost, mean in believed]
         base = hypervolume(front)
 
-        def worth(at: int) -> tuple[float, float, float]:
-            """Return the gain, how well limits are met, and how little is known."""
-            gains, excesses = [], []
-            for quarter in _QUARTERS:
-                cost = {**costs[at], "loss_increase": means[at] + quarter * deviations[at]}
-                excesses.append(self._excess(cost))
-                gains.append(hypervolume([*front, self._place(cost)]) - base if excesses[-1] == 0 else 0.0)
-            return sum(gains), -sum(excesses), deviations[at]
+        def worth(at: int) -> tuple[float, bool, float]:
+            """Return the gain to be expected, whether limits are likely met, and the least loss that it may have."""
+            possible = [{**costs[at], "loss_increase": means[at] + part * deviations[at]} for part in _EIGHTHS]
+            points = [self._place(each) for each in possible if not self._loss_excess(each)]
+            gain = sum(hypervolume([*front, point]) - base for point in points)
+            return gain * chances[at], chances[at] > 0.5, _HOPED * deviations[at] - means[at]
 
-        return looked_at[max(range(len(under_way), len(looked_at)), key=worth)][0]
+        least = _HOPELESS if len(known) >= _DOZEN else 0.0
+        able = [at for at in range(len(under_way), len(looked_at)) if chances[at] >= least]
+        return looked_at[max(able, key=worth)][0] if able else None
 
     def _costs(
         self,
@@ -104,14 +110,20 @@ class Bayesian:
         looks: Sequence[Look],
         others: Floats,
         forecast: Forecast,
-    ) -> list[dict[str, float]]:
-        """Return what files will cost, by those that were measured, and by the forecast where they do not tell."""
-        found = [forecast.of_file(estimated) for _, estimated in looks]
+    ) -> tuple[list[dict[str, float]], Floats]:
+        """Return what files will cost, by those that were measured, and each one's chance to meet the limits."""
+        found, chances = [forecast.of_file(estimated) for _, estimated in looks], np.ones(len(looks))
         for name in (name for name in _LEARNED if name in known[0]["costs"]):
-            means, _ = predicted(first, np.log([each["costs"][name] for each in known]), others)
+            logarithms = np.log([each["costs"][name] for each in known])
+            means, deviations = predicted(first, logarithms, others, _NOISES_OF_COSTS)
+            if name == "size":  # weights alone take no less
+                means = np.maximum(means, np.log([max(estimated["size"], 1) for _, estimated in looks]))
             for cost, mean in zip(found, means, strict=True):
                 cost[name] = math.exp(mean)
-        return found
+            if (limit := self._limits.limited.get(name)) is not None:
+                margins = (math.log(limit) - means) / np.maximum(deviations, _LEAST_DEVIATION)
+                chances *= [NormalDist().cdf(margin) for margin in margins]
+        return found, chances
 
     def _looks(self, until: int) -> list[Look]:
         """Return the candidates that were drawn so far, the newest ones."""
@@ -119,12 +131,17 @@ class Bayesian:
             for settings in self._study.drawn(self._space, number, _DRAWN):
                 if settings not in [each for each, _ in self._pool]:
                     with suppress(ShrinkError):  # it cannot be made
-                        self._pool.append((settings, self._estimate(settings)))
+                        estimated = self._estimate(settings)
+                        if not self._estimate.violations(estimated, self._limits):
+                            self._pool.append((settings, estimated))
         self._drawn, self._pool = max(until, self._drawn), self._pool[-_REMEMBERED:]
         return self._pool
 
     def _place(self, costs: Mapping[str, float]) -> tuple[float, ...]:
         return place(costs, self._limits.objectives, self._dense)
+
+    def _loss_excess(self, costs: Mapping[str, float]) -> float:
+        return self._limits.violations(costs, self._dense).get("loss_increase", 0.0)
 
     def _excess(self, costs: Mapping[str, float]) -> float:
         return sum(self._limits.violations(costs, self._dense).values())
@@ -153,7 +170,9 @@ def encoded(looks: Sequence[Look]) -> Floats:
     return np.stack(columns, axis=1)
 
 
-def predicted(known: Floats, values: Floats, others: Floats) -> tuple[Floats, Floats]:
+def predicted(
+    known: Floats, values: Floats, others: Floats, noises: Sequence[float] = _NOISES
+) -> tuple[Floats, Floats]:
     """Return means and standard deviations that a Gaussian process has at others, given values at known places.
 
     Its kernel is a Matérn one of order 5/2, for what settings do together, and a linear one.
@@ -162,6 +181,7 @@ def predicted(known: Floats, values: Floats, others: Floats) -> tuple[Floats, Fl
         known: One row for each value.
         values: At least one.
         others: As `known`.
+        noises: Shares of the values' variance that nothing may explain.
 
     Source: Rasmussen and Williams, "Gaussian Processes for Machine Learning", 2006, algorithm 2.1; length and noise
     are those of the greatest marginal likelihood among a few.
@@ -171,7 +191,7 @@ def predicted(known: Floats, values: Floats, others: Floats) -> tuple[Floats, Fl
     best: tuple[float, float, Floats, Floats] | None = None
     for length in _LENGTHS:
         alike = _kernel(known, known, length)
-        for noise in _NOISES:
+        for noise in noises:
             root = np.linalg.cholesky(alike + noise * np.eye(len(known)))
             solved = np.linalg.solve(root, wanted)
             likelihood = float(-solved @ solved / 2 - np.log(np.diag(root)).sum())

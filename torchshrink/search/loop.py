@@ -164,9 +164,8 @@ class Loop:
         for _ in range(MOST_DROPPED):
             begun = len(self.study.trials())
             start = self.starts[begun] if begun < len(self.starts) else None
-            if self.plan.search.sampler == "bayesian":
-                start = start or self._propose(forecast)
-            number, settings = self.study.ask(self.plan.space, known, start)
+            proposed = self._propose(forecast) if start is None and self.plan.search.sampler == "bayesian" else None
+            number, settings = self.study.ask(self.plan.space, known, start or proposed)
             try:
                 estimated = self.estimate(settings)
             except ShrinkError as error:
@@ -174,7 +173,7 @@ class Loop:
                 continue
             self.study.note(number, estimated=estimated)
             violations = self.estimate.violations(estimated, self.limits)
-            if self.plan.search.sampler in _LEARNING and forecast.is_sure:
+            if proposed is None and self.plan.search.sampler in _LEARNING and forecast.is_sure:
                 expected = self.limits.violations(forecast.of_file(estimated), self.dense)
                 violations |= {name: excess for name, excess in expected.items() if excess > _DOUBT}
             if not violations:
