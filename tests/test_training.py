@@ -19,6 +19,7 @@ from torchshrink.losses import BCE, FocalTversky
 from torchshrink.metrics import Metric, Scores, evaluate
 from torchshrink.model.unet import UNet
 from torchshrink.own_loop import Loop
+from torchshrink.quantize import fake
 from torchshrink.task import Normalization, Task
 from torchshrink.training import Settings, fit
 from torchshrink.training import _validated_at_once as validated_at_once
@@ -68,28 +69,39 @@ class Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("how", ["dense", "taught", "clustered"])
+@pytest.mark.parametrize("how", ["dense", "taught", "pruned", "clustered", "quantized"])
 def test_no_step_waits_for_what_an_accelerator_computes(
     how: str, tiny_task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "_checked_every", lambda _: 1000)
     monkeypatch.setattr(training, "evaluate", lambda *_: Scores(0.1, {}))
+    monkeypatch.setattr(fake, "_is_waited_for", lambda _: True)
     task = replace(tiny_task, augment=flips_rotations_noise(2))
     model, teacher = UNet(widths=(4, 8)), UNet(widths=(4, 8))
     looked: list[int] = []
     look = training._Run._check
     monkeypatch.setattr(training._Run, "_check", lambda run: (looked.append(run.step), look(run))[1])
     counts = []
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        with Waits() as found:
+            history = fit(*arguments, **named)
+        counts.append(found.count)
+        return history
+
+    monkeypatch.setattr(stages, "fit", counted)
     for batch_size in (8, 4):  # as many samples, in three steps and in six
         plain = settings(2, batch_size=batch_size)
-        with Waits() as found:
-            if how == "dense":
-                fit(copy.deepcopy(model), task, plain)
-            elif how == "taught":
-                fit(copy.deepcopy(model), task, replace(plain, distillation=0.5), teacher=teacher)
-            else:
-                stages.cluster(model, task, plain, count=8)
-        counts.append(found.count)
+        if how == "dense":
+            counted(copy.deepcopy(model), task, plain)
+        elif how == "taught":
+            counted(copy.deepcopy(model), task, replace(plain, distillation=0.5), teacher=teacher)
+        elif how == "pruned":
+            stages.prune(model, task, plain, 0.5, schedule="one_shot")
+        elif how == "quantized":
+            stages.qat(model, task, plain)
+        else:
+            stages.cluster(model, task, plain, count=8)
     assert counts[0] == counts[1]
     assert looked == [STEPS, 2 * STEPS, 2 * STEPS, 4 * STEPS]  # at losses, at the end of each epoch
 

@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torchao.quantization.pt2e import FakeQuantize
+from torchao.quantization.pt2e.fake_quantize import FixedQParamsFakeQuantize
 
 from torchshrink import quantize
 from torchshrink.model.unet import UNet
-from torchshrink.quantize import batch_norms, scheme
-from torchshrink.quantize.fake import FakeInt8, divided
+from torchshrink.quantize import batch_norms, fake, scheme
+from torchshrink.quantize.fake import FakeFixed, FakeInt8, divided
+
+
+@pytest.fixture(params=["processor", "accelerator"])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute as on either, though on this processor."""
+    if request.param == "accelerator":
+        monkeypatch.setattr(fake, "_is_waited_for", lambda _: True)
+
+
+def run_far(monkeypatch: pytest.MonkeyPatch, losses: Callable[[], list[float]]) -> list[float]:
+    """Return what training gives when no number is asked of tensors, as on an accelerator."""
+    with monkeypatch.context() as patch:
+        patch.setattr(fake, "_is_waited_for", lambda _: True)
+        return losses()
 
 
 def on_grid(kind: type[nn.Module], x: Tensor, scale: float, zero_point: int) -> tuple[Tensor, Tensor]:
@@ -31,6 +47,7 @@ def on_grid(kind: type[nn.Module], x: Tensor, scale: float, zero_point: int) -> 
     return result.detach(), x.grad
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize(("scale", "zero_point"), [(0.25, 0), (0.0173, -128), (0.031, 57), (2.0**-12, 127)])
 @pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
 def test_every_bit_and_every_gradient_is_that_of_the_kernel(
@@ -63,6 +80,7 @@ def test_what_is_on_the_grid_already_is_not_put_there_again(is_pooled: bool) -> 
     assert module(torch.cat([made[0], parts[1]])).grad_fn.name() == "_OnGridBackward"
 
 
+@pytest.mark.usefixtures("device")
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("pairs", [True, False])
 def test_weights_are_what_the_kernel_makes_of_them(axis: int, pairs: bool) -> None:
@@ -83,14 +101,68 @@ def test_weights_are_what_the_kernel_makes_of_them(axis: int, pairs: bool) -> No
         assert torch.equal(ours, theirs)
 
 
-def test_parameters_of_a_range_are_torchaos() -> None:
+@pytest.mark.usefixtures("device")
+@pytest.mark.parametrize("is_symmetric", [False, True])
+def test_parameters_of_a_range_are_torchaos(is_symmetric: bool) -> None:
     torch.manual_seed(0)
-    module = scheme.activation_spec(True).observer_or_fake_quant_ctr(dtype=torch.int8, quant_min=-128, quant_max=127)
+    spec = scheme.activation_spec(True, is_symmetric)
+    module = spec.observer_or_fake_quant_ctr(dtype=torch.int8, quant_min=-128, quant_max=127, qscheme=spec.qscheme)
     ranges = torch.randn(300, 2) * 10 ** torch.randint(-6, 6, (300, 1)).float()
     for low, high in [*ranges.sort(dim=1).values, (torch.zeros(()), torch.zeros(()))]:
         module.activation_post_process.min_val, module.activation_post_process.max_val = low, high
         for ours, theirs in zip(module.calculate_qparams(), FakeQuantize.calculate_qparams(module), strict=True):
             assert torch.equal(ours, theirs.to(ours.dtype)), (low, high)
+
+
+def test_a_range_that_nothing_was_seen_of_is_torchaos_where_no_number_is_asked_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = scheme.activation_spec(True).observer_or_fake_quant_ctr(dtype=torch.int8, quant_min=-128, quant_max=127)
+    with pytest.warns(UserWarning, match="must run observer"):
+        expected = module.calculate_qparams()
+    monkeypatch.setattr(fake, "_is_waited_for", lambda _: True)
+    assert [float(each) for each in module.calculate_qparams()] == [float(each) for each in expected] == [1, 0]
+
+
+def test_what_is_no_number_is_none_afterwards_where_it_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An accelerator is not asked whether it saw NaN: the loss, which is looked at later, has to show it."""
+    monkeypatch.setattr(fake, "_is_waited_for", lambda _: True)
+    module = scheme.activation_spec(True).observer_or_fake_quant_ctr(dtype=torch.int8, quant_min=-128, quant_max=127)
+    values = torch.tensor([0.5, 1.0])
+    module(values)
+    module.activation_post_process.commit()
+    found = module(torch.tensor([float("nan"), 0.5]))
+    assert found.isnan().tolist() == [True, False]
+    module.activation_post_process.commit()
+    assert torch.equal(module(values), module(values.clone()))
+    assert module.activation_post_process.max_val == 1  # a batch of NaN moves no range
+
+
+def test_a_loaded_state_says_whether_ranges_move() -> None:
+    model = quantize.prepare_qat(UNet(widths=(4, 8)), torch.randn(1, 1, 16, 16))
+    model.freeze()
+    other = quantize.prepare_qat(UNet(widths=(4, 8)), torch.randn(1, 1, 16, 16))
+    other.load_state_dict(model.state_dict())
+    moving = [module.is_observing for module in other.modules() if isinstance(module, FakeInt8)]
+    assert moving == [module.is_observing for module in model.modules() if isinstance(module, FakeInt8)]
+    assert any(moving)  # of weights
+    assert not all(moving)
+
+
+def test_known_parameters_are_those_of_torchaos_own() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Sigmoid(), nn.Conv2d(2, 2, 3), nn.Tanh())
+    prepared = quantize.prepare_qat(model, torch.randn(1, 1, 8, 8))
+    found = [module for module in prepared.modules() if isinstance(module, FakeFixed)]
+    assert [float(module.scale) for module in found] == [1 / 256, 1 / 128]
+    assert not [module for module in prepared.modules() if type(module) is FixedQParamsFakeQuantize]
+    for module in found:
+        x = torch.linspace(-3, 3, 4097, requires_grad=True)
+        module(x).sum().backward()
+        other = x.detach().clone().requires_grad_()
+        expected = FixedQParamsFakeQuantize(module._observer_ctr)(other)
+        expected.sum().backward()
+        assert torch.equal(module(x.detach()), expected.detach())
+        assert torch.equal(x.grad, other.grad)  # type: ignore[arg-type]
 
 
 def test_what_is_no_range_is_refused() -> None:
@@ -127,8 +199,11 @@ def test_training_is_what_it_was_with_torchs_own_kernels(monkeypatch: pytest.Mon
         return found
 
     fast = losses()
-    monkeypatch.setattr(scheme, "FakeInt8", FakeQuantize)
+    far = run_far(monkeypatch, losses)
+    monkeypatch.setattr(FakeInt8, "forward", FakeQuantize.forward)
+    monkeypatch.setattr(FakeInt8, "calculate_qparams", FakeQuantize.calculate_qparams)
     monkeypatch.setattr(batch_norms, "divided", torch.ops.aten.div.Tensor)
     slow = losses()
     assert fast == pytest.approx(slow, abs=2e-4)  # rounding alone, which may move single codes
+    assert far == fast
     assert fast[3] < fast[0]  # then the statistics froze

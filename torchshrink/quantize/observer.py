@@ -38,7 +38,7 @@ class StepMinMaxObserver(MovingAverageMinMaxObserver):  # type: ignore[misc]  # 
         super().__init__(*args, **kwargs)
         self.register_buffer("step_min", torch.tensor(float("inf")), persistent=False)
         self.register_buffer("step_max", torch.tensor(float("-inf")), persistent=False)
-        self._is_first_step = True
+        self._is_first_step, self._has_seen = True, False
 
     def forward(self, x_orig: Tensor) -> Tensor:
         """Include the values of ``x_orig`` in this step's range; in the first step that range is used at once."""
@@ -46,16 +46,20 @@ class StepMinMaxObserver(MovingAverageMinMaxObserver):  # type: ignore[misc]  # 
             return x_orig
         low, high = extremes(*torch.aminmax(in_memory(x_orig.detach()).to(self.min_val.dtype)))
         self.step_min, self.step_max = torch.minimum(self.step_min, low), torch.maximum(self.step_max, high)
+        self._has_seen = True
         if self._is_first_step:
             self.min_val, self.max_val = self.step_min.clone(), self.step_max.clone()
         return x_orig
 
     def commit(self) -> None:
         """End a step: move the range towards what the step showed, and begin the next."""
-        if bool(self.step_min <= self.step_max):
-            self.min_val = self.min_val + self.averaging_constant * (self.step_min - self.min_val)
-            self.max_val = self.max_val + self.averaging_constant * (self.step_max - self.max_val)
-            self._is_first_step = False
+        if self._has_seen:
+            is_range = self.step_min <= self.step_max  # False of NaN, which is asked of no accelerator
+            low = self.min_val + self.averaging_constant * (self.step_min - self.min_val)
+            high = self.max_val + self.averaging_constant * (self.step_max - self.max_val)
+            self.min_val = torch.where(is_range, low, self.min_val)
+            self.max_val = torch.where(is_range, high, self.max_val)
+            self._is_first_step = self._has_seen = False
         self.step_min = torch.full_like(self.step_min, float("inf"))
         self.step_max = torch.full_like(self.step_max, float("-inf"))
 

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
-from torchao.quantization.pt2e import FakeQuantize
 
 from torchshrink.errors import ModelError
 from torchshrink.prune.clusters import Clusters
 from torchshrink.quantize import exits, modes
+from torchshrink.quantize.fake import FakeInt8
 from torchshrink.quantize.observer import StepMinMaxObserver
 from torchshrink.quantize.tracing import in_float32
 
@@ -102,14 +102,14 @@ class PreparedModule(nn.Module):
 
     def _range_learners(self) -> list[Any]:
         """Return the fake quantizers whose ranges still move."""
-        return [module for module in self._activations() if bool(module.observer_enabled[0])]
+        return [module for module in self._activations() if module.is_observing]
 
     def _activations(self) -> list[Any]:
         """Return the fake quantizers of activations; tensors may share one."""
         found = {
             id(module): module
             for module in self.graph_module.modules()
-            if isinstance(module, FakeQuantize) and isinstance(module.activation_post_process, StepMinMaxObserver)
+            if isinstance(module, FakeInt8) and isinstance(module.activation_post_process, StepMinMaxObserver)
         }
         return list(found.values())
 

@@ -10,12 +10,14 @@ from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_manager import PassManager
 from torchao.quantization.pt2e.constant_fold import constant_fold
 from torchao.quantization.pt2e.convert import _convert_to_reference_decomposed_fx
+from torchao.quantization.pt2e.fake_quantize import FixedQParamsFakeQuantize
 from torchao.quantization.pt2e.prepare import prepare
 from torchao.quantization.pt2e.quantize_pt2e import _quant_node_constraint
 from torchao.quantization.pt2e.quantizer import DuplicateDQPass, PortNodeMetaForQDQ
 from torchao.quantization.pt2e.utils import _get_node_name_to_scope
 
 from torchshrink.quantize import batch_norms
+from torchshrink.quantize.fake import FakeFixed
 from torchshrink.quantize.quantizer import TFLiteQuantizer
 
 
@@ -27,6 +29,9 @@ def observe(graph: GraphModule, quantizer: TFLiteQuantizer) -> GraphModule:
     if quantizer.is_qat:
         batch_norms.unfold(graph)
     observed: GraphModule = prepare(graph, scopes, quantizer.is_qat, quantizer.prepare_obs_or_fq_callback)
+    for name, module in list(observed.named_modules()):
+        if type(module) is FixedQParamsFakeQuantize:
+            observed.set_submodule(name, FakeFixed(module._observer_ctr))
     return observed
 
 
