@@ -61,12 +61,13 @@ class Plan:
 
     def __call__(self, settings: Choices) -> Candidate:
         """Return the candidate with these settings, which starts from the trained dense model."""
-        return self._make(self._trained(), settings, self.search.epochs, self.search.qat_epochs, ("int8",))
+        epochs, qat_epochs = self.search.epochs, self.search.qat_epochs
+        return self._make(self._trained(), settings, epochs, qat_epochs, ("int8",), self.search.rungs)
 
     def final(self, settings: Choices) -> Candidate:
-        """Return the candidate that trains for as long as the recommended model, the dense model too."""
+        """Return the candidate that trains for as long as the recommended model, in one go, the dense model too."""
         epochs, qat_epochs = self.search.final_epochs, self.search.final_qat_epochs
-        return self._make(self.base, settings, epochs, qat_epochs, ("fp32", "int8"))
+        return self._make(self.base, settings, epochs, qat_epochs, ("fp32", "int8"), rungs=1)
 
     def narrow(self, share: float) -> Candidate:
         """Return the dense model without a share of its channels, in int8, with no training at all."""
@@ -85,22 +86,28 @@ class Plan:
         return self.base.model_copy(update={"model": model, "variants": variants})
 
     def _make(
-        self, base: Recipe, settings: Choices, epochs: int, qat_epochs: int, precisions: tuple[str, ...]
+        self,
+        base: Recipe,
+        settings: Choices,
+        epochs: int,
+        qat_epochs: int,
+        precisions: tuple[str, ...],
+        rungs: int,
     ) -> Candidate:
         first, dense = next(iter(base.variants.items()))
         epochs = max(1, round(epochs * settings["length"]))
-        parts = _parts(epochs, self.search.rungs, self.search.reduction)
-        variants, source, rungs = {first: dense}, first, [[first]]
+        parts = _parts(epochs, rungs, self.search.reduction)
+        variants, source, names = {first: dense}, first, [[first]]
         for index, part in enumerate(parts):
             if index > 0:
-                rungs.append([])
+                names.append([])
             for name, step in _steps(settings, self.space, part, index, index == len(parts) - 1):
                 variants[name] = Variant.model_validate({"from": source, **step})
                 source = name
-                rungs[-1].append(name)
+                names[-1].append(name)
         if settings["int8"] == "qat":
             variants["int8"] = Variant.model_validate({"from": source, "qat": Qat(epochs=qat_epochs)})
-            rungs[-1].append("int8")
+            names[-1].append("int8")
         for name in list(variants)[1:-1]:  # steps on the way
             variants[name] = variants[name].model_copy(update={"export": False})
         changed = {
@@ -111,7 +118,7 @@ class Plan:
             "precisions": precisions,
         }
         done = tuple(sum(parts[: index + 1]) for index in range(len(parts)))
-        return Candidate(base.model_copy(update=changed), tuple(tuple(names) for names in rungs), done)
+        return Candidate(base.model_copy(update=changed), tuple(map(tuple, names)), done)
 
 
 def _steps(
