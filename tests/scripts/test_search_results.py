@@ -20,7 +20,11 @@ script = load("search_results")
 
 def line(sampler: str, seed: int, end: float, half: float = 0.0) -> dict[str, object]:
     known = {"task": "cells", "hours": 0.1, "processor": "a processor", "trained": 5, "measured": 3, "within": 2}
-    return {**known, "sampler": sampler, "seed": seed, "front": [], "half": half, "end": end}
+    return {**known, "for": script.FREE, "sampler": sampler, "seed": seed, "front": [], "half": half, "end": end}
+
+
+def limited(sampler: str, seed: int, least: float | None) -> dict[str, object]:
+    return {**line(sampler, seed, 0.0), "for": script.LIMITED, "least_at_half": None, "least": least}
 
 
 def test_samplers_are_ranked_by_their_means_with_the_spread_of_seeds() -> None:
@@ -30,6 +34,15 @@ def test_samplers_are_ranked_by_their_means_with_the_spread_of_seeds() -> None:
         "| cells | 6.0 | random | 2 | 0.2000 | 0.1414 | 0.0000 | 1 |",
     ]
     assert "| cells | 6.0 | 1 | tpe | 5 | 3 | 2 | 0 | 0.3000 |" in script.page(found)
+
+
+def test_within_limits_the_least_loss_counts_and_what_found_more_often_is_first() -> None:
+    found = [limited("random", 0, 0.01), limited("random", 1, None), limited("tpe", 0, 0.02), limited("tpe", 1, 0.04)]
+    assert list(script.within(found)) == [
+        "| cells | tpe | 2 of 2 | +0.0300 | 0.0100 | +0.0400 |  (0 of 2) | 1 |",
+        "| cells | random | 1 of 2 | +0.0100 | 0.0000 | +0.0100 |  (0 of 2) | 1 |",
+    ]
+    assert "| cells | tpe | 2 of 2 |" in script.page([*found, line("tpe", 0, 0.1)])
 
 
 @pytest.mark.parametrize(("lead", "said"), [(0.05, "a tie"), (0.3, "tpe wins")])
@@ -48,6 +61,9 @@ def test_a_search_is_told_as_it_stood_when_its_time_was_up() -> None:
     found = script.told(search, seconds=100.0)
     assert (found["half"], found["end"], found["measured"], found["trained"]) == (0.1, 0.2, 2, 3)
     assert found["front"] == [[1e4, 0.1, 0.01]]
+    assert (found["least_at_half"], found["least"]) == (0.01, 0.01)
+    search["trials"] = [{**row, "violations": {"size": 0.1}} for row in trials]
+    assert script.told(search, seconds=100.0)["least"] is None
 
 
 @pytest.mark.parametrize("task", script.TASKS)

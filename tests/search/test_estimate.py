@@ -11,8 +11,9 @@ from torch.utils.data import TensorDataset
 from torchshrink.losses import FocalTversky
 from torchshrink.model.unet import UNet
 from torchshrink.pipeline.recipe import Space
+from torchshrink.pipeline.students import Students
 from torchshrink.search import space as spaces
-from torchshrink.search.estimate import Estimator, latency
+from torchshrink.search.estimate import Estimator, fastest, latency
 from torchshrink.search.limits import Limits
 from torchshrink.search.space import Resolved, Stage, derive
 from torchshrink.task import Normalization, Task
@@ -56,6 +57,16 @@ def test_narrow_models_by_hand(space: Resolved) -> None:
     whole, narrow = 72 * 256 + 576 * 64 + 8 * 64, 36 * 256 + 144 * 64 + 4 * 64
     assert found["macs"] == pytest.approx(narrow / whole)
     assert found["latency"] == pytest.approx(latency(narrow / whole, [(1.0, 0.5), (0.25, 0.2)]), abs=1e-5)
+
+
+def test_a_student_is_not_held_to_what_narrow_models_take(space: Resolved) -> None:
+    """However few MACs a narrow model has, it keeps the operators of the dense one; a student has others."""
+    settings = {"family": "student", "sparsity": 0.0, "student_width": 4, "student_growth": 1.0, "student_depth": 2}
+    estimate = made(space.model_copy(update={"student": Students()}), BOTH)
+    found = estimate({**settings, "student_stem": "stride"})
+    assert found["latency"] == fastest(found["macs"], [(1.0, 0.5), (0.25, 0.2)])
+    assert found["latency"] < latency(found["macs"], [(1.0, 0.5), (0.25, 0.2)])
+    assert estimate.violations(found, Limits(latency=found["latency"])) == {}
 
 
 def test_what_no_arena_can_be_smaller_than(space: Resolved) -> None:

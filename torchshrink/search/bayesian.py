@@ -88,8 +88,8 @@ class Bayesian:
         looked_at: list[Look] = [*looks[len(known) :], *pool]
         costs, chances = self._costs(known, first, looked_at, others, forecast)
         front = [self._place(each["costs"]) for each in known if not self._excess(each["costs"])]
-        believed = zip(under_way, costs, means, strict=False)  # so that others are tried beside them
-        front += [self._place({**cost, "loss_increase": mean}) for _, cost, mean in believed]
+        believed = list(zip(costs, means, chances, strict=True))[: len(under_way)]  # so that others are tried too
+        front += [self._place({**cost, "loss_increase": mean}) for cost, mean, chance in believed if chance > 0.5]
         base = hypervolume(front)
 
         def worth(at: int) -> tuple[float, bool, float]:
