@@ -53,6 +53,43 @@ def test_students_of_several_seeds_are_one_line_with_spread_and_worst() -> None:
     assert script.row({"task": "ecg", **line}).endswith("| 0.1400 | -0.0100 | 1 |  |  |")
 
 
+def found(dense: float, small: float) -> dict[str, Any]:
+    """Return the report of what a search recommends, trained beside its dense model."""
+    kinds = [("int8", "int8", small, 20_000, 0.5), ("dense", "fp32", dense, 2_000_000, 10.0)]
+    kinds.append(("dense", "int8", 0.9, 500_000, 4.0))
+    rows = [
+        {"variant": variant, "precision": precision, "format": "tflite", "name": f"{variant}/tflite-{precision}",
+         "loss": loss, "bytes": size, "latency_ms": {"median": ms}}
+        for variant, precision, loss, size, ms in kinds
+    ]  # fmt: skip
+    return {**report(0.0, 0), "rows": rows}
+
+
+def test_what_a_search_recommends_is_held_against_the_dense_model_of_its_seed() -> None:
+    line = script.of_search([found(0.15, 0.14), found(0.17, 0.18)])
+    assert script.row({"task": "ecg", **line}) == (
+        "| ecg | searched: 8-16 | tflite-int8 | no | 20.0 | 100.0x | 20.0x | 0.1600 | +0.0000 | 2 | 0.0141 | +0.0100 |"
+    )
+    dense = script.of_run(found(0.15, 0.14), "dense")
+    assert [(each["way"], each["file"], each["smaller"]) for each in dense] == [
+        ("dense", "tflite-fp32", 1.0),
+        ("dense", "tflite-int8", 4.0),
+    ]
+
+
+def test_the_harder_task_is_images_with_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchshrink import open_task
+
+    harder = load("harder_cells")
+    monkeypatch.setattr(harder, "COUNTS", {"train": 3, "test": 2})
+    harder.main(tmp_path)
+    task = open_task(str(tmp_path))
+    assert len(task.test) == 2
+    image, mask = task.test[0]
+    assert image.shape == mask.shape == (1, harder.SIZE, harder.SIZE)
+    assert 0.02 < float(mask.float().mean()) < 0.5
+
+
 def test_a_line_takes_the_place_of_the_one_that_says_the_same_of_its_task() -> None:
     script.keep("ecg", [{key: value for key, value in {**DENSE, "loss": 0.2}.items() if key != "task"}])
     script.keep("nuclei", [{**DENSE, "task": "nuclei"}])
