@@ -42,6 +42,7 @@ def test_within_limits_the_least_loss_counts_and_what_found_more_often_is_first(
         "| cells | tpe | 2 of 2 | +0.0300 | 0.0100 | +0.0400 |  (0 of 2) | 1 |",
         "| cells | random | 1 of 2 | +0.0100 | 0.0000 | +0.0100 |  (0 of 2) | 1 |",
     ]
+    assert script.least_of_all(found) == "random in 1 of 2 seeds, tpe in 1 of 2 seeds"
     assert "| cells | tpe | 2 of 2 |" in script.page([*found, line("tpe", 0, 0.1)])
 
 
