@@ -134,7 +134,7 @@ def test_what_is_no_number_is_none_afterwards_where_it_is_not_refused(monkeypatc
     found = module(torch.tensor([float("nan"), 0.5]))
     assert found.isnan().tolist() == [True, False]
     module.activation_post_process.commit()
-    assert torch.equal(module(values), module(values.clone()))
+    assert module(values).tolist() == pytest.approx([0.5, 1.0], abs=1 / 255)
     assert module.activation_post_process.max_val == 1  # a batch of NaN moves no range
 
 

@@ -70,6 +70,8 @@ def test_what_a_search_recommends_is_held_against_the_dense_model_of_its_seed() 
     assert script.row({"task": "ecg", **line}) == (
         "| ecg | searched: 8-16 | tflite-int8 | no | 20.0 | 100.0x | 20.0x | 0.1600 | +0.0000 | 2 | 0.0141 | +0.0100 |"
     )
+    pruned = {**found(0.15, 0.14), "recipe": {"variants": {"slim": {"channels": {}}}}}
+    assert script.of_search([pruned])["way"] == "searched: pruned"
     dense = script.of_run(found(0.15, 0.14), "dense")
     assert [(each["way"], each["file"], each["smaller"]) for each in dense] == [
         ("dense", "tflite-fp32", 1.0),

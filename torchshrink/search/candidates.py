@@ -67,7 +67,7 @@ class Plan:
     def final(self, settings: Choices) -> Candidate:
         """Return the candidate that trains for as long as the recommended model, in one go, the dense model too."""
         epochs, qat_epochs = self.search.final_epochs, self.search.final_qat_epochs
-        return self._make(self.base, settings, epochs, qat_epochs, ("fp32", "int8"), rungs=1)
+        return self._make(self.base, settings, epochs, qat_epochs, ("fp32", "int8"), most_rungs=1)
 
     def narrow(self, share: float) -> Candidate:
         """Return the dense model without a share of its channels, in int8, with no training at all."""
@@ -92,22 +92,22 @@ class Plan:
         epochs: int,
         qat_epochs: int,
         precisions: tuple[str, ...],
-        rungs: int,
+        most_rungs: int,
     ) -> Candidate:
         first, dense = next(iter(base.variants.items()))
         epochs = max(1, round(epochs * settings["length"]))
-        parts = _parts(epochs, rungs, self.search.reduction)
-        variants, source, names = {first: dense}, first, [[first]]
+        parts = _parts(epochs, most_rungs, self.search.reduction)
+        variants, source, rungs = {first: dense}, first, [[first]]
         for index, part in enumerate(parts):
             if index > 0:
-                names.append([])
+                rungs.append([])
             for name, step in _steps(settings, self.space, part, index, index == len(parts) - 1):
                 variants[name] = Variant.model_validate({"from": source, **step})
                 source = name
-                names[-1].append(name)
+                rungs[-1].append(name)
         if settings["int8"] == "qat":
             variants["int8"] = Variant.model_validate({"from": source, "qat": Qat(epochs=qat_epochs)})
-            names[-1].append("int8")
+            rungs[-1].append("int8")
         for name in list(variants)[1:-1]:  # steps on the way
             variants[name] = variants[name].model_copy(update={"export": False})
         changed = {
@@ -118,7 +118,7 @@ class Plan:
             "precisions": precisions,
         }
         done = tuple(sum(parts[: index + 1]) for index in range(len(parts)))
-        return Candidate(base.model_copy(update=changed), tuple(map(tuple, names)), done)
+        return Candidate(base.model_copy(update=changed), tuple(map(tuple, rungs)), done)
 
 
 def _steps(
