@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -151,16 +152,34 @@ def test_what_exceeds_a_limit_is_not_proposed(space: Resolved) -> None:
     assert costs_of(proposed)["size"] < 1.1 * 12_000
 
 
-def test_what_obviously_exceeds_a_limit_is_not_proposed_though_files_seem_to_allow_it(space: Resolved) -> None:
-    """As where only students were measured, whose sizes say nothing of those of pruned models."""
-    limits = Limits(rss=100.0, size=12_000.0)
+@pytest.mark.parametrize(("cost", "limit", "seen"), [("size", 12_000.0, 5000.0), ("latency", 0.4, 0.1)])
+def test_what_obviously_exceeds_a_limit_is_not_proposed_though_files_seem_to_allow_it(
+    space: Resolved, cost: str, limit: float, seen: float
+) -> None:
+    """As where only students were measured, whose costs say nothing of those of pruned models."""
+    limits, estimate = replace(LIMITS, **{"size": 50_000.0, "latency": 2.0, cost: limit}), Estimates()
     study = opened(limits=limits)
-    for _ in range(6):
-        add(study, space, None, Estimates(), limits=limits, change=lambda costs: {**costs, "size": 5000.0})
-    for _ in range(4):
-        proposed = proposal(study, space, limits)
-        assert Estimates()(proposed)["size"] <= 12_000
-        add(study, space, proposed, Estimates(), limits=limits, change=lambda costs: {**costs, "size": 5000.0})
+    for at in range(10):
+        proposed = proposal(study, space, limits) if at >= 6 else None
+        assert proposed is None or not estimate.violations(estimate(proposed), limits)
+        add(study, space, proposed, estimate, limits=limits, change=lambda costs: {**costs, cost: seen})
+
+
+def test_more_gain_does_not_outweigh_that_a_limit_is_missed(space: Resolved) -> None:
+    """The larger, the less loss; and files take three times what weights let expect."""
+    limits = replace(LIMITS, size=36_000.0)
+    study = opened(limits=limits)
+    for at in range(12):
+        proposed = proposal(study, space, limits) if at >= 6 else None
+        add(
+            study,
+            space,
+            proposed,
+            Estimates(),
+            limits=limits,
+            change=lambda costs: {**costs, "size": 3 * costs["size"]},
+        )
+    assert sum(not each.user_attrs["violations"] for each in study.trials()[6:]) >= 4
 
 
 def test_a_few_files_that_miss_the_limits_do_not_end_a_search_but_a_dozen_do(space: Resolved) -> None:
