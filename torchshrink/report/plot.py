@@ -55,8 +55,9 @@ def plot(rows: Sequence[Row], path: Path, judge: Judge = BY_LOSS) -> None:
     _label(axes, rows, judge)
     axes.set_xscale("log")
     axes.margins(x=0.15, y=0.12)
-    for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-        axis(FuncFormatter(lambda value, _: f"{value:g}"))  # megabytes, not powers of ten
+    marked = _marked([row["bytes"] for row in rows])
+    for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):  # megabytes, not powers of ten
+        axis(FuncFormatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in marked else ""))
     axes.set_xlabel("size of the file [MB]")
     axes.set_ylabel(f"{judge.title} (computed with the file)")
     axes.set_title(
@@ -70,6 +71,15 @@ def plot(rows: Sequence[Row], path: Path, judge: Judge = BY_LOSS) -> None:
     ]
     axes.legend(handles=handles, ncols=2, fontsize=8)
     _save(figure, path)
+
+
+def _marked(sizes: Sequence[int]) -> str:
+    """Return the first digits of sizes that the axis names: over more than one power of ten, all would overlap.
+
+    >>> _marked([14_000, 1_900_000]), _marked([500_000, 1_900_000])
+    ('125', '123456789')
+    """
+    return "123456789" if max(sizes, default=1) < 10 * min(sizes, default=1) else "125"
 
 
 def _save(figure: Any, path: Path) -> None:
